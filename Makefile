@@ -1,0 +1,69 @@
+# segkd: every task by one name. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+
+PROFILE ?= quick
+DATASET ?= scenes
+SEEDS ?=
+METHODS ?=
+TABLES ?=
+DEVICES ?=
+PYTHON ?=
+PIP_FLAGS ?=
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.segkd-stamp
+STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(SEEDS)") \
+  $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)")
+
+.PHONY: help env test test-all reproduce lab data report bench clean
+
+help:  ## this list
+	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,lad] [DEVICES=cpu]"
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@echo "env takes PYTHON=python3.12 and PIP_FLAGS=... (for example an index of CPU-only wheels)."
+
+env: $(STAMP)  ## create .venv with the exact tested packages (once; instant afterwards)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/python ]; then \
+	  for python in $(or $(PYTHON),python3.12 python3.11 python3); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$${found:-}" ]; then \
+	    echo "segkd needs Python 3.11 or newer; none of: $(or $(PYTHON),python3.12 python3.11 python3). Try make env PYTHON=/path/to/python3.12" >&2; exit 1; \
+	  fi; \
+	  echo "installing into $(VENV) with $$($$found --version): about 3 GB to download, 6 GB on disk, 2 to 5 minutes"; \
+	  "$$found" -m venv $(VENV); \
+	fi
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[all]"
+	@touch $@
+
+test: env  ## the fast tests (what CI runs)
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+
+test-all: env  ## all tests; the log is
+	@set -o pipefail; $(BIN)/python -m pytest -q -n $(JOBS) 2>&1 | tee
+
+reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
+	@$(BIN)/segkd reproduce $(STUDY)
+
+report: reproduce  ## the same; where nothing is missing, only changed pages are made again
+
+lab: env  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks
+
+data: env  ## pack and check DATASET
+	@$(BIN)/segkd data "$(DATASET)"
+
+bench: env  ## run the benchmarks
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:  ## delete caches and rendered pages; never runs/ nor data/
+	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures
+	@rm -f reports/*/*.html
+	@find segkd tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
+	@find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

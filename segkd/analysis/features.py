@@ -1,0 +1,152 @@
+"""Learned pixel features: a balanced sample before the classifier, its t-SNE and silhouette (HWD Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segkd.analysis.style import MARKERS, styled
+from segkd.prediction import labels_to_grid
+from segkd.registry import UserError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Eval mode without gradient; gives the model's device and puts every module's mode back at the end."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def network_input(images, labels=None, label_noise: Callable | None = None, seed: int = 0) -> Tensor:
+    """uint8 images (B, H, W, 3) as float (B, 3, H, W) in [0, 1]; with ``label_noise`` the noised label as 4th channel.
+
+    ``label_noise(labels int64 (B, H, W), generator) -> (B, 1, H, W)`` is LAD's ``LabelNoise``; ``seed`` fixes its draw.
+    """
+    rgb = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    if label_noise is None:
+        return rgb
+    labels = torch.from_numpy(np.array(labels)).long()
+    return torch.cat([rgb, label_noise(labels, generator=torch.Generator().manual_seed(seed)).to(rgb)], dim=1)
+
+
+def sample_positions(labels, grid: tuple[int, int], num_classes: int, per_class: int, seed: int = 0) -> np.ndarray:
+    """Balanced sample of grid points: rows (class, image, y, x), int64, sorted by class and image.
+
+    ``labels`` (N, H, W) uint8 are brought to ``grid`` by nearest; void is never drawn. A class with fewer than
+    ``per_class`` points gives all it has. A pure function of its arguments: networks with one grid share the sample.
+    """
+    small = [labels_to_grid(torch.from_numpy(np.array(label)).long()[None], grid)[0].numpy() for label in labels]
+    flat = np.stack(small).reshape(-1)
+    rows = []
+    for c in range(num_classes):
+        candidates = np.flatnonzero(flat == c)
+        chosen = np.sort(np.random.default_rng([seed, c]).permutation(candidates)[:per_class])
+        rows.append(np.stack([np.full_like(chosen, c), *np.unravel_index(chosen, (len(small), *grid))], axis=1))
+    return np.concatenate(rows).astype(np.int64)
+
+
+def pixel_features(
+    model: nn.Module,
+    packed,
+    per_class: int = 80,
+    seed: int = 0,
+    *,
+    label_noise: Callable | None = None,
+    batch_size: int = 4,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features before the classifier at a balanced sample of labelled pixels: (n, A) float32, classes (n,) int64.
+
+    Only images that hold a sampled pixel are run, after one for the grid. ``label_noise`` feeds a label-assisted
+    teacher. UserError: the network has no feature. At most ``per_class`` times C rows; keep that near 1000 for t-SNE.
+    """
+
+    def feature(indices: np.ndarray) -> Tensor:
+        images, labels = packed.images[indices], packed.labels[indices]
+        prediction = model(network_input(images, labels, label_noise, seed).to(device))
+        if prediction.feature is None:
+            raise UserError("pixel_features: the network gives no feature before its classifier; use one of segkd's")
+        return prediction.feature.float().cpu()
+
+    with evaluating(model) as device:
+        grid = tuple(feature(np.array([0])).shape[-2:])
+        rows = sample_positions(packed.labels, grid, len(packed.classes), per_class, seed)
+        parts = np.zeros((len(rows), 0), np.float32)
+        used = np.unique(rows[:, 1])
+        for start in range(0, len(used), batch_size):
+            indices = used[start : start + batch_size]
+            maps = feature(indices).numpy()
+            parts = np.zeros((len(rows), maps.shape[1]), np.float32) if parts.shape[1] == 0 else parts
+            here = np.isin(rows[:, 1], indices)
+            parts[here] = maps[np.searchsorted(indices, rows[here, 1]), :, rows[here, 2], rows[here, 3]]
+    return parts, rows[:, 0]
+
+
+def embed(features: np.ndarray, seed: int = 0, perplexity: float = 30.0, components: int = 50) -> np.ndarray:
+    """t-SNE (n, 2) of features (n, A) after PCA to ``components`` dimensions; deterministic for a seed on one machine.
+
+    On one thread: at this size (about 1000 points, some seconds) threads cost more than they give. UserError: n < 5.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    if len(features) < 5:
+        raise UserError(f"embed: {len(features)} points are too few for a t-SNE; sample more pixels per class")
+    count, width = features.shape
+    reduced = PCA(min(components, width, count - 1), random_state=seed).fit_transform(features)
+    # 500 iterations end within 1 % of the objective of the default 1000 at this size
+    tsne = TSNE(2, perplexity=min(perplexity, (count - 1) / 3), init="pca", max_iter=500, random_state=seed)
+    with threadpool_limits(1):
+        return tsne.fit_transform(reduced.astype(np.float32))
+
+
+def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette in [-1, 1] (Euclidean) of features (n, A) under their classes; NaN for fewer than two classes."""
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(features, labels)) if len(np.unique(labels)) > 1 else float("nan")
+
+
+def class_silhouettes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Mean silhouette of the pixels of each class that occurs: which classes a method pulls apart."""
+    from sklearn.metrics import silhouette_samples
+
+    values = silhouette_samples(features, labels)
+    return {classes[c]: float(values[labels == c].mean()) for c in np.unique(labels)}
+
+
+@styled
+def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | None = None):
+    """t-SNE panels side by side, colour and marker by class: ``panels`` {name: (xy (n, 2), labels (n,))}.
+
+    Give every panel the same sample, seed and perplexity. ``scores`` {name: silhouette of the features} goes into the
+    titles; without it the silhouette of the plane is given, and called so: distances in a t-SNE plane mean little.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    present = np.unique(np.concatenate([labels for _, labels in panels.values()]))
+    looks = {c: {"marker": MARKERS[c % len(MARKERS)], "color": np.asarray(palette[c]) / 255} for c in present}
+    columns = max(2, int(3.6 * len(panels) / 1.25))
+    size = (3.6 * len(panels), 3.9 + 0.22 * -(-len(present) // columns))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for axis, (name, (xy, labels)) in zip(axes[0], panels.items()):
+        for c, look in looks.items():
+            axis.scatter(*xy[labels == c].T, s=14, edgecolor="#333333", lw=0.25, **look)
+        value = silhouette(xy, labels) if scores is None else scores[name]
+        axis.set_title(f"{name}\nsilhouette of the {'plane' if scores is None else 'features'} {value:.3f}")
+        axis.set(xticks=[], yticks=[])
+    edge = {"ls": "", "markeredgecolor": "#333333", "markeredgewidth": 0.4}
+    handles = [Line2D([], [], label=classes[c], **edge, **look) for c, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
+    return figure

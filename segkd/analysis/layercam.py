@@ -1,0 +1,244 @@
+"""Where a label-assisted network's score comes from, the image or the label channel: LayerCAM per input (LAD Fig. 4).
+
+One network has one map per layer, so the split between its inputs is made in the first convolution, which is linear:
+its output is the sum of what the three image channels and what the label channel add. LayerCAM (Jiang et al., 2021) is
+taken of each addend. Both addends get the same gradient; the maps differ by what each input puts in. The addends stand
+before the first normalisation, so a channel may be negative there: maps are clipped at zero after the sum over
+channels, as in LayerCAM. A share is a matter of degree: an image whose signal is large but hardly used keeps some
+mass, so read shares by comparison of teachers; ``input_ablation`` asks the same question without any gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkd.analysis.features import evaluating, network_input
+from segkd.analysis.pictures import draw_map
+from segkd.analysis.style import colours, styled
+from segkd.metrics import confusion_matrix, scores
+from segkd.prediction import IGNORE, resize_scores
+from segkd.registry import UserError, unknown
+
+
+class SplitConv(nn.Module):
+    """A convolution over 3 + k channels as the sum of one over the image and one over the rest; bias is neither's."""
+
+    def __init__(self, conv: nn.Conv2d, image_channels: int = 3):
+        super().__init__()
+        if conv.groups != 1 or conv.in_channels <= image_channels:
+            raise UserError(
+                f"layercam: {conv.in_channels} input channels; give a network with a label channel (in_channels=4)"
+            )
+        self.cut = image_channels
+        self.image = _part(conv, slice(0, image_channels))
+        self.label = _part(conv, slice(image_channels, None))
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3 + k, H, W) to (B, C', h, w), equal to the convolution that was split."""
+        both = self.image(x[:, : self.cut]) + self.label(x[:, self.cut :])
+        return both if self.bias is None else both + self.bias[:, None, None]
+
+
+def _part(conv: nn.Conv2d, channels: slice) -> nn.Conv2d:
+    part = copy.deepcopy(conv)  # keeps stride, padding and the padding rule of subclasses
+    part.weight = nn.Parameter(conv.weight.detach()[:, channels].clone())
+    part.in_channels, part.bias = part.weight.shape[1], None
+    return part
+
+
+class _Logits(nn.Module):
+    """A network that answers with its scores at input size: what grad-cam expects."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.align_corners = model, getattr(model, "align_corners", True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize_scores(self.model(x).logits, tuple(x.shape[-2:]), self.align_corners)
+
+
+class InputLayerCAM:
+    """LayerCAM of the image part and of the label part of a network's first convolution, on a copy of the network."""
+
+    def __init__(self, model: nn.Module):
+        from pytorch_grad_cam import LayerCAM
+
+        network = copy.deepcopy(model).eval().requires_grad_(True)
+        first = network.encoder.first_conv
+        self.split = SplitConv(first)
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if child is first:
+                    setattr(parent, name, self.split)
+        self.cam = LayerCAM(_Logits(network), [self.split.image, self.split.label])
+
+    def __call__(self, x: Tensor, target: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Unscaled maps (h, w) >= 0 of image and label part for the score of class ``target``, summed over ``mask``.
+
+        ``x`` (1, 4, H, W); ``mask`` (H, W) bool, None = the pixels that are predicted as the class. grad-cam scales
+        each of its maps to 0..1, which hides how much each input gives; so its map is taken before that step.
+        """
+
+        def score(output: Tensor) -> Tensor:
+            chosen = output.argmax(0) == target if mask is None else mask.to(output.device)
+            return (output[target] * chosen).sum()
+
+        with torch.enable_grad():
+            self.cam(x, targets=[score])
+        seen = self.cam.activations_and_grads
+        pairs = zip(seen.activations, seen.gradients)  # the order of the gradients is of no account: they are equal
+        raw = [self.cam.get_cam_image(x, None, None, a.numpy(), g.numpy(), False)[0] for a, g in pairs]
+        image_map, label_map = (torch.from_numpy(np.maximum(r, 0)) for r in raw)
+        return image_map, label_map
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """LayerCAM of one image and class: maps at image size in one unit, and each input's share of the total mass."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    label_input: np.ndarray  # (H, W) float, the fourth channel as the network got it
+    image_map: np.ndarray  # (H, W) >= 0
+    label_map: np.ndarray  # (H, W) >= 0
+    image_share: float  # in [0, 1], of the unscaled maps; NaN if both are zero
+    label_share: float
+
+
+def layercam(
+    model: nn.Module,
+    image,
+    label,
+    label_noise: Callable,
+    target: int,
+    *,
+    seed: int = 0,
+    where: str = "label",
+    cam: InputLayerCAM | None = None,
+) -> Attribution:
+    """LayerCAM of class ``target`` split between image and label input of a 4-channel network, which is not changed.
+
+    ``image`` (H, W, 3) uint8, ``label`` (H, W) uint8, ``label_noise`` see ``features.network_input``. The score is
+    summed over the pixels labelled as the class (``where="label"``) or predicted as it (``"predicted"``). ``cam``
+    reuses the split copy of the network over many images. UserError: no such pixel in the label, or no label channel.
+    """
+    if where not in ("label", "predicted"):
+        raise unknown("where", where, ("label", "predicted"))
+    mask = torch.from_numpy(np.asarray(label) == target) if where == "label" else None
+    if mask is not None and not mask.any():
+        raise UserError(f"layercam: class {target} is not in this label; choose another image or where='predicted'")
+    x = network_input(np.asarray(image)[None], np.asarray(label)[None], label_noise, seed)
+    maps = (cam or InputLayerCAM(model))(x, target, mask)
+    mass = [float(m.double().sum()) for m in maps]
+    shares = [m / sum(mass) if sum(mass) > 0 else float("nan") for m in mass]
+    large = F.interpolate(torch.stack(maps)[None], x.shape[-2:], mode="bilinear", align_corners=False)[0].numpy()
+    return Attribution(np.asarray(image), x[0, 3].numpy(), *large, *shares)
+
+
+def input_shares(
+    model: nn.Module,
+    packed,
+    label_noise: Callable,
+    target: int | str,
+    *,
+    seed: int = 0,
+    limit: int = 20,
+    min_pixels: int = 50,
+) -> pd.DataFrame:
+    """Shares of image and label in the score of a class, for each image that shows it: index, image_share, label_share.
+
+    The first ``limit`` images with at least ``min_pixels`` pixels of the class (an index or a name).
+    """
+    if isinstance(target, str):
+        if target not in packed.classes:
+            raise unknown("class", target, packed.classes)
+        target = list(packed.classes).index(target)
+    shown = [i for i, label in enumerate(packed.labels) if (np.asarray(label) == target).sum() >= min_pixels]
+    cam, rows = InputLayerCAM(model), []
+    for i in shown[:limit]:
+        one = layercam(model, packed.images[i], packed.labels[i], label_noise, target, seed=seed, cam=cam)
+        rows.append({"index": i, "image_share": one.image_share, "label_share": one.label_share})
+    return pd.DataFrame(rows, columns=["index", "image_share", "label_share"])
+
+
+ABLATIONS = {
+    "image and label": lambda x: x,
+    "label only": lambda x: torch.cat([x[:, :3].mean((2, 3), keepdim=True).expand_as(x[:, :3]), x[:, 3:]], 1),
+    "image only": lambda x: torch.cat([x[:, :3], torch.zeros_like(x[:, 3:])], 1),
+}
+
+
+def input_ablation(
+    model: nn.Module, packed, label_noise: Callable, *, seed: int = 0, batch_size: int = 4
+) -> pd.DataFrame:
+    """mIoU in [0, 1] of a 4-channel network with both inputs, with each image as its mean colour, with the label zero.
+
+    Columns: input, miou, drop (from both inputs, same unit). All three see the same draws of label noise.
+    """
+    classes = len(packed.classes)
+    counts = {name: torch.zeros(classes, classes, dtype=torch.int64) for name in ABLATIONS}
+    with evaluating(model) as device:
+        for start in range(0, len(packed.labels), batch_size):
+            part = slice(start, start + batch_size)
+            labels = np.array(packed.labels[part])
+            x = network_input(packed.images[part], labels, label_noise, seed + start).to(device)
+            for name, replace in ABLATIONS.items():
+                predicted = _Logits(model)(replace(x)).argmax(1).cpu()
+                counts[name] += confusion_matrix(predicted, torch.from_numpy(labels), classes, IGNORE)
+    miou = [scores(count)["miou"] for count in counts.values()]
+    return pd.DataFrame({"input": list(counts), "miou": miou, "drop": [miou[0] - m for m in miou]})
+
+
+@styled
+def layercam_figure(rows: dict[str, Attribution], target: str = ""):
+    """One row per teacher: image, label input, LayerCAM of the image branch and of the label branch with their shares.
+
+    Both branches of a row have one colour scale, up to the 99.5th percentile of the two maps together (LayerCAM has few
+    very high pixels); rows have their own, since the scores of two networks have no common unit.
+    """
+    import matplotlib.pyplot as plt
+
+    first = next(iter(rows.values())).image
+    height = 2.7 * first.shape[0] / first.shape[1] + 0.45
+    figure, grid = plt.subplots(len(rows), 4, figsize=(11, height * len(rows) + 0.4), squeeze=False)
+    for axes, (name, one) in zip(grid, rows.items()):
+        top = float(np.percentile(np.stack([one.image_map, one.label_map]), 99.5)) or 1.0
+        for axis, cell in zip(axes, (one.image, one.label_input, one.image_map, one.label_map)):
+            draw_map(axis, cell, None if cell is one.image or cell is one.label_input else (0.0, top))
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axes[0].set_ylabel(name)
+        shares = (f"from the image: {one.image_share:.0%}", f"from the label: {one.label_share:.0%}")
+        for axis, title in zip(axes, ("image", "label input", *shares)):
+            axis.set_title(title)
+    name = f", class {target}" if target else ""
+    figure.suptitle(f"LayerCAM of the first convolution{name}: share of the total by input", fontsize=10)
+    return figure
+
+
+@styled
+def share_figure(shares: dict[str, pd.DataFrame]):
+    """Share of the image in the score, a point per image, a mean bar per teacher: {name: frame of ``input_shares``}."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.55 * len(shares)))
+    hue = colours(list(shares))
+    for y, (name, frame) in enumerate(shares.items()):
+        values = frame["image_share"].dropna().to_numpy() * 100
+        axes.barh(y, values.mean() if len(values) else 0, 0.55, color=hue[name], alpha=0.6, lw=0)
+        offset = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
+        axes.scatter(values, y + offset, s=12, color="white", edgecolor="#333333", lw=0.6, zorder=3)
+        text = f"{values.mean():.0f} % (n = {len(values)})" if len(values) else "no image"
+        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    axes.set_yticks(range(len(shares)), list(shares))
+    axes.set(xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5), xlabel="share of the image in the LayerCAM total (%)")
+    axes.grid(axis="y", visible=False)
+    return figure

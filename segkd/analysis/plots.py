@@ -1,0 +1,312 @@
+"""Plots of measured values: one function per kind of figure, all from tidy data frames (one row per run and value).
+
+IoU may be a fraction or in percent (see ``style.percent_factor``); the figures show percent. Spread is the sample
+standard deviation over seeds; single seeds are always drawn as points. An empty frame gives a figure that says so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from segkd.analysis.style import INTENSITY, MARKERS, colours, method_colour, percent_factor, styled
+from segkd.registry import UserError, unknown
+
+
+def gains(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+    """IoU of each method minus the baseline's of the same seed and class, in points: ``method, seed, class, gain``.
+
+    ``df``: columns method, seed, class, iou. Seeds that the baseline lacks are left out. UserError: no such method.
+    """
+    df = df.assign(iou=_in_percent(df["iou"]))
+    name = _find(df["method"], baseline, "method")
+    base = df[df["method"] == name].set_index(["seed", "class"])["iou"].rename("base")
+    joined = df[df["method"] != name].join(base, on=["seed", "class"])
+    joined["gain"] = joined["iou"] - joined["base"]
+    return joined.dropna(subset="gain")[["method", "seed", "class", "gain"]].reset_index(drop=True)
+
+
+def class_order(df: pd.DataFrame, by: str = "difficulty", baseline: str = "baseline") -> list[str]:
+    """Classes from hard to easy (``by="difficulty"``: IoU of the baseline) or frequent to rare (``"train_share"``)."""
+    if by not in ("difficulty", "train_share"):
+        raise unknown("class order", by, ("difficulty", "train_share"))
+    if by == "train_share":
+        return list(df.groupby("class", sort=False)["train_share"].mean().sort_values(ascending=False).index)
+    own = df[df["method"] == _find(df["method"], baseline, "method")]
+    return list(own.groupby("class", sort=False)["iou"].mean().sort_values().index)
+
+
+@styled
+def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "teacher"):
+    """IoU per class as bars, and gains over the baseline with hard classes on the left (HWD Fig. 2, FAKD Fig. 2, 4).
+
+    ``df``: columns method, seed, class, iou and, if known, train_share (orders the upper panel, frequent classes left).
+    Series keep the order of the frame; names that begin with ``teacher`` have no gain. Bars are means, whiskers ± sd,
+    points single seeds. UserError: the frame has no such baseline.
+    """
+    import matplotlib.pyplot as plt
+
+    df = df.assign(iou=_in_percent(df["iou"]))
+    methods, classes = list(dict.fromkeys(df["method"])), df["class"].nunique()
+    gain, by = (gains(df, baseline), "train_share" if "train_share" in df else "difficulty")
+    shown = [m for m in methods if m in set(gain["method"]) and not _begins(m, teacher)]
+    width = float(np.clip(2.5 + classes * (0.28 + 0.09 * len(methods)), 7, 28))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(width, 6.4))
+    hue = colours(methods)
+    _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
+    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left)")
+    top.legend(ncols=min(len(methods), 6), loc="lower left", bbox_to_anchor=(0, 1.08))
+    _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
+    bottom.axhline(0, color="#333333", lw=1)
+    bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left)")
+    return figure
+
+
+def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: list[str], hue: dict) -> None:
+    step = 0.82 / max(len(methods), 1)
+    for i, method in enumerate(methods):
+        own = df[df["method"] == method].groupby("class")[value]
+        mean, sd = own.mean().reindex(order), own.std(ddof=1).reindex(order)
+        x = np.arange(len(order)) + (i - (len(methods) - 1) / 2) * step
+        axes.bar(x, mean, step * 0.94, color=hue[method], label=method, alpha=0.85, linewidth=0)
+        if sd.notna().any():
+            axes.errorbar(x, mean, sd.fillna(0), fmt="none", ecolor="#333333", elinewidth=0.8)
+            at = dict(zip(order, x))
+            points = df[df["method"] == method]
+            places, edge = points["class"].map(at), {"edgecolor": "#333333", "lw": 0.5}
+            axes.scatter(places, points[value], s=5, color="white", zorder=3, **edge)
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
+    upright = {"rotation": 90, "ha": "center", "fontsize": 7.5}
+    axes.set_xticks(range(len(order)), order, **(upright if len(order) > 30 else slanted))
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+@styled
+def comparison(df: pd.DataFrame, baseline: str | None = "baseline", teacher: str | None = "teacher"):
+    """mIoU of each row of a table: one point per seed, mean ± sd, the baseline as a dashed line, teachers as diamonds.
+
+    ``df``: columns row, seed, miou; rows are drawn from top to bottom in the order of the frame. Rows whose name begins
+    with ``teacher`` are teachers. A baseline or teacher that the frame lacks is simply not marked.
+    """
+    import matplotlib.pyplot as plt
+
+    df = df.assign(miou=_in_percent(df["miou"]))
+    rows = list(dict.fromkeys(df["row"]))
+    figure, axes = plt.subplots(figsize=(7.5, 1.1 + 0.36 * len(rows)))
+    for y, row in enumerate(rows):
+        values = df.loc[df["row"] == row, "miou"].to_numpy()
+        _mean_and_points(axes, values, y, method_colour(row), "D" if _begins(row, teacher) else "o")
+        if baseline is not None and row.lower() == baseline.lower():
+            axes.axvline(values.mean(), color=method_colour("baseline"), ls="--", lw=1.2, zorder=0)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mIoU (%)")
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _mean_and_points(axes, values: np.ndarray, y: float, colour: str, marker: str) -> None:
+    axes.scatter(values, np.full(len(values), y + 0.22), s=14, color=colour, alpha=0.55, lw=0)
+    sd = values.std(ddof=1) if len(values) > 1 else 0.0
+    axes.errorbar(values.mean(), y, xerr=sd or None, fmt=marker, ms=7, color=colour, capsize=3, zorder=3)
+    text = f"{values.mean():.2f}" + (f" ± {sd:.2f}" if len(values) > 1 else "")
+    axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+
+
+@styled
+def sweep(
+    df: pd.DataFrame, x: str, reference: dict | float | None = None, hue: str | None = None, label: str | None = None
+):
+    """mIoU against one hyper-parameter: mean line, a point per seed, dashed references (HWD Fig. 6-7, RDD Tables 5, 7).
+
+    ``df``: columns ``x``, seed, miou and, if given, ``hue`` (one line per value). ``reference``: a number or ``{name:
+    one number or one per seed}``; several values give a band of ± sd, none leave the line out. ``label``: of the axis.
+    Values that are not numbers or span more than a factor of 30 are drawn at equal steps, so that 0, 0.001, ..., 1 stay
+    readable.
+    """
+    import matplotlib.pyplot as plt
+
+    reference = reference if isinstance(reference, dict) else {} if reference is None else {"reference": reference}
+    reference = {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in reference.items() if np.size(v)}
+    factor = percent_factor(df["miou"], *reference.values())
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    values = list(dict.fromkeys(df[x])) if df[x].dtype.kind not in "iuf" else sorted(df[x].unique())
+    position = dict(zip(values, range(len(values)) if _at_equal_steps(values) else values))
+    series = {None: df} if hue is None else dict(list(df.groupby(hue, sort=False)))
+    tint = {None: "#333333"} if hue is None else colours(list(map(str, series)))
+    for i, (name, part) in enumerate(series.items()):
+        colour = tint[name if hue is None else str(name)]
+        at, miou = part[x].map(position), part["miou"] * factor
+        mean = miou.groupby(at).mean()
+        title = "mean" if hue is None else f"{hue} = {name}"
+        axes.plot(mean.index, mean, "-", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
+        axes.scatter(at, miou, s=12, color=colour, alpha=0.45, lw=0)
+    for name, value in reference.items():
+        _reference_line(axes, name, value * factor)
+    axes.set_xticks(list(position.values()), [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values])
+    axes.set(xlabel=label or x, ylabel="mIoU (%)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _at_equal_steps(values: list) -> bool:
+    if not all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in values):
+        return True
+    sizes = [abs(v) for v in values if v]
+    return len(sizes) > 1 and max(sizes) / min(sizes) > 30
+
+
+def _reference_line(axes, name: str, values: np.ndarray) -> None:
+    colour = method_colour(name)
+    axes.axhline(values.mean(), color=colour, ls="--", lw=1.3, label=name)
+    if len(values) > 1:
+        sd = values.std(ddof=1)
+        axes.axhspan(values.mean() - sd, values.mean() + sd, color=colour, alpha=0.12, lw=0)
+
+
+@styled
+def paper_vs_ours(df: pd.DataFrame):
+    """Gain over the baseline in the paper (hollow) beside ours (filled, with its interval if known), row by row.
+
+    ``df``: columns row, paper, ours in points of mIoU (NaN where a side has no number), optionally low and high, the
+    interval of ours. Rows keep the order of the frame.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 1.5 + 0.36 * len(df)))
+    y, tint = np.arange(len(df)), [method_colour(row) for row in df["row"]]
+    axes.axvline(0, color="#333333", lw=1)
+    axes.hlines(y, df["paper"], df["ours"], color="#bbbbbb", lw=1.5, zorder=1)
+    if {"low", "high"} <= set(df):
+        axes.hlines(y, df["low"], df["high"], color=tint, lw=2.4, alpha=0.5, zorder=2)
+    axes.scatter(df["paper"], y, s=48, facecolor="white", edgecolor=tint, lw=1.6, zorder=3)
+    axes.scatter(df["ours"], y, s=48, color=tint, zorder=4)
+    axes.scatter([], [], s=48, facecolor="white", edgecolor="#333333", label="paper")
+    axes.scatter([], [], s=48, color="#333333", label="ours" + (" (with interval)" if "low" in df else ""))
+    axes.set_yticks(y, df["row"])
+    axes.set(ylim=(len(df) - 0.5, -0.5), xlabel="gain over the baseline (points of mIoU)")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def training_curves(df: pd.DataFrame):
+    """Loss and validation mIoU over steps: the mean of each row as a thick line, single seeds as thin ones.
+
+    ``df``: columns row, seed, step and one or both of loss, miou (NaN at steps where a value was not measured).
+    """
+    import matplotlib.pyplot as plt
+
+    panels = [c for c in ("loss", "miou") if c in df and df[c].notna().any()]
+    if not panels:
+        raise UserError("training_curves: the frame has neither 'loss' nor 'miou' values; add one of the two columns")
+    rows = list(dict.fromkeys(df["row"]))
+    hue = colours(rows)
+    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
+    for axes, column in zip(grid[0], panels):
+        factor = percent_factor(df[column]) if column == "miou" else 1.0
+        for row in rows:
+            own = df[df["row"] == row].dropna(subset=column)
+            for _, run in own.groupby("seed"):
+                axes.plot(run["step"], run[column] * factor, color=hue[row], lw=0.8, alpha=0.35)
+            mean = own.groupby("step")[column].mean() * factor
+            axes.plot(mean.index, mean, color=hue[row], lw=1.8, label=row)
+        axes.set(xlabel="step", ylabel="training loss" if column == "loss" else "validation mIoU (%)")
+    grid[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def grid_heat(
+    df: pd.DataFrame,
+    x: str = "alpha",
+    y: str = "class_noise",
+    values: tuple[str, ...] = ("teacher", "student"),
+    labels: dict | None = None,
+):
+    """A two-way ablation as one small heat map per value column, mean over seeds in each cell (LAD Table 9).
+
+    ``df``: columns ``x``, ``y`` and one column of mIoU for each name in ``values`` (a missing one is left out);
+    ``labels`` renames axes and ticks of ``y``. Each panel has its own colour scale: teacher and student differ by more
+    than their cells do.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    labels, values = (labels or {}, [v for v in values if v in df and df[v].notna().any()])
+    if not values:
+        raise UserError("grid_heat: the frame has no values in the columns asked for; name them with values=(...)")
+    factor = percent_factor(*(df[v] for v in values))
+    size = (2.4 + 0.85 * df[x].nunique(), len(values) * (1.1 + 0.45 * df[y].nunique()))
+    figure, panels = plt.subplots(len(values), 1, figsize=size, squeeze=False)
+    for axes, value in zip(panels[:, 0], values):
+        table = df.pivot_table(index=y, columns=x, values=value, sort=False) * factor
+        table = table.sort_index(axis=1).rename(columns=lambda v: f"{v:g}", index=lambda v: labels.get(v, v))
+        bar = {"label": "mIoU (%)"}
+        sns.heatmap(table, ax=axes, annot=True, fmt=".1f", cmap=INTENSITY, linewidths=1, cbar_kws=bar)
+        axes.set(title=value, xlabel=labels.get(x, x), ylabel=labels.get(y, y))
+        axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+@styled
+def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: float | None = None):
+    """One number per class, largest left (HWD Table I: TD / NTD). ``df``: columns class, ``value``, optionally seed.
+
+    ``line`` draws a dashed reference, such as 1 for a ratio.
+    """
+    import matplotlib.pyplot as plt
+
+    mean = df.groupby("class", sort=False)[value].mean().sort_values(ascending=False)
+    figure, axes = plt.subplots(figsize=(max(5, 1.5 + 0.42 * len(mean)), 3.4))
+    _class_bars(axes, df.assign(method="all"), value, ["all"], list(mean.index), {"all": method_colour("cwd")})
+    if line is not None:
+        axes.axhline(line, color="#333333", ls="--", lw=1.2)
+    axes.set(ylabel=label or value)
+    return figure
+
+
+@styled
+def case_shares(df: pd.DataFrame, cases: tuple[str, ...] = ("both easy", "disagree", "both hard")):
+    """Shares of pixels by case over the training of the student (RDD Fig. 1b). ``df``: step and a column per case."""
+    import matplotlib.pyplot as plt
+
+    mean = df.groupby("step")[list(cases)].mean()
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    axes.stackplot(mean.index, mean.T * 100, labels=cases, colors=("#d9d9d9", method_colour("rdd"), "#4B6A88"))
+    axes.set(xlabel="step", ylabel="share of pixels (%)", ylim=(0, 100), xlim=(mean.index.min(), mean.index.max()))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def smoothing_curve(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)):
+    """The smoothing of HWD's weights, exp((1 - beta^w) / (1 - beta)), over w, one line per beta (HWD Fig. 3)."""
+    import matplotlib.pyplot as plt
+
+    w = np.linspace(-2, 2, 200)
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.92, len(betas)))):
+        axes.plot(w, np.exp((1 - beta**w) / (1 - beta)), color=shade, label=f"β = {beta:g}")
+    axes.plot(w, np.exp(w), "k--", lw=1, label="exp(w), the limit β → 1")
+    axes.set(xlabel="normalised divergence w", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))
+    axes.legend()
+    return figure
+
+
+def _in_percent(values: pd.Series) -> pd.Series:
+    numbers = values.astype(float)
+    return numbers * percent_factor(numbers)
+
+
+def _begins(name: str, start: str | None) -> bool:
+    return start is not None and str(name).lower().startswith(start.lower())
+
+
+def _find(names: pd.Series, wanted: str, kind: str) -> str:
+    """The name as the frame spells it (case does not matter); UserError if it is not there."""
+    known = {str(n).lower(): n for n in names.unique()}
+    if wanted.lower() not in known:
+        raise unknown(kind, wanted, known)
+    return known[wanted.lower()]

@@ -1,0 +1,113 @@
+"""One look for all figures: fixed colours per method (safe for colour-blind readers), fonts, layout, units."""
+
+from __future__ import annotations
+
+import functools
+import re
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+INTENSITY = "cividis"  # scalar maps; diverging maps are not needed anywhere
+DPI = 110
+MARKERS = "osD^vP*Xph<>"
+
+# Okabe-Ito for the four papers and their main rivals, Paul Tol's "muted" set for the others.
+METHOD_COLOURS = {
+    "baseline": "#8c8c8c",
+    "teacher": "#000000",
+    "lad": "#D55E00",
+    "fakd": "#009E73",
+    "hwd": "#CC79A7",
+    "rdd": "#E69F00",
+    "cwd": "#0072B2",
+    "kd": "#56B4E9",
+    "cirkd": "#332288",
+    "skd": "#882255",
+    "ifvd": "#44AA99",
+    "at": "#117733",
+    "dsd": "#999933",
+    "dist": "#AA4499",
+    "mgd": "#DDCC77",
+    "maskd": "#88CCEE",
+    "fitnet": "#661100",
+    "fakd_pd": "#CC6677",
+}
+ALIASES = {"student": "baseline", "no kd": "baseline", "w/o kd": "baseline", "none": "baseline", "pd": "kd"}
+ALIASES |= {"fakd_cwd": "fakd", "fakd on cwd": "fakd", "fakd on pd": "fakd_pd"}
+_SPARE = ("#4B6A88", "#A6761D", "#6B4C9A", "#2F6B5E", "#B5536C")
+
+
+def method_colour(name: str) -> str:
+    """The fixed colour of a method, a row or a composition such as ``kd+rdd`` (the colour of the papers' own part).
+
+    A name that is not known gets one of five spare colours, the same one every time.
+    """
+    text = re.sub(r"\(.*?\)", "", str(name)).strip().lower().replace("-", "_")
+    text = ALIASES.get(text, text)
+    if text in METHOD_COLOURS:
+        return METHOD_COLOURS[text]
+    parts = [ALIASES.get(p, p) for p in re.findall(r"[a-z0-9_]+", text)]
+    for wanted in (("teacher", "lad", "fakd", "fakd_pd", "hwd", "rdd"), tuple(METHOD_COLOURS)):
+        found = [p for p in parts if p in wanted]
+        if found:
+            return METHOD_COLOURS[found[-1]]
+    return _SPARE[zlib.crc32(text.encode()) % len(_SPARE)]
+
+
+def colours(names: list[str]) -> dict[str, str]:
+    """Name to colour for the series of one figure; a colour that is taken already is replaced by a free one."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        free = [c for c in (method_colour(name), *_SPARE, *METHOD_COLOURS.values()) if c not in chosen.values()]
+        chosen[name] = free[0] if free else method_colour(name)
+    return chosen
+
+
+def styled(draw: Callable) -> Callable:
+    """Decorator of a function that returns a Figure: draws under the house style and closes the figure.
+
+    The global matplotlib settings stay as they are, and no figure stays open in pyplot (a notebook shows it once).
+    Given an empty frame, the figure says that nothing was measured yet.
+    """
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        import matplotlib.pyplot as plt
+
+        with plt.rc_context(_settings()):
+            nothing = args and isinstance(args[0], pd.DataFrame) and args[0].empty
+            figure = _note("no finished run yet") if nothing else draw(*args, **kwargs)
+        plt.close(figure)
+        return figure
+
+    return wrapper
+
+
+def _note(text: str):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 0.8))
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666")
+    return figure
+
+
+def _settings() -> dict:
+    import seaborn as sns
+
+    own = {"figure.dpi": DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True, "axes.titlesize": 10}
+    own |= {"axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
+    own |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": INTENSITY}
+    return {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **own}
+
+
+def percent_factor(*values) -> float:
+    """100 if all given values lie in [-1, 1] (fractions, as ``segkd.metrics`` gives them), 1 if in percent already.
+
+    Give it all values of a figure at once, so that they share one unit.
+    """
+    numbers = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values])
+    return 100.0 if numbers.size and np.nanmax(np.abs(numbers), initial=0) <= 1 else 1.0

@@ -1,0 +1,124 @@
+"""The command line: ``segkd reproduce | train | runs | data | doctor | readme``. Bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from segkd.registry import UserError, unknown
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 fine, 2 bad input, 130 interrupted)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"segkd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsegkd: interrupted; finished runs and checkpoints are kept, the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        print(f"segkd: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="segkd", description="Knowledge distillation for semantic segmentation, reproducibly.")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
+    add = lambda name, run, text: _with_run(commands.add_parser(name, help=text, description=text), run)  # noqa: E731
+    study = add("reproduce", _reproduce, "train what is missing, run the notebooks, render the report")
+    study.add_argument("--profile", default="quick")
+    study.add_argument("--dataset", default="scenes")
+    for name, text in {
+        "seeds": "a number of seeds, or a list such as 0,3",
+        "methods": "only these, comma separated",
+        "tables": "only these tables of each paper, such as main",
+        "devices": "one process each: cpu,cpu or cuda:0,cuda:1",
+    }.items():
+        study.add_argument(f"--{name}", default=None, help=text)
+    add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
+    add("runs", _runs, "list the runs that are there")
+    data = add("data", _data, "pack and check a data set")
+    data.add_argument("name", nargs="?", help="scenes, camvid; none: list them")
+    data.add_argument("--root", type=Path, default=None)
+    add("doctor", _doctor, "say what this machine has")
+    add("readme", _readme, "rewrite the results block of README.md from the committed CSV")
+    return parser
+
+
+def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from segkd.study.reproduce import reproduce
+
+    choice = {name: getattr(arguments, name) or None for name in ("seeds", "methods", "tables", "devices")}
+    print(reproduce(arguments.profile, arguments.dataset, **choice))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from segkd.config import from_dict
+    from segkd.study.executor import execute
+
+    if not arguments.config.exists():
+        raise UserError(f"config '{arguments.config}' not found")
+    try:
+        values = json.loads(arguments.config.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{arguments.config}: not JSON: {error}") from error
+    run = execute([from_dict(values)])[0]
+    print(f"{run.path}  mIoU {run.result['miou']:.4f} on {run.result['split']}")
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    from segkd.config import runs_root
+    from segkd.runs import load_run
+
+    for path in sorted(runs_root().glob("*/config.json")):
+        run = load_run(path.parent.name)
+        print(f"{run.id}  {'mIoU %.4f' % run.result['miou'] if run.done else 'unfinished'}")
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from segkd.data import create_dataset, list_datasets
+    from segkd.data.catalog import verify
+
+    if arguments.name is None:
+        print("\n".join(list_datasets()))
+        return
+    if arguments.name not in list_datasets():
+        raise unknown("data set", arguments.name, list_datasets())
+    for split in ("train", "val", "test"):
+        print(f"{arguments.name} {split}: {len(create_dataset(arguments.name, arguments.root, split))} images")
+    if arguments.name != "scenes":
+        verify(arguments.name, arguments.root)
+        print("label histograms agree with the manifest")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from segkd.config import runs_root
+    from segkd.runs import environment
+    from segkd.train.runtime import pick_device
+
+    for key, value in (environment(pick_device()) | {"runs": str(runs_root().resolve())}).items():
+        print(f"{key:8} {value}")
+
+
+def _readme(arguments: argparse.Namespace) -> None:
+    from segkd.study.readme import update_readme
+
+    update_readme()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""What a run is: frozen, strict dataclasses, and the stable id that follows from their values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from segkd.registry import UserError, unknown
+
+ROOT = Path(__file__).parents[1]  # the checkout: notebooks, data, reports and runs lie here
+
+
+def runs_root() -> Path:
+    """Where runs live: $SEGKD_RUNS, else ``runs`` in the checkout, whatever the working directory."""
+    return Path(os.environ.get("SEGKD_RUNS") or ROOT / "runs")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set at one size. ``size`` (H, W) is what is stored and evaluated, ``crop`` what is trained on (None: all)."""
+
+    name: str = "scenes"
+    size: tuple[int, int] = (96, 128)
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)  # random scale of the papers' protocols (methods.md 2.1)
+    train_limit: int | None = None  # first images of a split only; None = all
+    eval_limit: int | None = None
+    split: str = "test"  # the declared split: its score is the result
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A network by name (``arch/encoder``), width and start."""
+
+    name: str = "deeplabv3/resnet18"
+    width: float = 1.0
+    weights: str | None = None
+    extra_channels: int = 0  # 1 for a label-assisted teacher
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with momentum under poly decay, as in all four papers; the same for every method of a study."""
+
+    steps: int = 40000
+    batch_size: int = 16
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    aux_weight: float = 0.4
+    validations: int = 10
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training. A teacher is itself a run, so a study is a graph of configs."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    method: str = "baseline"
+    hyper: dict[str, Any] = field(default_factory=dict)
+    variant: str = "paper"
+    seed: int = 0
+    teacher: RunConfig | None = None
+
+    @property
+    def id(self) -> str:
+        """``<dataset>-<network>-<method>-s<seed>-<hash8>`` in [a-z0-9._-]; the hash covers every value."""
+        digest = hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:8]
+        network = self.network.name if self.network.width == 1.0 else f"{self.network.name}-w{self.network.width:g}"
+        text = f"{self.data.name}-{network}-{self.method}-s{self.seed}-{digest}".lower()
+        return re.sub(r"[^a-z0-9._-]", "_", text.replace("/", "_").replace("+", "."))
+
+
+def to_dict(config: Any) -> dict:
+    """A config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_dict(values: dict, kind: type = RunConfig, where: str = "config") -> Any:
+    """The config that ``to_dict`` wrote. Unknown keys and wrong types are a UserError that names the key."""
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise unknown(f"key in {where}:", key, known)
+    return kind(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    options = getattr(hint, "__args__", ()) if str(hint).startswith(("typing.Optional", "typing.Union")) or "|" in str(hint) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    target = next(o for o in options if o is not type(None))
+    if is_dataclass(target):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping, got {value!r}")
+        return from_dict(value, target, where)
+    origin = getattr(target, "__origin__", target)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
+        raise UserError(f"{where}: expected {origin.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,179 @@
+"""Data sets by name: what every reader offers, how its folder is found, and the manifest that its files must match."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segkd.data import scenes
+from segkd.prediction import IGNORE
+from segkd.registry import Registry, UserError, unknown
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MANIFESTS = CHECKOUT / "data" / "manifests"
+
+
+class Sample(NamedTuple):
+    """One image uint8 (H, W, 3) in RGB, its label uint8 (H, W) with train ids and 255 = ignore, and its name."""
+
+    image: np.ndarray
+    label: np.ndarray
+    name: str
+
+
+class Dataset:
+    """One split of a data set: ``len()``, ``[i]`` -> Sample, ``.names`` in a fixed order, ``.classes``, ``.palette``.
+
+    A reader sets the class attributes, fills ``names`` and writes ``read`` and ``fingerprint``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    splits: tuple[str, ...]
+
+    def __init__(self, split: str):
+        if split not in self.splits:
+            raise unknown(f"split of {self.name}", split, self.splits)
+        self.split = split
+        self.names: list[str] = []
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name} {self.split} has {len(self)} images, there is no number {index}")
+        image, label = self.read(range(len(self))[index])
+        return Sample(image, label, self.names[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and label number ``index``; UserError with the file's name if they cannot be used."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hex digest of what this split is read from: another content, another digest, on any machine."""
+        raise NotImplementedError
+
+    def at_size(self, size: tuple[int, int]) -> Dataset:
+        """This split with images of ``size`` (H, W) if it can make them itself; otherwise unchanged."""
+        return self
+
+
+DATASETS: Registry[type[Dataset]] = Registry("data set")
+
+
+@DATASETS.register("scenes")
+class Scenes(Dataset):
+    """The embedded procedural street scenes, drawn at ``size`` (H, W) when asked for; ``root`` is not used."""
+
+    name = "scenes"
+    classes = tuple(scenes.CLASSES)
+    palette = tuple(tuple(int(value) for value in colour) for colour in scenes.PALETTE)
+    splits = tuple(scenes.SPLITS)
+
+    def __init__(self, root: str | Path | None = None, split: str = "train", size: tuple[int, int] = (180, 240)):
+        super().__init__(split)
+        self.size = size
+        self.names = [f"{split}_{index:04d}" for index in range(scenes.SPLITS[split])]
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return scenes.split_scene(self.split, index, self.size)
+
+    def fingerprint(self) -> str:
+        """The generator's source text: a changed generator makes other images."""
+        sources = sorted(Path(scenes.__file__).parent.glob("scenes*.py"))
+        return digest_files(sources, self.split)
+
+    def at_size(self, size: tuple[int, int]) -> Scenes:
+        return Scenes(split=self.split, size=tuple(size))
+
+
+def list_datasets() -> list[str]:
+    """Names that ``create_dataset`` knows."""
+    return DATASETS.names()
+
+
+def create_dataset(name: str, root: str | Path | None = None, split: str = "train") -> Dataset:
+    """One split of the data set ``name``, read as it is distributed.
+
+    ``root``: its folder; if None it is looked for under ``$SEGKD_DATA`` and ``data/raw``. UserError for an unknown name
+    or split (with the nearest one), a folder that is not there, and files that do not fit together.
+    """
+    return DATASETS.get(name)(root=root, split=split)
+
+
+def root_candidates(root: str | Path | None, children: tuple[str, ...]) -> list[Path]:
+    """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw."""
+    named = root if root is not None else os.environ.get("SEGKD_DATA")
+    found = [Path(named), *(Path(named) / child for child in children)] if named else []
+    if root is None:  # a notebook's working directory is not the checkout's
+        found += [base / "data" / "raw" / children[0] for base in (Path.cwd(), CHECKOUT)]
+    return list(dict.fromkeys(found))
+
+
+def digest_files(paths: list[Path], *extra: str) -> str:
+    """SHA-256 over the names and the bytes of files, in the order given, and over ``extra`` words."""
+    digest = hashlib.sha256(json.dumps(extra).encode())
+    for path in paths:
+        digest.update(f"{path.parent.name}/{path.name}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def describe(name: str, root: str | Path | None = None) -> dict:
+    """Read the whole set: per split the number of images and of pixels per class and void (what a manifest holds)."""
+    splits = {}
+    for split in DATASETS.get(name).splits:
+        histogram = np.zeros(256, np.int64)
+        dataset = create_dataset(name, root, split)
+        for sample in dataset:
+            histogram += np.bincount(sample.label.ravel(), minlength=256)
+        pixels = {label: int(histogram[index]) for index, label in enumerate(dataset.classes)}
+        splits[split] = {"images": len(dataset), "pixels": pixels | {"void": int(histogram[IGNORE])}}
+    return {"name": name, "splits": splits}
+
+
+def write_manifest(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> Path:
+    """Write ``describe(name, root)`` as <folder>/<name>.json; done once, from files known to be right."""
+    path = Path(folder) / f"{name}.json"
+    path.write_text(json.dumps(describe(name, root), indent=1) + "\n")
+    return path
+
+
+def verify(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> dict:
+    """Read every file of a set and compare counts and label histograms with its manifest; returns the description."""
+    DATASETS.get(name)
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.json"))) or "none"
+        raise UserError(f"no manifest for data set '{name}' in {folder} to verify it against: there is {known}")
+    expected, found = json.loads(path.read_text()), describe(name, root)
+    for split, want in expected["splits"].items():
+        difference = _difference(want, found["splits"][split])
+        if difference:
+            raise UserError(f"{name} {split} is not what its manifest {path.name} says: {difference}; get it again")
+    return found
+
+
+def _difference(want: dict, have: dict) -> str | None:
+    """The first difference of two split descriptions in words, or None."""
+    if want["images"] != have["images"]:
+        return f"{have['images']} images instead of {want['images']}"
+    for label, expected in want["pixels"].items():
+        if have["pixels"].get(label) != expected:
+            return f"{have['pixels'].get(label, 'no')} pixels of {label} instead of {expected}"
+    return None

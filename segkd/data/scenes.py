@@ -1,0 +1,74 @@
+"""The embedded data set: procedural street scenes with CamVid's eleven classes, a pure function of (seed, index)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segkd.data.scenes_camera import expose, paint_bonnet
+from segkd.data.scenes_cars import paint_car, paint_side_car
+from segkd.data.scenes_draw import Canvas
+from segkd.data.scenes_layout import VOID, make_world
+from segkd.data.scenes_things import PAINTERS, paint_railing
+from segkd.data.scenes_world import paint_stage
+from segkd.registry import UserError, unknown
+
+CLASSES = (
+    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+)  # fmt: skip
+PALETTE = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
+SPLITS = {"train": 367, "val": 101, "test": 233}  # the sizes of CamVid's
+STREAM = 1_000_000  # scenes a split may have; split k takes the indices k * STREAM ...
+
+_PAINTERS = PAINTERS | {"car": paint_car, "side_car": paint_side_car}
+
+
+def scene(seed: int, index: int, size: tuple[int, int] = (192, 256)) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 RGB and label (H, W) uint8 (0..10, void 255) of one scene at ``size`` = (H, W).
+
+    A pure function: the same arguments give the same bytes. (seed, index), both >= 0, fix the layout whatever the size.
+    The layout is made for 4:3 pictures; other shapes show it stretched. Bad arguments raise UserError.
+    """
+    height, width = _checked(seed, index, size)
+    world = make_world(int(seed), int(index))
+    factor = 2 if height * width <= 25_000 else 1  # small pictures are drawn wider: thin things are mostly upright
+    canvas = Canvas(world, height, width * factor, 1.0 / height)
+    paint_stage(canvas)
+    _paint_things(canvas)
+    paint_bonnet(canvas)
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((int(seed), int(index), 1))))
+    return expose(canvas, factor, rng)
+
+
+def split_scene(
+    split: str, i: int, size: tuple[int, int] = (192, 256), seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scene ``i`` of a split ("train", "val", "test"), whose streams are disjoint; SPLITS has their usual lengths."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if not 0 <= i < STREAM:
+        raise UserError(f"scene {i} of split '{split}': take an index from 0 to {STREAM - 1}")
+    return scene(seed, list(SPLITS).index(split) * STREAM + i, size)
+
+
+def _paint_things(canvas: Canvas) -> None:
+    """Things on the pavement far to near, then the railings, then things on the road."""
+    for thing in canvas.world.things:
+        if thing.on_pavement:
+            _PAINTERS[thing.kind](canvas, thing)
+    for railing in canvas.world.railings:
+        paint_railing(canvas, railing)
+    for thing in canvas.world.things:
+        if not thing.on_pavement:
+            _PAINTERS[thing.kind](canvas, thing)
+
+
+def _checked(seed: int, index: int, size: tuple[int, int]) -> tuple[int, int]:
+    if seed < 0 or index < 0:
+        raise UserError(f"scene: seed {seed} and index {index} must be 0 or more")
+    height, width = (int(s) for s in size)
+    if height < 1 or width < 1:
+        raise UserError(f"scene: size {tuple(size)} must be (height, width), both 1 or more")
+    return height, width

@@ -1,0 +1,285 @@
+"""FAKD, feature-augmented distillation: CWD or pixel-wise KD under infinitely many Gaussian feature augmentations.
+
+FAKD paper, Eq. 4-8 and Theorem 1. No code was released: this is the theorem with its slips put right. The exponent's
+sign is that of -log softmax (the paper prints s_i - s_k), sums over positions run over positions (Eq. 7 prints
+classes), one lambda for all classes, variance over tau^2 (``var_power=2``; the paper's 1 by option), covariance of the
+pixel's own label (``covariance_of="label"``; the class of the probability, as Eq. 8 prints, by option), classifier of
+the student.
+Class statistics: the online rule of ISDA (blackfeather-wang/ISDA-for-Deep-Networks@b66a594), summed over processes and
+centred before squaring. Both losses are the bound in cross-entropy form; no tensor of positions x positions or of
+pixels x classes x classes is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from segkd.losses.method import METHODS, Context, Term, full_precision, require
+from segkd.prediction import NetworkInfo, labels_to_grid
+from segkd.registry import UserError, unknown
+
+Classifier = tuple[Tensor, Tensor]
+COVARIANCES = ("diagonal", "full")
+COVARIANCE_OF = ("label", "teacher_class")
+# Largest half variance for which the product of exponentials loses nothing: what underflows then stays negligible.
+SAFE_EXPONENT = {torch.float32: 60.0, torch.float64: 600.0}
+CHUNK = 2**24  # elements of a block in the slow path
+
+
+class ClassStatistics(nn.Module):
+    """Mean and biased covariance of the features of each class over everything seen: exactly the pooled ones.
+
+    Buffers: ``count`` (C,) int64, ``mean`` (C, A) and ``covariance`` (C, A) "diagonal" or (C, A, A) "full", float64,
+    all zero at the start. Ignored pixels are left out.
+    """
+
+    def __init__(self, num_classes: int, channels: int, covariance: str = "diagonal"):
+        super().__init__()
+        if covariance not in COVARIANCES:
+            raise unknown("covariance", covariance, COVARIANCES)
+        self.full = covariance == "full"
+        shape = (num_classes, channels, channels) if self.full else (num_classes, channels)
+        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(num_classes, channels, dtype=torch.float64))
+        self.register_buffer("covariance", torch.zeros(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    @full_precision
+    def update(self, feature: Tensor, labels: Tensor) -> None:
+        """Take in a batch: ``feature`` (B, A, h, w), ``labels`` (B, H, W) or (B, h, w), 255 = ignore."""
+        count, mean, covariance = self._moments(feature, labels_to_grid(labels, feature.shape[-2:]))
+        total = self.count + count
+        share = (count.double() / total.clamp_min(1).double())[:, None]
+        gap = self.mean - mean
+        spread = gap[:, :, None] * gap[:, None, :] if self.full else gap.square()
+        part = share[:, :, None] if self.full else share
+        self.covariance.copy_((1 - part) * self.covariance + part * covariance + part * (1 - part) * spread)
+        self.mean.copy_((1 - share) * self.mean + share * mean)
+        self.count.copy_(total)
+
+    def _moments(self, feature: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and biased covariance of each class in the batch of all processes, centred in a second pass."""
+        points, labels = feature.flatten(2).transpose(1, 2), labels.flatten(1)  # (B, N, A), (B, N)
+        classes = torch.arange(len(self.count), device=labels.device)
+        members = labels[:, None, :] == classes[:, None]  # (B, C, N)
+        count = sum_over_processes(members.sum((0, 2)))
+        size = count.clamp_min(1)[:, None].double()
+        mean = sum_over_processes((members.to(points.dtype) @ points).sum(0).double()) / size
+        centred = points - F.embedding(labels.clamp(0, len(self.count) - 1), mean.to(points.dtype))
+        if self.full:
+            squares = torch.stack([centred[mine].T @ centred[mine] for mine in members.unbind(1)])
+        else:
+            squares = (members.to(points.dtype) @ centred.square()).sum(0)
+        return count, mean, sum_over_processes(squares.double()) / (size[:, :, None] if self.full else size)
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the processes of a distributed run; the tensor itself otherwise."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def ramp(step: int, total_steps: int, lam_max: float = 1.0) -> float:
+    """lambda of a step (0-based): a rising half cosine from 0 to ``lam_max``, since early covariances are unstable."""
+    return 0.5 * lam_max * (1 - math.cos(math.pi * step / total_steps))
+
+
+@full_precision
+def augmented_channelwise(
+    feature: Tensor,
+    classifier: Classifier,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    statistics: ClassStatistics,
+    lam: float,
+    temperature: float = 4.0,
+    var_power: int = 2,
+) -> Tensor:
+    """Upper bound of CWD's cross-entropy under feature noise N(0, lam * covariance of the pixel's class); Theorem 1.
+
+    ``feature`` (B, A, h, w) and ``classifier`` (weight (C, A), bias (C,)) of the student, both with gradient;
+    ``teacher_logits`` (B, C, h, w); ``labels`` (B, H, W) or (B, h, w), ignored pixels have no noise. The pairwise sum
+    separates: the noise of positions i and k is independent, so variances add and one log-sum-exp is enough.
+    At ``lam=0``: `channelwise_kl` plus the teacher's entropy.
+    """
+    labels = labels_to_grid(labels, feature.shape[-2:]).flatten(1)
+    scores = student_scores(feature, classifier) / temperature
+    spread = score_variances(classifier[0], statistics, labels) * (lam / (2 * temperature**var_power))
+    teacher = (teacher_logits.flatten(2) / temperature).softmax(-1)
+    bound = (scores + spread).logsumexp(-1, keepdim=True)
+    return temperature**2 * (teacher * (bound - scores + spread)).sum(-1).mean()
+
+
+def student_scores(feature: Tensor, classifier: Classifier) -> Tensor:
+    """The student's scores (B, C, N) = weight . feature + bias."""
+    weight, bias = classifier
+    return weight @ feature.flatten(2) + bias[:, None]
+
+
+def score_variances(weight: Tensor, statistics: ClassStatistics, labels: Tensor) -> Tensor:
+    """Variance w_c' Sigma_y w_c of each score (B, C, N) under the covariance of the pixel's label; 0 where ignored."""
+    covariance = statistics.covariance.to(weight.dtype)
+    table = ((weight @ covariance) * weight).sum(-1) if statistics.full else covariance @ weight.square().T  # (Y, C)
+    rows = known_or_last(labels, len(table))
+    return F.embedding(rows, torch.cat([table, table.new_zeros(1, table.shape[1])])).transpose(1, 2)
+
+
+def known_or_last(labels: Tensor, classes: int) -> Tensor:
+    """Labels with everything that is no class (ignore) as the number ``classes``."""
+    return torch.where((labels >= 0) & (labels < classes), labels, classes)
+
+
+@full_precision
+def augmented_pixelwise(
+    feature: Tensor,
+    classifier: Classifier,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    statistics: ClassStatistics,
+    lam: float,
+    covariance_of: str = "label",
+) -> Tensor:
+    """Upper bound of the pixel-wise cross-entropy under feature noise; FAKD Eq. 8, mean over all pixels.
+
+    Arguments as in `augmented_channelwise`. ``covariance_of="label"``: the covariance of the pixel's label, the true
+    bound; "teacher_class": of the class that the probability belongs to, as printed. Ignored pixels have no noise.
+    At ``lam=0``: `pixelwise_kl` plus the teacher's entropy.
+    """
+    if covariance_of not in COVARIANCE_OF:
+        raise unknown("covariance_of", covariance_of, COVARIANCE_OF)
+    labels = labels_to_grid(labels, feature.shape[-2:]).flatten()
+    scores = student_scores(feature, classifier).transpose(1, 2).flatten(0, 1)
+    teacher = teacher_logits.flatten(2).softmax(1).transpose(1, 2).flatten(0, 1)
+    group, tables = _noise_groups(labels, classifier[0], statistics, covariance_of)
+    half = 0.5 * lam * tables
+    fast = bool(half.detach().max() <= SAFE_EXPONENT[half.dtype])
+    order, sizes = group.argsort(stable=True), group.bincount(minlength=len(half) + 1).tolist()
+    blocks = zip(scores[order].split(sizes), teacher[order].split(sizes), [*half, None])
+    return sum(_bound(rows, target, table, fast) for rows, target, table in blocks if len(rows)) / len(scores)
+
+
+def _noise_groups(
+    labels: Tensor, weight: Tensor, statistics: ClassStatistics, covariance_of: str
+) -> tuple[Tensor, Tensor]:
+    """For each pixel (M,) the number of its table, and the tables (G, C, C) of the variances of the score gaps k - c.
+
+    Number G stands for no noise.
+    """
+    tables = gap_variances(weight, statistics.covariance.to(weight.dtype))
+    group = known_or_last(labels, len(tables))
+    if covariance_of == "label":
+        return group, tables
+    own = torch.arange(len(tables), device=labels.device)
+    return (group == len(tables)).long(), tables[own, own][None]
+
+
+def gap_variances(weight: Tensor, covariance: Tensor) -> Tensor:
+    """(w_k - w_c)' Sigma_y (w_k - w_c) as (Y, C, C), for covariances (Y, A) or (Y, A, A)."""
+    spread = weight @ covariance if covariance.dim() == 3 else weight * covariance[:, None, :]
+    products = spread @ weight.T
+    own = products.diagonal(dim1=1, dim2=2)
+    return own[:, None, :] + own[:, :, None] - 2 * products
+
+
+def _bound(scores: Tensor, teacher: Tensor, half: Tensor | None, fast: bool) -> Tensor:
+    """Sum over rows and classes of p_c * (LSE_k(z_k + half[c, k]) - z_c); all (M, C), half (C, C) or None for zero."""
+    if half is None:
+        return -(teacher * scores.log_softmax(1)).sum()
+    if fast:
+        return (teacher * (_product_bound(scores, half) - scores)).sum()
+    width = max(1, CHUNK // max(1, scores.numel()))
+    parts = [checkpoint(_chunk_bound, scores, block, use_reentrant=False) for block in half.split(width)]
+    return (teacher * (torch.cat(parts, 1) - scores)).sum()
+
+
+def _product_bound(scores: Tensor, half: Tensor) -> Tensor:
+    """LSE_k(z_ik + half[c, k]) as (M, C) by one matrix product of exponentials, each scaled by its row's largest."""
+    top, high = scores.detach().amax(1, keepdim=True), half.detach().amax(1)
+    return top + high + ((scores - top).exp() @ (half - high[:, None]).exp().T).log()
+
+
+def _chunk_bound(scores: Tensor, half: Tensor) -> Tensor:
+    """The same for some of the classes c, safe for any size of half."""
+    return (scores[:, None, :] + half).logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class FAKDPDHyper:
+    """Hyper-parameters of FAKD on pixel-wise distillation."""
+
+    weight: float = 1.0  # not stated in the paper: that of KD
+    lam_max: float = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
+    covariance: Literal["diagonal", "full"] = "diagonal"  # not stated; ISDA's choice for segmentation
+    covariance_of: Literal["label", "teacher_class"] = "label"  # the true bound; Eq. 8 prints the class of p
+
+    def __post_init__(self):
+        require(self.lam_max >= 0, f"fakd_pd: lam_max must not be negative, got {self.lam_max}")
+
+
+@dataclass(frozen=True)
+class FAKDCWDHyper:
+    """Hyper-parameters of FAKD on channel-wise distillation."""
+
+    weight: float = 3.0  # "same super parameters as CWD": CWD README, HWD code
+    temperature: float = 4.0  # as CWD
+    lam_max: float = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
+    covariance: Literal["diagonal", "full"] = "diagonal"  # not stated; ISDA's choice for segmentation
+    var_power: Literal[1, 2] = 2  # Var(x / tau) = Var(x) / tau^2; Eq. 6 and 7 print 1
+
+    def __post_init__(self):
+        require(self.lam_max >= 0, f"fakd_cwd: lam_max must not be negative, got {self.lam_max}")
+        require(self.temperature > 0, f"fakd_cwd: temperature must be above 0, got {self.temperature}")
+
+
+class _FAKD(Term):
+    """What both have in common: the class statistics of the student's features, updated before each loss."""
+
+    official = None
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
+        if student.feature_channels is None:
+            against = f" (teacher '{teacher.name}')" if teacher else ""
+            raise UserError(
+                f"{self.name}: student '{student.name}'{against} shows no feature before a linear classifier, "
+                "which the augmentation needs: choose another student or method"
+            )
+        self.statistics = ClassStatistics(student.num_classes, student.feature_channels, self.hyper.covariance)
+        return self.statistics
+
+    def _arguments(self, context: Context) -> tuple:
+        student = context.student
+        if student.feature is None or student.classifier is None:
+            raise UserError(f"{self.name}: the student shows no feature or no classifier: choose another student")
+        self.statistics.update(student.feature.detach(), context.labels)
+        lam = ramp(context.step, context.total_steps, self.hyper.lam_max)
+        return student.feature, student.classifier, context.teacher_logits(), context.labels, self.statistics, lam
+
+
+@METHODS.register("fakd_pd")
+class FAKDPD(_FAKD):
+    """Feature-augmented pixel-wise distillation."""
+
+    Hyper = FAKDPDHyper
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        value = augmented_pixelwise(*self._arguments(context), self.hyper.covariance_of)
+        return {self.name: self.hyper.weight * value}
+
+
+@METHODS.register("fakd_cwd")
+class FAKDCWD(_FAKD):
+    """Feature-augmented channel-wise distillation."""
+
+    Hyper = FAKDCWDHyper
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        value = augmented_channelwise(*self._arguments(context), self.hyper.temperature, self.hyper.var_power)
+        return {self.name: self.hyper.weight * value}

@@ -1,0 +1,276 @@
+"""What a method is: three kinds of part (term, task weighting, teacher kind), how they compose and are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from segkd.prediction import NetworkInfo, Prediction, resize_scores
+from segkd.registry import Registry, UserError, unknown
+
+VARIANTS = ("paper", "official")
+METHODS: Registry[type[Part]] = Registry("method")
+
+
+@dataclass
+class Context:
+    """One training step as a method sees it.
+
+    ``step`` counts from 0 to ``total_steps - 1``; ``images`` (B, 3, H, W) in [0, 1]; ``labels`` (B, H, W) int64,
+    255 = ignore; ``generator`` is the step's own source of random numbers; ``align_corners`` the student's resizing.
+    """
+
+    step: int
+    total_steps: int
+    images: Tensor
+    labels: Tensor
+    student: Prediction
+    teacher: Prediction | None = None
+    generator: torch.Generator | None = None
+    align_corners: bool = True
+
+    def teacher_logits(self) -> Tensor:
+        """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
+        return resize_scores(self.teacher.logits, self.student.logits.shape[-2:], self.align_corners)
+
+
+class TaskWeight(NamedTuple):
+    """Weights of the cross-entropy: ``main`` and ``aux`` (B, H, W) or None (plain); see `cross_entropy.task_loss`."""
+
+    main: Tensor
+    aux: Tensor | None
+    normaliser: Literal["pixels", "selected"]
+
+
+class Part:
+    """One atomic method. A subclass names its frozen dataclass of hyper-parameters and what the released code changes.
+
+    ``official``: the fields whose default differs under variant="official"; None where no code was released.
+    A part keeps the state of one run, in the module that `build` returns: make a new method for a new run.
+    """
+
+    Hyper: ClassVar[type]
+    official: ClassVar[dict[str, Any] | None] = {}
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(self, name: str, hyper: Any):
+        self.name = name
+        self.hyper = hyper
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
+        """The part's modules: their state goes to the checkpoint, their parameters join the student's optimiser.
+
+        Parameters with ``requires_grad=False`` stay outside (a part that trains them itself does so in `after_step`).
+        Raises UserError, naming both networks, when one of them lacks what the method needs.
+        """
+        return nn.Module()
+
+    def prepare(self, teacher: nn.Module, data: Any) -> None:
+        """Work before the first step (learning masks, say); nothing by default."""
+
+    def after_step(self, context: Context) -> None:
+        """Work after the student's optimiser step (a discriminator's own step, say); nothing by default."""
+
+
+class Term(Part):
+    """Adds to the loss."""
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        """Scalars, already weighted, named by the part (``kd``) or by the part and a sub-term (``cwd/feature``)."""
+        raise NotImplementedError
+
+
+class TaskWeighting(Part):
+    """Weights the cross-entropy pixel by pixel."""
+
+    def task_weight(self, context: Context) -> TaskWeight | None:
+        """The weights of this step, or None for the plain cross-entropy."""
+        raise NotImplementedError
+
+
+class TeacherKind(Part):
+    """Says how the teacher is fed and how it is trained; by itself it adds nothing to a student's loss."""
+
+    needs_teacher = False
+    extra_channels: ClassVar[int] = 0
+
+    def teacher_input(self, images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Input of a finished teacher: (B, 3 + extra_channels, H, W)."""
+        raise NotImplementedError
+
+    def training_input(self, images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Input of the teacher while it is trained; its first dimension may be a multiple of B."""
+        raise NotImplementedError
+
+    def teacher_loss(
+        self, prediction: Prediction, labels: Tensor, aux_weight: float = 0.4, align_corners: bool = True
+    ) -> dict[str, Tensor]:
+        """Named, weighted losses of the teacher's prediction on `training_input`."""
+        raise NotImplementedError
+
+
+class Method:
+    """A sum of parts: any number of terms, at most one task weighting, at most one teacher kind."""
+
+    def __init__(self, parts: list[Part], variant: str = "paper"):
+        self.parts = {part.name: part for part in parts}
+        self.variant = variant
+        self.name = "+".join(self.parts) or "baseline"
+        self.terms: dict[str, Term] = {name: part for name, part in self.parts.items() if isinstance(part, Term)}
+        self.weighting: TaskWeighting | None = self._only(TaskWeighting, "task weighting")
+        self.teacher_kind: TeacherKind | None = self._only(TeacherKind, "teacher kind")
+        self.needs_teacher: bool = any(part.needs_teacher for part in parts)
+
+    def _only(self, kind: type[Part], words: str) -> Any:
+        found = [part for part in self.parts.values() if isinstance(part, kind)]
+        if len(found) > 1:
+            names = " and ".join(part.name for part in found)
+            raise UserError(f"method '{self.name}': {names} are each a {words}, and a method has at most one: drop one")
+        return found[0] if found else None
+
+    def hyper(self) -> dict[str, dict[str, Any]]:
+        """Every hyper-parameter of every part as it will be used, ready for JSON: {part: {field: value}}."""
+        return {name: dataclasses.asdict(part.hyper) for name, part in self.parts.items()}
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None = None) -> nn.ModuleDict:
+        """The modules of all parts by name, to be optimised and saved with the student; call once, before the run."""
+        if self.needs_teacher and teacher is None:
+            raise UserError(f"method '{self.name}' distils: give a teacher for the student '{student.name}'")
+        if teacher is not None and teacher.num_classes != student.num_classes:
+            raise UserError(
+                f"method '{self.name}': teacher '{teacher.name}' has {teacher.num_classes} classes and student "
+                f"'{student.name}' {student.num_classes}: train both on the same data set"
+            )
+        return nn.ModuleDict({name: part.build(student, teacher) for name, part in self.parts.items()})
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        """The weighted terms of this step by name; their sum joins the task loss. The teacher gets no gradient."""
+        context = _teacher_cut_off(context)
+        return {name: value for term in self.terms.values() for name, value in term.loss(context).items()}
+
+    def task_weight(self, context: Context) -> TaskWeight | None:
+        """Weights for `cross_entropy.task_loss`, or None when no part weights the task."""
+        return None if self.weighting is None else self.weighting.task_weight(_teacher_cut_off(context))
+
+    def prepare(self, teacher: nn.Module, data: Any) -> None:
+        """Let every part do its work before the first step."""
+        for part in self.parts.values():
+            part.prepare(teacher, data)
+
+    def after_step(self, context: Context) -> None:
+        """Let every part do its work after the student's optimiser step."""
+        context = _teacher_cut_off(context)
+        for part in self.parts.values():
+            part.after_step(context)
+
+
+def _teacher_cut_off(context: Context) -> Context:
+    return context if context.teacher is None else dataclasses.replace(context, teacher=context.teacher.detach())
+
+
+def list_methods() -> list[str]:
+    """The names that `create_method` composes, sorted; "baseline" stands for none of them."""
+    return METHODS.names()
+
+
+def create_method(spec: str = "baseline", variant: str = "paper", **hyper: Any) -> Method:
+    """Make a method from names joined by "+", for example ``create_method("kd+hwd", beta=0.3, kd={"weight": 2.0})``.
+
+    ``variant``: "paper" follows the texts, "official" the released code where it differs. ``hyper``: a field that
+    exactly one part has, or ``part={...}``. Raises UserError for unknown or repeated names and values that do not fit.
+    """
+    if variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
+    names = [] if spec == "baseline" else [name.strip() for name in spec.split("+")]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"method '{spec}': '{twice[0]}' is named twice: name each part once")
+    classes = {name: METHODS.get(name) for name in names}
+    given = _share_out(spec, classes, hyper)
+    return Method([_part(name, cls, variant, given[name]) for name, cls in classes.items()], variant)
+
+
+def _share_out(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give every hyper-parameter to the one part that has it."""
+    fields = {name: _fields(cls) for name, cls in classes.items()}
+    given: dict[str, dict[str, Any]] = {name: {} for name in classes}
+    for key, value in hyper.items():
+        if key in classes and isinstance(value, Mapping):
+            given[key].update(value)
+            continue
+        owners = [name for name in classes if key in fields[name]]
+        if len(owners) > 1:
+            many = " and ".join(owners)
+            raise UserError(f"method '{spec}': {many} have '{key}': write {owners[0]}={{'{key}': {value!r}}}")
+        if not owners:
+            raise unknown(f"hyper-parameter of '{spec}'", key, {name for part in fields.values() for name in part})
+        given[owners[0]][key] = value
+    return given
+
+
+def _part(name: str, cls: type[Part], variant: str, given: dict[str, Any]) -> Part:
+    if variant == "official" and cls.official is None:
+        raise UserError(f"method '{name}' has no released code to follow: use variant='paper'")
+    hints = typing.get_type_hints(cls.Hyper)
+    for key, value in given.items():
+        if key not in hints:
+            raise unknown(f"hyper-parameter of '{name}'", key, hints)
+        if not _fits(value, hints[key]):
+            raise UserError(f"hyper-parameter '{key}' of '{name}': got {value!r}, expected {_words(hints[key])}")
+    return cls(name, cls.Hyper(**{**(cls.official if variant == "official" else {}), **given}))
+
+
+def _fields(cls: type[Part]) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls.Hyper)]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type: a whole number is a float, a boolean is not a number."""
+    if typing.get_origin(hint) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if hint in (float, int):
+        kinds = (int, float) if hint is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return str(getattr(hint, "__name__", hint)) if not typing.get_args(hint) else str(hint)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message) unless the condition holds: the range checks of the hyper-parameters."""
+    if not condition:
+        raise UserError(message)
+
+
+def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a formula: tensors come in as float32 or wider (float64 stays float64) and autocast is off inside.
+
+    Half precision overflows in sums over pixels and in exponentials, and autocast would run matrix products in it.
+    """
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(torch.promote_types(value.dtype, torch.float32))
+        return tuple(map(widen, value)) if isinstance(value, tuple) else value
+
+    @functools.wraps(function)
+    def wide(*args: Any, **kwargs: Any) -> Any:
+        device = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return function(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+
+    return wide

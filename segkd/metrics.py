@@ -1,0 +1,46 @@
+"""Scores of a label map: confusion matrix, IoU, class accuracy, pixel accuracy. Counts are int64; nothing is averaged early."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkd.prediction import IGNORE
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
+    """Pixel counts (C, C) int64: row = label, column = prediction; ignored pixels leave no trace.
+
+    ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
+    raises ValueError: such a map was read with the wrong ids.
+    """
+    valid = labels != ignore_index
+    true, guess = labels[valid].long(), predicted[valid].long()
+    if true.numel() and (int(true.max()) >= num_classes or int(true.min()) < 0):
+        raise ValueError(f"label {int(true.max())} outside 0..{num_classes - 1}: wrong label ids?")
+    return torch.bincount(true * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def scores(confusion: Tensor | np.ndarray) -> dict:
+    """``miou``, ``macc``, ``pixel_accuracy`` in [0, 1] and the per-class ``iou`` and ``acc`` (None where undefined).
+
+    IoU_c = n_cc / (n_c. + n_.c - n_cc). A class with an empty union (neither labelled nor predicted) is left out of the
+    mean; the code of the papers counts it as 0, which makes no difference where every class occurs.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    hit, labelled, guessed = np.diag(counts), counts.sum(1), counts.sum(0)
+    union = labelled + guessed - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(union > 0, hit / union, np.nan)
+        acc = np.where(labelled > 0, hit / labelled, np.nan)
+    plain = lambda values: [None if np.isnan(v) else float(v) for v in values]  # noqa: E731
+    mean = lambda values: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")  # noqa: E731
+    total = counts.sum()
+    return {
+        "miou": mean(iou),
+        "macc": mean(acc),
+        "pixel_accuracy": float(hit.sum() / total) if total else float("nan"),
+        "iou": plain(iou),
+        "acc": plain(acc),
+    }

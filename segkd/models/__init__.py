@@ -1,0 +1,8 @@
+"""Segmentation networks of the papers: encoders (timm), heads, weights, and what they cost."""
+
+from __future__ import annotations
+
+from segkd.models.complexity import complexity
+from segkd.models.segmenter import Segmenter, create_model, list_models
+
+__all__ = ["Segmenter", "complexity", "create_model", "list_models"]

@@ -1,0 +1,159 @@
+"""Encoders: the dilated ResNets with a deep stem and MobileNetV2, both built from timm, as four maps from shallow to deep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkd.registry import unknown
+
+# timm is imported inside the builders: with torchvision behind it, it costs seconds that `import segkd` need not pay.
+LABEL_INIT_STD = 0.1  # LAD, released code: the slices of the first convolution that read more than RGB are N(0, 0.1^2)
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels`` times ``width``, rounded, at least 4."""
+    return max(4, int(channels * width + 0.5))
+
+
+class Encoder(nn.Module):
+    """A backbone: forward (B, in_channels, H, W) -> four maps, shallow to deep, with ``channels`` channels."""
+
+    channels: tuple[int, ...]
+
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """The convolution that reads the image."""
+        return next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+
+    @torch.no_grad()
+    def inflate(self, in_channels: int) -> None:
+        """Let the first convolution read ``in_channels`` >= 3: the RGB slices stay, the new ones are N(0, 0.1^2) (LAD)."""
+        conv = self.first_conv
+        shape = (conv.out_channels, in_channels - conv.in_channels, *conv.kernel_size)
+        extra = torch.randn(shape, device=conv.weight.device, dtype=conv.weight.dtype) * LABEL_INIT_STD
+        conv.weight = nn.Parameter(torch.cat([conv.weight, extra], dim=1))
+        conv.in_channels = in_channels
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride, done as subsampling and a plain 1x1: the same values, parameters and cost.
+
+    oneDNN's strided 1x1 kernel writes out of bounds (crash or wrong gradients) in channels_last with under 16 channels,
+    which narrow networks have (oneDNN issue 6035, seen with torch 2.15).
+    """
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> StridedPointwise:
+        """The same convolution, sharing its weight."""
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+        twin = cls(*shape, bias=False, device="meta")
+        twin.weight = conv.weight
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], self.weight)
+
+
+class ResNetEncoder(Encoder):
+    """timm's ResNet with the 64-64-128 stem of three 3x3 convolutions ("v1s"); parameters keep timm's names.
+
+    Convolutions start from Kaiming normal, fan out; batch norms at 1 and 0, the last of a block too.
+    """
+
+    def __init__(self, block: str, layers: tuple[int, ...], width: float, output_stride: int):
+        super().__init__()
+        from timm.models import resnet
+
+        net = resnet.ResNet(
+            getattr(resnet, block),
+            layers,
+            num_classes=0,
+            stem_type="deep",
+            stem_width=scaled(64, width),
+            channels=tuple(scaled(n, width) for n in (64, 128, 256, 512)),
+            output_stride=output_stride,
+            zero_init_last=False,
+        )
+        for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(net, name))
+        for layer in (self.layer2, self.layer3, self.layer4):
+            layer[0].downsample[0] = StridedPointwise.of(layer[0].downsample[0])
+        self.channels = tuple(info["num_chs"] for info in net.feature_info[1:])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        stages = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            stages.append(x)
+        return tuple(stages)
+
+
+class MobileNetV2Encoder(Encoder):
+    """timm's mobilenetv2_100 without the last 1280-channel convolution; parameters keep timm's names.
+
+    The maps are the last block outputs with 24, 32, 96 and 320 channels (times ``width``, rounded to 8 as timm does).
+    """
+
+    TAPS = (1, 2, 4, 6)
+
+    def __init__(self, width: float, output_stride: int):
+        super().__init__()
+        from timm.models.efficientnet import _gen_mobilenet_v2  # the public entry points fix the channel multiplier
+
+        net = _gen_mobilenet_v2("mobilenetv2_100", width, num_classes=0, output_stride=output_stride)
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
+        self.channels = tuple(net.blocks[tap][-1].bn3.num_features for tap in self.TAPS)
+        for module in self.modules():  # timm's fan out is per group here; the released code's is not
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.bn1(self.conv_stem(x))
+        stages = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.TAPS:
+                stages.append(x)
+        return tuple(stages)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How an encoder is built and what is known of it.
+
+    ``build(width, output_stride)``; ``aux``: whether the papers give its networks an auxiliary head; ``pretrained``:
+    timm's ImageNet network of the same layout, or None; ``unused``: prefixes of keys that a classifier has beyond it.
+    """
+
+    build: Callable[[float, int], Encoder]
+    aux: bool
+    pretrained: str | None
+    unused: tuple[str, ...]
+
+
+def _resnet(block: str, layers: tuple[int, ...], pretrained: str | None) -> EncoderSpec:
+    return EncoderSpec(lambda width, stride: ResNetEncoder(block, layers, width, stride), True, pretrained, ("fc.",))
+
+
+ENCODERS = {
+    "resnet18": _resnet("BasicBlock", (2, 2, 2, 2), None),
+    "resnet50": _resnet("Bottleneck", (3, 4, 6, 3), "resnet50s"),
+    "resnet101": _resnet("Bottleneck", (3, 4, 23, 3), "resnet101s"),
+    "mobilenet_v2": EncoderSpec(
+        MobileNetV2Encoder, False, "mobilenetv2_100", ("conv_head.", "bn2.", "classifier.", "features.18.")
+    ),
+}
+
+
+def encoder_spec(name: str) -> EncoderSpec:
+    """The entry of ``name``; UserError with the nearest name otherwise."""
+    if name not in ENCODERS:
+        raise unknown("encoder", name, ENCODERS)
+    return ENCODERS[name]

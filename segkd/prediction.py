@@ -1,0 +1,65 @@
+"""What a network says: the one type that networks produce and losses consume, and the two resizings everybody shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+
+
+@dataclass
+class Prediction:
+    """Output of a segmentation network, before upsampling.
+
+    ``logits`` (B, C, h, w); ``aux_logits`` (B, C, h, w) or None; ``feature`` (B, A, h, w), the input of the last 1x1
+    classifier (after dropout); ``stages`` encoder maps, shallow to deep; ``classifier`` its weight (C, A) and bias (C,).
+    """
+
+    logits: Tensor
+    aux_logits: Tensor | None = None
+    feature: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
+    classifier: tuple[Tensor, Tensor] | None = None
+
+    def detach(self) -> Prediction:
+        """The same values without gradient: what a teacher may give to a loss."""
+        cut = lambda t: None if t is None else t.detach()  # noqa: E731
+        pair = None if self.classifier is None else tuple(map(cut, self.classifier))
+        return Prediction(cut(self.logits), cut(self.aux_logits), cut(self.feature), tuple(map(cut, self.stages)), pair)
+
+    def split(self, parts: int) -> list[Prediction]:
+        """Cut a prediction on a stacked batch into ``parts`` equal predictions (one forward pass, several paths)."""
+        chunks = lambda t: [None] * parts if t is None else list(t.chunk(parts))  # noqa: E731
+        stages = list(zip(*(t.chunk(parts) for t in self.stages))) or [()] * parts
+        rows = zip(chunks(self.logits), chunks(self.aux_logits), chunks(self.feature), stages)
+        return [Prediction(z, a, f, tuple(s), self.classifier) for z, a, f, s in rows]
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a method may know of a network before the first step: names and widths, never the network itself."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    feature_channels: int | None
+    stage_channels: tuple[int, ...]
+    has_aux: bool
+    output_stride: int = 8
+
+
+def labels_to_grid(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (B, H, W) int64 on a grid (h, w) by nearest (floor) resizing; returned as they are if already there."""
+    if labels.shape[-2:] == tuple(size):
+        return labels
+    return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
+
+
+def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Scores (B, C, h, w) at label size (H, W), bilinear; ``align_corners=True`` is the protocol of the four papers."""
+    if scores.shape[-2:] == tuple(size):
+        return scores
+    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,216 @@
+"""run(config) -> Run: cached, resumed, locked, never half-written. A cohort is many runs trained together."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from segkd.config import ROOT, RunConfig, from_dict, runs_root, to_dict
+from segkd.data import list_datasets
+from segkd.data.store import Packed, pack
+from segkd.losses.method import create_method
+from segkd.metrics import scores
+from segkd.models import list_models
+from segkd.registry import UserError, unknown
+from segkd.train.evaluate import evaluate
+from segkd.train.loop import Cohort, Report, input_kind, train_cohort
+from segkd.train.runtime import one_thread, pick_device
+from segkd.train.state import locked, write_json, write_whole
+from segkd.train.teacher import Teacher
+from segkd.train.trainee import Trainee, build_network
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk. ``result`` and ``load_model`` need it to be done."""
+
+    config: RunConfig
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """Readable, stable name of the run; also its folder."""
+        return self.config.id
+
+    @property
+    def done(self) -> bool:
+        """True once ``result.json`` is there: it is written last."""
+        return (self.path / "result.json").exists()
+
+    @cached_property
+    def result(self) -> dict:
+        """Final, last-five and best scores, per-class IoU, confusion matrix, times."""
+        return json.loads((self.path / "result.json").read_text())
+
+    def metrics(self) -> list[dict]:
+        """Rows of ``metrics.jsonl``: kind 'train' (losses) and kind 'val' (mIoU)."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+    def load_model(self, device: str = "cpu") -> torch.nn.Module:
+        """The trained network in eval mode."""
+        from safetensors.torch import load_file
+
+        model = build_network(self.config, self.result["num_classes"])
+        model.load_state_dict(load_file(self.path / "model.safetensors"))
+        return model.to(device).eval()
+
+
+def find(config: RunConfig) -> Run:
+    """The run of a config, whether it is there or not."""
+    return Run(config, runs_root() / config.id)
+
+
+def load_run(run_id: str) -> Run:
+    """A run by its id; UserError if there is none."""
+    path = runs_root() / run_id
+    if not (path / "config.json").exists():
+        raise UserError(f"run '{run_id}' not found under {runs_root()}; `segkd runs` lists what is there")
+    return Run(from_dict(json.loads((path / "config.json").read_text())), path)
+
+
+def split_of(config: RunConfig, split: str) -> Packed:
+    """A split of the run's data set, packed at the run's size and no longer than the run needs."""
+    data = config.data
+    limit = data.train_limit if split == "train" else data.eval_limit
+    return pack(data.name, split, data.size, packed_dir=ROOT / "data" / "packed", limit=limit)
+
+
+def run(config: RunConfig, device: str = "auto", report: Report | None = None) -> Run:
+    """Train (or resume, or simply return) one run, its teacher first."""
+    return run_cohort([config], device, report)[0]
+
+
+def cohort_key(config: RunConfig) -> str:
+    """Runs with equal keys may step together: same data, seed, schedule, teacher and way of feeding it."""
+    kind = config.hyper.get("lad") if "lad" in config.method.split("+") else None
+    teacher = config.teacher.id if config.teacher else None
+    values = to_dict(config)
+    return json.dumps([values["data"], values["schedule"], config.seed, teacher, kind, config.variant], sort_keys=True)
+
+
+def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | None = None) -> list[Run]:
+    """Runs with one ``cohort_key``, trained together; finished ones are returned at once."""
+    if len({cohort_key(c) for c in configs}) > 1:
+        raise ValueError("runs of a cohort must share data, schedule, seed, teacher and the way it is fed")
+    found = [find(config) for config in configs]
+    if all(r.done for r in found):
+        return found
+    where = pick_device(device)
+    for config in configs:
+        check(config)
+    teacher_run = run(configs[0].teacher, device, report) if configs[0].teacher else None
+    with ExitStack() as stack:
+        for r in sorted(found, key=lambda r: r.id):  # one order for everybody: no deadlock
+            stack.enter_context(locked(r.path))
+        missing = [r for r in found if not r.done]
+        if missing:
+            stack.enter_context(one_thread())
+            _train_missing(missing, teacher_run, where, report)
+    return found
+
+
+def check(config: RunConfig) -> None:
+    """Find mistakes before anything is written: unknown names, a method without the teacher that it needs."""
+    method = create_method(config.method, variant=config.variant, **config.hyper)
+    if method.needs_teacher and config.teacher is None:
+        raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
+    if config.data.name not in list_datasets():
+        raise unknown("data set", config.data.name, list_datasets())
+    if config.network.name not in list_models():
+        raise unknown("network", config.network.name, list_models())
+    if config.teacher is not None:
+        check(config.teacher)
+
+
+def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.device, report: Report | None) -> None:
+    config = missing[0].config
+    train, val, test = (split_of(config, s) for s in ("train", "val", config.data.split))
+    for r in missing:
+        write_json(r.path / "config.json", to_dict(r.config))
+        write_json(r.path / "env.json", environment(device))
+    teacher = None
+    if teacher_run is not None:
+        teacher = _teacher(teacher_run, config, device)
+    cohort = Cohort([r.config for r in missing], [r.path for r in missing], train, val, teacher, device)
+    cohort.report = report or cohort.report
+    for r, trainee in zip(missing, train_cohort(cohort)):
+        _finish(r, trainee, test, cohort)
+
+
+def _teacher(teacher_run: Run, config: RunConfig, device: torch.device) -> Teacher:
+    model = teacher_run.load_model(str(device))
+    kind = create_method(config.method, variant=config.variant, **config.hyper).teacher_kind
+    if kind is not None:
+        kind.build(model.info, None)
+    return Teacher(model, kind, config.seed)
+
+
+def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:
+    """Score the final iterate on the declared split, save the weights, and write the result last."""
+    from safetensors.torch import save_file
+
+    data, steps = r.config.data, r.config.schedule.steps
+    counts = evaluate(trainee.model, test, input_kind(trainee), r.config.seed)
+    tensors = {name: value.contiguous().cpu() for name, value in trainee.model.state_dict().items()}
+    write_whole(r.path / "model.safetensors", lambda p: save_file(tensors, p))
+    validation = [row["miou"] for row in trainee.rows if row["kind"] == "val"]
+    final = scores(counts)
+    result = {
+        "id": r.id,
+        "split": data.split,
+        "images": len(test),
+        "num_classes": test.num_classes,
+        "classes": list(test.classes),
+        "label_input": trainee.label_assisted,
+        **final,
+        "confusion": counts.tolist(),
+        "val_last": validation[-1],
+        "val_last5": sum(validation[-5:]) / len(validation[-5:]),
+        "val_best": max(validation),
+        "seconds_per_step": trainee.seconds / steps,
+        "teacher_seconds_per_step": cohort.teacher_seconds / steps,
+        "peak_memory_mib": _peak_memory(cohort.device),
+        "parameters": sum(p.numel() for p in trainee.model.parameters()),
+        "method": r.config.method,
+        "hyper": trainee.method.hyper(),
+    }
+    write_json(r.path / "result.json", result)
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def environment(device: torch.device | str = "cpu") -> dict:
+    """Versions, commit and device, for the record."""
+    import timm
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "cpu",
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Commit of the source tree, with ``+`` where it has changes; 'unknown' outside a checkout."""
+    ask = lambda *a: subprocess.run(["git", *a], cwd=Path(__file__).parent, capture_output=True, text=True)  # noqa: E731
+    head = ask("rev-parse", "--short", "HEAD")
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+" if ask("status", "--porcelain", "-uno").stdout.strip() else "")

@@ -1,0 +1,135 @@
+"""Trains a list of runs: teachers first, cohorts together, one process a device or CPU core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+from segkd.config import RunConfig
+from segkd.runs import Run, cohort_key, find, run_cohort
+from segkd.study.progress import Progress
+
+Job = list[RunConfig]
+
+
+def with_teachers(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
+    """Every run that is needed, by id, each teacher before its students."""
+    needed: dict[str, RunConfig] = {}
+    for config in configs:
+        if config.teacher is not None:
+            needed.update({k: v for k, v in with_teachers([config.teacher]).items() if k not in needed})
+        needed.setdefault(config.id, config)
+    return needed
+
+
+def plan_jobs(configs: Iterable[RunConfig], workers: int) -> list[Job]:
+    """Cohorts of unfinished runs, each at most 1/workers of its group, so that all workers have something to do.
+
+    Teachers go alone and first: others wait for them.
+    """
+    missing = [c for c in with_teachers(configs).values() if not find(c).done]
+    teachers = {c.teacher.id for c in missing if c.teacher}
+    groups: dict[str, Job] = {}
+    for config in missing:
+        key = config.id if config.id in teachers else cohort_key(config)
+        groups.setdefault(key, []).append(config)
+    jobs = []
+    for group in groups.values():
+        size = -(-len(group) // workers)
+        jobs += [group[i : i + size] for i in range(0, len(group), size)]
+    return sorted(jobs, key=lambda job: job[0].id not in teachers)
+
+
+def execute(configs: list[RunConfig], devices: list[str] | None = None) -> list[Run]:
+    """Train what is missing and return all runs in the order given.
+
+    ``devices``: one worker process each (default: one per CPU core, or the one GPU in this process).
+    """
+    devices = devices or default_devices()
+    jobs = plan_jobs(configs, len(devices))
+    if jobs:
+        runs = [c for job in jobs for c in job]
+        progress = Progress(sum(c.schedule.steps for c in runs), len(runs))
+        try:
+            _train_in_processes(jobs, devices, progress)
+        finally:
+            progress.close()
+    return [find(config) for config in configs]
+
+
+def default_devices() -> list[str]:
+    """All CUDA devices, or as many CPU workers as there are cores."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return [f"cuda:{i}" for i in range(count)] if count else ["cpu"] * len(os.sched_getaffinity(0))
+
+
+def _train_in_processes(jobs: list[Job], devices: list[str], progress: Progress) -> None:
+    context = multiprocessing.get_context("spawn")
+    messages, free = context.Queue(), context.Queue()
+    for device in devices:
+        free.put(device)
+    waiting, running = list(jobs), {}
+    pool = ProcessPoolExecutor(min(len(devices), len(jobs)), context, _start_worker, (messages, free, os.getpid()))
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if all(c.teacher is None or find(c.teacher).done for c in job)]
+            for job in ready[: len(devices) - len(running)]:
+                running[pool.submit(_work, job)] = job
+                waiting.remove(job)
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            _drain(messages, progress)
+            for future in done:
+                _report_done(future, running.pop(future), progress)
+        pool.shutdown()
+    except BaseException:  # an error in a worker or Ctrl-C: stop the others now, their checkpoints stay
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _drain(messages: multiprocessing.Queue, progress: Progress) -> None:
+    while True:
+        try:
+            progress.step(*messages.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _report_done(future: Future, job: Job, progress: Progress) -> None:
+    future.result()
+    for config in job:
+        progress.finished(config.id, find(config).result["miou"])
+
+
+class _Reporter:
+    """Runs inside a worker: sends steps to the parent twice a second, and stops the worker if the parent is gone."""
+
+    def __init__(self, job: Job, messages: multiprocessing.Queue, parent: int):
+        self.total = {c.id: c.schedule.steps for c in job}
+        self.messages, self.parent = messages, parent
+        self.count, self.last = 0, 0.0
+
+    def __call__(self, run: str, step: int, loss: float) -> None:
+        self.count += 1
+        if time.monotonic() - self.last > 0.5:
+            if os.getppid() != self.parent:
+                os._exit(1)  # the parent was killed: leave the work to whoever resumes it
+            self.messages.put((run, step, loss, self.count, self.total.get(run, 0)))
+            self.count, self.last = 0, time.monotonic()
+
+
+def _start_worker(messages: multiprocessing.Queue, free: multiprocessing.Queue, parent: int) -> None:
+    global _worker
+    _worker = (messages, free.get(), parent)
+
+
+def _work(job: Job) -> None:
+    messages, device, parent = _worker
+    run_cohort(job, device, _Reporter(job, messages, parent))

@@ -1,0 +1,151 @@
+"""The tables of the four papers as rows: which method with which setting stands behind each line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from segkd.registry import unknown
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. ``role``: student, teacher (a plain larger network) or label_teacher (LAD)."""
+
+    label: str
+    spec: str = "baseline"
+    hyper: dict[str, Any] = field(default_factory=dict)
+    role: str = "student"
+    level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
+    reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper: its rows and where its reported numbers stand."""
+
+    title: str
+    rows: tuple[Row, ...]
+    source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv
+    axes: tuple[str, ...] = ()
+
+
+TEACHER = Row("teacher (plain, larger)", role="teacher", reported=("teacher", ""))
+BASELINE = Row("baseline", reported=("baseline", ""))
+CWD = Row("CWD", "cwd", reported=("cwd", ""))
+LABEL_TEACHER = Row("teacher (label-assisted)", "lad", role="label_teacher", reported=("label_teacher", ""))
+
+
+def _thin(values: list, levels: int | None, keep: Any) -> list:
+    """At most ``levels`` of the values, first and last among them, and always ``keep`` (the paper's default)."""
+    if levels is None or len(values) <= levels:
+        return values
+    chosen = [keep, values[-1], values[0]][:levels]
+    return [v for v in values if v in chosen]
+
+
+def _lad(levels: int | None) -> dict[str, Table]:
+    reported = {"paper": "lad", "table": "Table 1", "dataset": "cityscapes", "split": "val", "student": "deeplabv3_resnet18"}
+    main = (
+        BASELINE, CWD, Row("LAD", "lad+cwd", reported=("lad", "")),
+        TEACHER, LABEL_TEACHER,
+    )  # fmt: skip
+    noise = []
+    for on in (True, False):
+        for alpha in _thin([0.0, 0.001, 0.01, 0.1, 1.0], levels, 0.01):
+            hyper = {"lad": {"alpha": alpha, "class_noise": on}}
+            level = {"alpha": alpha, "class noise": "on" if on else "off"}
+            setting = f"alpha={alpha:g};classwise={'on' if on else 'off'}".replace("alpha=1;", "alpha=1.0;")
+            name = f"alpha {alpha:g}, class noise {level['class noise']}"
+            noise.append(Row(f"teacher, {name}", "lad", hyper, "label_teacher", level, ("teacher", setting)))
+            noise.append(Row(f"student, {name}", "lad+cwd", hyper, "student", level, ("lad", setting)))
+    table9 = {"paper": "lad", "table": "Table 9", "dataset": "cityscapes", "split": "val"}
+    return {
+        "main": Table("LAD Table 1: a label-assisted copy of the student against a larger plain teacher", main, reported),
+        "noise": Table("LAD Table 9: class-wise noise and pixel noise alpha", tuple(noise), table9, ("alpha", "class noise")),
+    }
+
+
+def _fakd(levels: int | None) -> dict[str, Table]:
+    reported = {
+        "paper": "fakd", "table": "Table 1", "dataset": "ade20k", "student": "pspnet_resnet18", "student_init": "imagenet",
+    }  # fmt: skip
+    table4 = {"paper": "fakd", "table": "Table 4", "dataset": "ade20k", "student": "pspnet_resnet18"}
+    main = (BASELINE, CWD, Row("FAKD", "fakd_cwd", reported=("fakd", "")), TEACHER)
+    distance = (
+        BASELINE, Row("PD", "kd", reported=("pd", "")), Row("FAKD on PD", "fakd_pd", reported=("fakd_pd", "")),
+        CWD, Row("FAKD on CWD", "fakd_cwd", reported=("fakd_cwd", "")),
+    )  # fmt: skip
+    lam = [Row("lambda 0 (CWD)", "cwd", level={"lambda": 0.0})]
+    for value in _thin([0.5, 1.0, 1.5, 2.5], levels, 1.0):
+        hyper = {"fakd_cwd": {"lam_max": value}}
+        lam.append(Row(f"lambda {value:g}", "fakd_cwd", hyper, level={"lambda": value}, reported=("fakd", f"lambda={value:.1f}")))
+    return {
+        "main": Table("FAKD Table 1: feature augmentation against plain CWD", main, reported),
+        "distance": Table("FAKD Table 4: augmentation on either loss", distance, table4),
+        "lambda": Table("FAKD Table 5: final strength lambda", tuple(lam), {**table4, "table": "Table 5"}, ("lambda",)),
+    }
+
+
+def _hwd(levels: int | None) -> dict[str, Table]:
+    reported = {"paper": "hwd", "table": "Table II", "dataset": "ade20k", "student": "deeplabv3_resnet18"}
+    sweep = lambda axis, key, values, fixed: tuple(  # noqa: E731
+        Row(f"{axis} {v:g}", "hwd", {"hwd": {key: v, **fixed}}, level={axis: v}) for v in values
+    )
+    beta = _thin([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99], levels, 0.1)
+    tau = _thin([1.0, 2.0, 3.0, 4.0, 5.0, 8.0], levels and min(levels, 2), 1.0)
+    mu = _thin([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0], levels, 0.0)
+    return {
+        "main": Table(
+            "HWD Table II: per-channel weights against plain CWD",
+            (BASELINE, CWD, Row("HWD", "hwd", reported=("hwd", "")), TEACHER), reported,
+        ),
+        "beta": Table("HWD Fig. 6 left: smoothing beta", (CWD, *sweep("beta", "beta", beta, {})), axes=("beta",)),
+        "tau": Table(
+            "HWD Fig. 6 right: plain softmax temperature tau' instead of smoothing",
+            (CWD, *sweep("tau'", "softmax_temperature", tau, {})), axes=("tau'",),
+        ),
+        "mu": Table("HWD Fig. 7: mean mu of the weights", (CWD, *sweep("mu", "mu", mu, {})), axes=("mu",)),
+    }  # fmt: skip
+
+
+def _rdd(levels: int | None) -> dict[str, Table]:
+    base = {"paper": "rdd", "dataset": "cityscapes", "student": "deeplabv3_resnet18"}
+    rdd = lambda label, hyper, level, reported: Row(label, "kd+rdd", {"rdd": hyper}, level=level, reported=reported)  # noqa: E731
+    main = (
+        BASELINE, Row("KD", "kd", reported=("kd", "")), Row("RDD", "kd+rdd", reported=("kd+rdd", "")), TEACHER,
+    )  # fmt: skip
+    shares = {0.0: "c;p=0%", 0.1: "d;p=10%", 0.2: "e;p=20%", 0.3: "f;p=30%"}
+    stages = [BASELINE, rdd("TFE alone", {"stage": "tfe"}, {"stages": "TFE"}, ("rdd_tfe", "row=a;tfe=on;tse=off"))]
+    for share in _thin(list(shares), levels, 0.1):
+        label = "TSE alone (p = 0 %)" if share == 0 else f"TFE then TSE, p = {share:.0%}".replace("%", " %")
+        stages.append(rdd(label, {"warmup": share}, {"stages": f"{share:g}"}, ("rdd", f"row={shares[share]}")))
+    modes = (BASELINE, *(
+        rdd(m.upper(), {"mode": m}, {"mode": m.upper()}, ("rdd", f"mode={m.upper()};p=10%")) for m in ("xor", "or", "and")
+    ))  # fmt: skip
+    return {
+        "main": Table("RDD Table 8: KD with and without relative difficulty", main, {**base, "table": "Table 8"}),
+        "stages": Table("RDD Table 5: stages and warm-up share", tuple(stages), {**base, "table": "Table 5"}, ("stages",)),
+        "mode": Table("RDD Table 6: how the two hard sets are joined", modes, {**base, "table": "Table 6"}, ("mode",)),
+    }
+
+
+def _all(levels: int | None) -> dict[str, Table]:
+    """The comparison that no single paper makes: every method, one protocol, the same seeds."""
+    rows = (
+        BASELINE, Row("KD", "kd"), CWD, Row("FAKD on PD", "fakd_pd"), Row("FAKD", "fakd_cwd"), Row("HWD", "hwd"),
+        Row("RDD", "kd+rdd"), Row("LAD", "lad+cwd"), TEACHER, LABEL_TEACHER,
+    )  # fmt: skip
+    return {"main": Table("Every method under one protocol", rows)}
+
+
+PAPERS = {"lad": _lad, "fakd": _fakd, "hwd": _hwd, "rdd": _rdd}
+COMPARISON = "all"
+
+
+def paper_tables(paper: str, levels: int | None) -> dict[str, Table]:
+    """All tables of a paper (or of the joint comparison, ``all``), ablation axes thinned to ``levels``."""
+    known = {**PAPERS, COMPARISON: _all}
+    if paper not in known:
+        raise unknown("paper", paper, known)
+    return known[paper](levels)

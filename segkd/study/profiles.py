@@ -1,0 +1,112 @@
+"""Profiles: how large a study is. Sizes, lengths and the protocol, never a method's hyper-parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segkd.config import DataConfig, NetworkConfig, Schedule
+from segkd.registry import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale. ``levels``: at most so many levels an ablation axis (None: all of the paper's)."""
+
+    name: str
+    seeds: int
+    levels: int | None
+    student: NetworkConfig
+    teacher: NetworkConfig
+    schedule: Schedule
+    data: dict[str, DataConfig]
+    shows: str  # what a reader may and may not conclude from it; printed on every page
+    needs: str  # disk and time, said before it starts
+    teacher_steps: float = 1.0  # a teacher trains this many times as long
+
+    def data_config(self, dataset: str) -> DataConfig:
+        """Size and crop for a data set; UserError names the sets that this profile knows."""
+        if dataset not in self.data:
+            raise unknown(f"data set for profile '{self.name}':", dataset, self.data)
+        return self.data[dataset]
+
+
+def _net(name: str, width: float, weights: str | None = None) -> NetworkConfig:
+    return NetworkConfig(name, width, weights)
+
+
+def _data(size: tuple[int, int], crop: tuple[int, int] | None = None, limit: int | None = None) -> dict[str, DataConfig]:
+    return {name: DataConfig(name, size, crop, train_limit=limit, eval_limit=limit) for name in ("scenes", "camvid")}
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile(
+            "smoke", seeds=1, levels=1,
+            student=_net("deeplabv3/resnet18", 0.125), teacher=_net("deeplabv3/resnet18", 0.25),
+            schedule=Schedule(steps=4, batch_size=2, lr=0.02, validations=2),
+            data=_data((48, 64), limit=8),
+            shows="That the code runs from end to end. Its numbers mean nothing.",
+            needs="10 MB of disk and about a minute",
+        ),
+        Profile(
+            "quick", seeds=2, levels=3,
+            student=_net("deeplabv3/resnet18", 0.125), teacher=_net("deeplabv3/resnet18", 0.25),
+            schedule=Schedule(steps=300, batch_size=8, lr=0.05, validations=5),
+            data=_data((96, 128)),
+            shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
+            "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
+            needs="0.3 GB of disk and about 12 minutes on two cores",
+        ),
+        Profile(
+            "small", seeds=3, levels=None,
+            student=_net("deeplabv3/resnet18", 0.125), teacher=_net("deeplabv3/resnet18", 0.25),
+            schedule=Schedule(steps=2000, batch_size=8, lr=0.05, validations=10),
+            data=_data((192, 256)),
+            shows="Effects of the size of a point of mIoU or more between methods that train a narrow network from "
+            "scratch on a 24x32 score grid. It cannot show the papers' numbers: those need ImageNet weights, full "
+            "width and 40,000 steps.",
+            needs="2 GB of disk and CPU hours (about 10 per seed on two cores), or minutes on a GPU",
+        ),
+        Profile(
+            "gpu", seeds=3, levels=None,
+            student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
+            schedule=Schedule(steps=4000, batch_size=16, lr=0.02),
+            data=_data((360, 480), (360, 360)),
+            shows="The papers' networks at full size and full CamVid images, but a tenth of their steps and from "
+            "random weights: orders of methods, not the papers' levels.",
+            needs="20 GB of disk and a GPU, about an hour a table",
+        ),
+        Profile(
+            "paper", seeds=3, levels=None,
+            student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
+            schedule=Schedule(steps=40000, batch_size=16, lr=0.02),
+            data=_data((360, 480), (360, 360)),
+            shows="The papers' own schedule (40,000 steps, batch 16, crop 360x360 on CamVid) from random weights.",
+            needs="50 GB of disk and GPU days",
+        ),
+    )
+}
+
+
+def get_profile(name: str) -> Profile:
+    """A profile by name; UserError with the nearest one otherwise."""
+    if name not in PROFILES:
+        raise unknown("PROFILE", name, PROFILES)
+    return PROFILES[name]
+
+
+def seed_list(seeds: int | str | list[int] | None, profile: Profile) -> list[int]:
+    """``None``: the profile's number; 3 or "3": seeds 0, 1, 2; "4,7": those two."""
+    if seeds is None or seeds == "":
+        return list(range(profile.seeds))
+    if isinstance(seeds, (list, tuple)):
+        return [int(s) for s in seeds]
+    try:
+        parts = [int(s) for s in str(seeds).split(",")]
+    except ValueError as error:
+        raise UserError(f"SEEDS: '{seeds}' is neither a number of seeds nor a list such as 0,1,2") from error
+    found = parts if "," in str(seeds) else list(range(parts[0]))
+    if not found or min(found) < 0:
+        raise UserError(f"SEEDS: '{seeds}' leaves no seed; give at least 1")
+    return found

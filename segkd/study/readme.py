@@ -1,0 +1,62 @@
+"""The results block of README.md: generated from the committed results tables, never typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from segkd.config import ROOT
+from segkd.registry import UserError
+from segkd.study.papers import COMPARISON, paper_tables
+from segkd.study.results import paired
+
+BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
+
+
+def update_readme(readme: Path = ROOT / "README.md") -> None:
+    """Replace what stands between the two markers; UserError if they are not there."""
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme.name}: the markers of the results block are missing; put back '{BEGIN}' and '{END}'")
+    head, rest = text.split(BEGIN, 1)
+    readme.write_text(head + BEGIN + "\n" + results_block() + END + rest.split(END, 1)[1])
+
+
+def results_block(reports: Path = ROOT / "reports") -> str:
+    """One section for every ``reports/<profile>-<dataset>/results.csv`` that is kept in the repository."""
+    kept = [path for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
+    return "".join(_section(path) for path in kept) or "\nNo results yet.\n"
+
+
+def _section(path: Path) -> str:
+    facts = json.loads((path.parent / "study.json").read_text())
+    results = pd.read_csv(path)
+    lines = [
+        f"\n### {facts['profile']} on {facts['dataset']}\n",
+        f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
+        facts["shows"] + "\n",
+        "| row | runs | mIoU % | gain over the baseline (95 % interval) | verdict | mean of last five validations % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join(lines + _rows(results)) + f"\n\nEvery number with its run: `{path.relative_to(ROOT)}`.\n"
+
+
+def _rows(results: pd.DataFrame) -> list[str]:
+    main = results[(results["paper"] == COMPARISON) & (results["table"] == "main")]
+    value = lambda metric: main[main["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
+    score, last5 = value("miou"), value("val_last5")
+    lines = []
+    for row in paper_tables(COMPARISON, None)["main"].rows:
+        if row.label not in score.index.get_level_values("row"):
+            continue
+        own = score[row.label]
+        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
+        gain, verdict = "", ""
+        if row.role == "student" and row.label != "baseline":
+            found = paired(own, score["baseline"])
+            gain = f"{found['mean']:+.1f}" + (f" ({found['low']:+.1f} to {found['high']:+.1f})" if found["n"] > 1 else "")
+            verdict = found["verdict"]
+        lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
+    return lines

@@ -1,0 +1,223 @@
+"""A study: one paper's tables at one profile on one data set, from configs to tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from segkd.config import RunConfig
+from segkd.data.store import Packed
+from segkd.losses.method import create_method
+from segkd.registry import UserError, unknown
+from segkd.runs import Run, environment, find, split_of
+from segkd.study.executor import execute
+from segkd.study.papers import PAPERS, Row, Table, paper_tables
+from segkd.study.profiles import Profile, get_profile, seed_list
+from segkd.study.results import summary, tidy
+
+PERCENT = {"mIoU %": "{:.1f}", "± sd": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}"}
+
+
+def _names(value: str | Iterable[str] | None) -> list[str] | None:
+    if not value:
+        return None
+    return [v.strip() for v in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def open_study(
+    paper: str,
+    profile: str = "quick",
+    dataset: str = "scenes",
+    seeds: int | str | None = None,
+    methods: str | None = None,
+    tables: str | None = None,
+    devices: str | None = None,
+) -> Study:
+    """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
+
+    ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated); ``devices`` such
+    as "cuda:0,cuda:1" or "cpu,cpu" (one process each).
+    """
+    scale = get_profile(profile)
+    found = paper_tables(paper, scale.levels)
+    scale.data_config(dataset)
+    for name in _names(methods) or []:
+        create_method(name)
+    for name in _names(tables) or []:
+        if name not in found:
+            if name not in {t for p in PAPERS for t in paper_tables(p, 1)}:
+                raise unknown(f"table of {paper}:", name, found)
+    keep = _names(tables)
+    chosen = {k: v for k, v in found.items() if keep is None or k in keep}
+    return Study(paper, scale, dataset, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of one paper's tables, the runs behind them, and what came out. Made by ``open_study``."""
+
+    paper: str
+    profile: Profile
+    dataset: str
+    seeds: list[int]
+    tables: dict[str, Table]  # to be run
+    all_tables: dict[str, Table]
+    methods: list[str] | None = None
+    devices: list[str] | None = None
+
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table that this study runs."""
+        if table not in self.all_tables:
+            raise unknown(f"table of {self.paper}:", table, self.all_tables)
+        rows = self.all_tables[table].rows
+        return [r for r in rows if self.methods is None or r.role != "student" or r.spec in self.methods]
+
+    def config(self, row: Row, seed: int) -> RunConfig:
+        """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
+        p = self.profile
+        longer = replace(p.schedule, steps=round(p.schedule.steps * p.teacher_steps))
+        config = RunConfig(p.data_config(self.dataset), p.student, p.schedule, seed=seed)
+        if row.role == "teacher":
+            return replace(config, network=p.teacher, schedule=longer)
+        hyper = _changed(row)
+        if row.role == "label_teacher":
+            network = replace(p.student, extra_channels=1)
+            return replace(config, network=network, schedule=longer, method="lad", hyper=hyper)
+        method = create_method(row.spec, **hyper)
+        teacher = None
+        if method.teacher_kind is not None:
+            lad = {k: v for k, v in hyper.items() if k == "lad"}
+            teacher = self.config(Row("", "lad", lad, "label_teacher"), seed)
+        elif method.needs_teacher:
+            teacher = self.config(Row("", role="teacher"), seed)
+        return replace(config, method=row.spec, hyper=hyper, teacher=teacher)
+
+    def configs(self) -> list[RunConfig]:
+        """Every run of every chosen table, each once."""
+        found = [self.config(row, seed) for name in self.tables for row in self.rows(name) for seed in self.seeds]
+        return list({c.id: c for c in found}.values())
+
+    def run(self) -> None:
+        """Train what is missing; finished runs are left alone."""
+        execute(self.configs(), self.devices)
+
+    def runs(self, table: str, row: str) -> list[Run]:
+        """Finished runs of a row, by its label."""
+        labels = {r.label: r for r in self.rows(table)}
+        if row not in labels:
+            raise unknown(f"row of table '{table}':", row, labels)
+        found = [find(self.config(labels[row], seed)) for seed in self.seeds]
+        return [r for r in found if r.done]
+
+    def results(self, table: str | None = None) -> pd.DataFrame:
+        """Tidy results of finished runs: paper, table, row, seed, run, metric, value."""
+        names = list(self.all_tables) if table is None else [table]
+        lines = [
+            line
+            for name in names
+            for row in self.rows(name)
+            for run in self.runs(name, row.label)
+            for line in tidy(self.paper, name, row, run)
+        ]
+        columns = ["paper", "table", "row", "role", "method", "level", "seed", "run", "split", "metric", "value"]
+        return pd.DataFrame(lines, columns=columns)
+
+    def scores(self, table: str) -> pd.DataFrame:
+        """mIoU of each finished run: row, role, seed, miou, and the row's place on the table's axes."""
+        lines = [
+            {"row": row.label, "role": row.role, "seed": run.config.seed, "miou": run.result["miou"], **row.level}
+            for row in self.rows(table)
+            for run in self.runs(table, row.label)
+        ]
+        return pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes])
+
+    def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
+        """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
+        shares = self.packed("train").class_shares()
+        lines = [
+            {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
+            for row in self.rows(table)
+            if rows is None or row.label in rows
+            for run in self.runs(table, row.label)
+            for name, value, share in zip(run.result["classes"], run.result["iou"], shares)
+            if value is not None
+        ]
+        return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
+
+    def curves(self, table: str) -> pd.DataFrame:
+        """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
+        lines = [
+            {"row": row.label, "seed": run.config.seed, "step": m["step"], "loss": m.get("task"), "miou": m.get("miou")}
+            for row in self.rows(table)
+            for run in self.runs(table, row.label)
+            for m in run.metrics()
+        ]
+        return pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"])
+
+    def headline(self, table: str = "main") -> dict[str, str]:
+        """The few numbers for the report's first page: scores, and each student's gain with its verdict."""
+        found = {}
+        for line in self.summary(table).to_dict("records"):
+            if line["runs"]:
+                gain = f" ({line['gain']:+.1f}, {line['verdict']})" if line["verdict"] else ""
+                found[line["row"]] = f"{line['mIoU %']:.1f}{gain}"
+        return found
+
+    def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
+        """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
+        return self.summary(name, reference).style.hide(axis="index").format(PERCENT, na_rep="–")
+
+    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
+        """The numbers behind ``table``; a sweep is compared with its first row (the plain loss)."""
+        rows = self.rows(name)
+        table = replace(self.all_tables[name], rows=tuple(rows))
+        labels = [r.label for r in rows]
+        if reference not in labels:
+            reference = labels[0] if rows[0].role == "student" else None
+        return summary(table, self.results(name), reference)
+
+    def protocol(self) -> pd.DataFrame:
+        """What is run: data, networks, schedule."""
+        p, data = self.profile, self.profile.data_config(self.dataset)
+        network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
+        crop = data.crop or data.size
+        items = {
+            "profile": f"{p.name}: {p.shows}",
+            "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
+            "validated on val, nothing chosen on either",
+            "student": network(p.student),
+            "teacher": network(p.teacher),
+            "label-assisted teacher": f"{network(p.student)} with a 4th input channel",
+            "schedule": f"SGD, {p.schedule.steps} steps of {p.schedule.batch_size}, lr {p.schedule.lr:g} poly "
+            f"{p.schedule.power:g}, weight decay {p.schedule.weight_decay:g}, auxiliary weight {p.schedule.aux_weight:g}",
+            "seeds": ", ".join(map(str, self.seeds)),
+            "start": p.student.weights or "random weights, the same for all methods of a seed",
+        }
+        return pd.DataFrame({"": items.keys(), "value": items.values()}).set_index("")
+
+    def packed(self, split: str) -> Packed:
+        """A split of the data at the study's size."""
+        return split_of(RunConfig(self.profile.data_config(self.dataset)), split)
+
+    def provenance(self) -> pd.DataFrame:
+        """Where the numbers come from: versions, commit, and the number of runs behind this page."""
+        done = [find(c) for c in self.configs()]
+        values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
+        return pd.DataFrame({"": values.keys(), "value": [str(v) for v in values.values()]}).set_index("")
+
+
+def _changed(row: Row) -> dict:
+    """The row's hyper-parameters that differ from the method's defaults."""
+    given = create_method(row.spec, **row.hyper).hyper()
+    default = create_method(row.spec).hyper()
+    found = {}
+    for part, values in given.items():
+        differ = {k: v for k, v in values.items() if v != default[part][k]}
+        if differ:
+            found[part] = differ
+    return found
+
+
+__all__ = ["PAPERS", "Study", "UserError", "open_study"]

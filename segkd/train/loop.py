@@ -1,0 +1,117 @@
+"""The one training loop: a cohort of runs that share data, seed, schedule and teacher steps together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segkd.config import RunConfig
+from segkd.data.augment import augment
+from segkd.data.sampler import batch_indices
+from segkd.data.store import Packed
+from segkd.losses.method import TeacherKind
+from segkd.metrics import scores
+from segkd.train.evaluate import evaluate
+from segkd.train.runtime import generator
+from segkd.train.state import load_checkpoint, save_checkpoint, write_rows
+from segkd.train.teacher import Teacher
+from segkd.train.trainee import Trainee
+
+Report = Callable[[str, int, float], None]  # run id, step, loss
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass
+class Cohort:
+    """Runs that may step together, their folders, and the teacher that they share (None: no teacher)."""
+
+    configs: list[RunConfig]
+    folders: list[Path]
+    train: Packed
+    val: Packed
+    teacher: Teacher | None
+    device: torch.device
+    report: Report = lambda run, step, loss: None
+    teacher_seconds: float = 0.0
+    last_saved: float = field(default_factory=time.monotonic)
+
+
+def train_cohort(cohort: Cohort) -> list[Trainee]:
+    """Train every run of the cohort to its last step, resuming from its checkpoints; returns the trainees.
+
+    A run gives the same bits alone or in any cohort: batch, augmentation, label noise and dropout are functions of
+    (seed, step), and the runs share nothing but the batch and the teacher's prediction.
+    """
+    trainees = [_start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
+    for step in range(min(t.step for t in trainees), cohort.configs[0].schedule.steps):
+        active = [t for t in trainees if t.step == step]  # after a crash some may be ahead of others
+        _cohort_step(cohort, active, step)
+        for trainee in active:
+            _validate(trainee, cohort.val)
+        if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
+            _save(cohort, trainees)
+    _save(cohort, trainees)
+    return trainees
+
+
+def _start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
+    info = None if cohort.teacher is None else cohort.teacher.model.info
+    trainee = Trainee(config, cohort.train.num_classes, info, cohort.device)
+    state = load_checkpoint(folder)
+    if state is not None:
+        trainee.load_state(state)
+    return trainee
+
+
+def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, h, w) in [0, 1] and labels (B, h, w) of a step: a pure function of (data, seed, step)."""
+    data = config.data
+    index = batch_indices(len(packed), config.schedule.batch_size, step, config.seed)
+    images, labels = (torch.from_numpy(a[index]) for a in (packed.images, packed.labels))
+    draws = generator(config.seed, step, "augment")
+    return augment(images, labels, draws, crop=data.crop or data.size, scale=data.scale)
+
+
+def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
+    images, labels = (t.to(cohort.device) for t in training_batch(cohort.train, active[0].config, step))
+    prediction = None
+    if cohort.teacher is not None:
+        begin = time.perf_counter()
+        prediction = cohort.teacher(images, labels, step)
+        cohort.teacher_seconds += time.perf_counter() - begin
+    for trainee in active:
+        row = trainee.train_step(images, labels, prediction)
+        if trainee.step % max(1, trainee.config.schedule.steps // 50) == 0:
+            trainee.rows.append({"kind": "train", **row})
+        cohort.report(trainee.config.id, trainee.step, row["loss"])
+
+
+def validation_steps(config: RunConfig) -> set[int]:
+    """Steps after which a run is validated: evenly spaced, the last one among them."""
+    schedule = config.schedule
+    return {round(schedule.steps * k / schedule.validations) for k in range(1, schedule.validations + 1)}
+
+
+def input_kind(trainee: Trainee) -> TeacherKind | None:
+    """How a trained network is fed at evaluation: a label-assisted teacher gets the noised label, as in the paper."""
+    return trainee.method.teacher_kind if trainee.label_assisted else None
+
+
+def _validate(trainee: Trainee, val: Packed) -> None:
+    config = trainee.config
+    if trainee.step in validation_steps(config):
+        counts = evaluate(trainee.model, val, input_kind(trainee), config.seed)
+        found = scores(counts)
+        trainee.rows.append({"kind": "val", "step": trainee.step, "miou": found["miou"], "iou": found["iou"]})
+
+
+def _save(cohort: Cohort, trainees: list[Trainee]) -> None:
+    for trainee, folder in zip(trainees, cohort.folders):
+        save_checkpoint(folder, trainee.state())
+        write_rows(folder / "metrics.jsonl", trainee.rows)
+    cohort.last_saved = time.monotonic()

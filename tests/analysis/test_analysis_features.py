@@ -1,0 +1,136 @@
+"""Pixel features: a balanced sample that all networks share, its embedding and its silhouette."""
+
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from segkd.analysis import features
+from segkd.prediction import Prediction, labels_to_grid
+from segkd.registry import UserError
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)  # tiny networks: a second thread only waits
+
+
+class Net(nn.Module):
+    """Pixels at stride 4 as feature, so that a sampled feature can be traced to its pixel."""
+
+    def __init__(self, channels=3, gives_feature=True):
+        super().__init__()
+        self.norm, self.head, self.gives_feature = (nn.BatchNorm2d(channels), nn.Conv2d(channels, 3, 1), gives_feature)
+
+    def forward(self, x):
+        feature = x[:, :, ::4, ::4]
+        self.norm(feature)  # its running statistics would move in training mode
+        return Prediction(self.head(feature), feature=feature if self.gives_feature else None)
+
+
+def packed(count=5, size=(16, 24), seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 255], (count, *size), p=[0.5, 0.4, 0.1]).astype(np.uint8)
+    labels[1, 4, 8] = 2  # one grid point only
+    images = rng.integers(0, 256, (count, *size, 3)).astype(np.uint8)
+    return SimpleNamespace(images=images, labels=labels, classes=["a", "b", "c"], palette=np.eye(3) * 255)
+
+
+@settings(max_examples=25, deadline=None)
+@given(per_class=st.integers(1, 60), seed=st.integers(0, 5), height=st.integers(8, 20))
+def test_sample_is_balanced_and_never_void(per_class, seed, height):
+    labels = (
+        np.random.default_rng(seed).choice([0, 1, 2, 255], (3, height, 16), p=[0.6, 0.3, 0.02, 0.08]).astype(np.uint8)
+    )
+    small = labels_to_grid(torch.from_numpy(labels).long(), (4, 5)).numpy()
+    rows = features.sample_positions(labels, (4, 5), 3, per_class, seed)
+    for c in range(3):
+        assert (rows[:, 0] == c).sum() == min(per_class, (small == c).sum())
+    assert (small[rows[:, 1], rows[:, 2], rows[:, 3]] == rows[:, 0]).all()
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    np.testing.assert_array_equal(rows, features.sample_positions(labels, (4, 5), 3, per_class, seed))
+
+
+def test_pixel_features_come_from_their_pixels_and_leave_the_model_alone():
+    data, model = packed(), Net().train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    values, labels = features.pixel_features(model, data, per_class=20, batch_size=2)
+    assert np.bincount(labels).tolist() == [20, 20, 1]
+    rows = features.sample_positions(data.labels, (4, 6), 3, 20)
+    expected = data.images[rows[:, 1], rows[:, 2] * 4, rows[:, 3] * 4] / 255
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    assert model.training and model.norm.training
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_pixel_features_do_not_depend_on_the_batch_size():
+    data, model = packed(), Net()
+    one, _ = features.pixel_features(model, data, per_class=9, batch_size=1)
+    all_, _ = features.pixel_features(model, data, per_class=9, batch_size=5)
+    np.testing.assert_allclose(one, all_, atol=1e-6)
+
+
+def test_pixel_features_feed_a_label_channel():
+    data = packed()
+    values, labels = features.pixel_features(Net(4), data, 5, label_noise=lambda y, generator=None: y[:, None].float())
+    np.testing.assert_allclose(values[:, 3], labels)
+
+
+def test_a_network_without_feature_is_refused():
+    with pytest.raises(UserError, match="feature"):
+        features.pixel_features(Net(gives_feature=False), packed())
+
+
+def test_network_input_draws_the_noise_from_the_seed():
+    data = packed()
+    noise = lambda y, generator=None: torch.randn(y[:, None].shape, generator=generator)
+    draw = lambda seed: features.network_input(data.images, data.labels, noise, seed)
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    assert draw(0).shape == (5, 4, 16, 24) and draw(0)[:, :3].max() <= 1
+
+
+def clusters(distance, per_class=20):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), per_class)
+    return rng.normal(size=(len(labels), 60)) + distance * np.eye(3, 60)[labels], labels
+
+
+def test_silhouette_follows_separation_and_a_hand_value():
+    low, high = (features.silhouette(*clusters(d)) for d in (0, 40))
+    assert abs(low) < 0.1 and high > 0.7
+    # two pairs on a line: a = 1, b = (9 + 10) / 2 or (10 + 11) / 2 for inner and outer points
+    points, labels = np.array([[0.0], [1], [10], [11]]), np.array([0, 0, 1, 1])
+    assert features.silhouette(points, labels) == pytest.approx(np.mean([1 - 1 / 10.5, 1 - 1 / 9.5]))
+    assert np.isnan(features.silhouette(points, np.zeros(4)))
+
+
+def test_class_silhouettes_average_to_the_whole():
+    values, labels = clusters(5)
+    parts = features.class_silhouettes(values, labels, ["a", "b", "c"])
+    assert np.mean(list(parts.values())) == pytest.approx(features.silhouette(values, labels), abs=1e-6)
+
+
+def test_embedding_is_deterministic_and_keeps_clusters_apart():
+    values, labels = clusters(40)
+    xy = features.embed(values, seed=3)
+    assert xy.shape == (60, 2) and np.isfinite(xy).all()
+    np.testing.assert_array_equal(xy, features.embed(values, seed=3))
+    assert features.silhouette(xy, labels) > 0.5
+    with pytest.raises(UserError, match="too few"):
+        features.embed(values[:3])
+
+
+def test_tsne_figure_gives_the_silhouette_of_each_panel():
+    xy, labels = np.random.default_rng(0).normal(size=(30, 2)), np.repeat([0, 2], 15)
+    figure = features.tsne_figure(
+        {"baseline": (xy, labels), "HWD": (xy * 2, labels)},
+        ["a", "b", "c"],
+        np.eye(3) * 255,
+        {"baseline": 0.125, "HWD": 0.25},
+    )
+    assert ["0.125" in figure.axes[0].get_title(), "0.250" in figure.axes[1].get_title()] == [True, True]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "c"]
+    assert "plane" in features.tsne_figure({"baseline": (xy, labels)}, ["a", "b", "c"], np.eye(3)).axes[0].get_title()

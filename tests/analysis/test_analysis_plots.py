@@ -1,0 +1,178 @@
+"""Plots: what they compute from the frames, and that the figures hold the labels a reader needs."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkd.analysis import plots, style
+from segkd.registry import UserError
+
+matplotlib.use("Agg")
+CLASSES = ["Sky", "Pole", "Car"]
+
+
+def iou_frame(methods=("teacher", "baseline", "CWD"), seeds=(0, 1)):
+    level = {"Sky": 0.9, "Pole": 0.1, "Car": 0.5}
+    share = {"Sky": 0.2, "Pole": 0.1, "Car": 0.7}
+    rows = []
+    for m, method in enumerate(methods):
+        for seed in seeds:
+            for c in CLASSES:
+                rows.append((method, seed, c, level[c] + 0.01 * m + 0.02 * seed, share[c]))
+    return pd.DataFrame(rows, columns=["method", "seed", "class", "iou", "train_share"])
+
+
+def texts(figure):
+    figure.canvas.draw()
+    kind = matplotlib.text.Text
+    return {t.get_text() for t in figure.findobj(kind) if t.get_visible() and t.get_text()}
+
+
+def test_gains_are_paired_by_seed_and_in_points():
+    gain = plots.gains(iou_frame())
+    assert set(gain["method"]) == {"teacher", "CWD"}
+    np.testing.assert_allclose(gain.loc[gain["method"] == "CWD", "gain"], 1.0, atol=1e-9)
+    unpaired = iou_frame(seeds=(0, 1, 2)).query("not (method == 'baseline' and seed == 2)")
+    assert set(plots.gains(unpaired)["seed"]) == {0, 1}
+
+
+def test_gains_are_the_same_in_percent_and_as_fractions():
+    frame = iou_frame()
+    percent = frame.assign(iou=100 * frame["iou"])
+    np.testing.assert_allclose(plots.gains(frame)["gain"], plots.gains(percent)["gain"])
+
+
+def test_unknown_baseline_is_named():
+    with pytest.raises(UserError, match="baseline"):
+        plots.gains(iou_frame(), baseline="bseline")
+
+
+def test_class_order():
+    assert plots.class_order(iou_frame()) == ["Pole", "Car", "Sky"]
+    assert plots.class_order(iou_frame(), "train_share") == ["Car", "Sky", "Pole"]
+    with pytest.raises(UserError, match="difficulty"):
+        plots.class_order(iou_frame(), "difficult")
+
+
+def test_per_class_iou_orders_both_panels_and_spares_the_teacher():
+    figure = plots.per_class_iou(iou_frame())
+    top, bottom = figure.axes
+    assert [t.get_text() for t in top.get_xticklabels()] == ["Car", "Sky", "Pole"]
+    assert [t.get_text() for t in bottom.get_xticklabels()] == ["Pole", "Car", "Sky"]
+    assert len(top.containers) >= 3 and {"teacher", "baseline", "CWD"} <= texts(figure)
+    heights = [bar.get_height() for bar in bottom.patches]
+    np.testing.assert_allclose(heights, 1.0, atol=1e-9)  # CWD alone: no bars for teacher and baseline
+
+
+def test_comparison_shows_means_and_marks_the_baseline():
+    frame = pd.DataFrame(
+        {"row": ["teacher", "baseline", "baseline", "LAD"], "seed": [0, 0, 1, 0], "miou": [0.7, 0.4, 0.6, 0.5]}
+    )
+    figure = plots.comparison(frame)
+    assert {"teacher", "LAD", "50.00 ± 14.14", "70.00"} <= texts(figure)
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert len(dashed) == 1 and dashed[0].get_xdata()[0] == pytest.approx(50)
+
+
+def test_sweep_scales_reference_and_values_by_one_factor():
+    frame = pd.DataFrame({"beta": [0.1, 0.1, 0.5], "seed": [0, 1, 0], "miou": [0.4, 0.5, 0.3]})
+    axes = plots.sweep(frame, "beta", {"CWD": [0.4, 0.42]}, label="β").axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [45, 30])
+    assert axes.lines[1].get_ydata()[0] == pytest.approx(41) and axes.get_xlabel() == "β"
+
+
+def test_sweep_over_magnitudes_takes_equal_steps():
+    alphas = [0, 0.001, 0.01, 0.1, 1.0]
+    frame = pd.DataFrame({"alpha": alphas, "seed": 0, "miou": [50, 51, 52, 40, 30]})
+    axes = plots.sweep(frame, "alpha", 49).axes[0]
+    assert list(axes.get_xticks()) == [0, 1, 2, 3, 4]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.001", "0.01", "0.1", "1"]
+
+
+def test_sweep_over_names_and_hue():
+    frame = pd.DataFrame(
+        {"mode": ["xor", "or"] * 2, "seed": 0, "miou": [50.0, 51, 52, 40], "on": [True, True, False, False]}
+    )
+    assert {"xor", "or", "on = True", "on = False"} <= texts(plots.sweep(frame, "mode", hue="on"))
+
+
+def test_grid_heat_shows_every_cell():
+    frame = pd.DataFrame(
+        {
+            "alpha": [0, 0, 0.1, 0.1],
+            "class_noise": [True, False] * 2,
+            "teacher": [0.8, 0.9, 0.7, 0.85],
+            "student": [0.5, 0.4, 0.3, 0.2],
+        }
+    )
+    found = texts(plots.grid_heat(frame, labels={True: "on", False: "off"}))
+    assert {"80.0", "90.0", "70.0", "85.0", "50.0", "40.0", "30.0", "20.0", "on", "off", "teacher", "student"} <= found
+
+
+def test_training_curves_draw_what_is_there():
+    frame = pd.DataFrame(
+        {"row": "LAD", "seed": [0, 0, 1, 1], "step": [0, 10, 0, 10], "loss": [2.0, 1, 4, 3], "miou": np.nan}
+    )
+    figure = plots.training_curves(frame)
+    assert len(figure.axes) == 1
+    np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), [3, 2])
+    with pytest.raises(UserError, match="miou"):
+        plots.training_curves(frame.drop(columns=["loss"]))
+
+
+def test_paper_vs_ours_takes_rows_without_a_paper_value():
+    frame = pd.DataFrame(
+        {"row": ["CWD", "ours only"], "paper": [1.0, np.nan], "ours": [0.5, 0.2], "low": [0, 0], "high": [1, 1]}
+    )
+    assert {"CWD", "ours only", "paper", "ours (with interval)"} <= texts(plots.paper_vs_ours(frame))
+
+
+def test_small_plots_draw():
+    bars = plots.class_bars(pd.DataFrame({"class": CLASSES, "ratio": [3.0, 9, 5]}), "ratio", "TD / NTD", line=1)
+    assert [t.get_text() for t in bars.axes[0].get_xticklabels()] == ["Pole", "Car", "Sky"]
+    shares = pd.DataFrame({"step": [0, 9], "both easy": [0.2, 0.6], "disagree": [0.5, 0.3], "both hard": [0.3, 0.1]})
+    assert {"both easy", "disagree", "both hard"} <= texts(plots.case_shares(shares))
+    line = plots.smoothing_curve((0.5,)).axes[0].lines[0]
+    assert np.interp(1.0, line.get_xdata(), line.get_ydata()) == pytest.approx(
+        np.e, rel=1e-3
+    )  # any beta gives e at w = 1
+
+
+def test_figures_leave_no_trace_in_pyplot_or_the_settings():
+    import matplotlib.pyplot as plt
+
+    before = dict(matplotlib.rcParams)
+    plots.smoothing_curve()
+    assert not plt.get_fignums() and dict(matplotlib.rcParams) == before
+
+
+def test_method_colours_are_fixed_and_follow_the_own_part():
+    assert style.method_colour("kd+rdd") == style.method_colour("RDD") == style.METHOD_COLOURS["rdd"]
+    assert style.method_colour("LAD (α = 0.01)") == style.METHOD_COLOURS["lad"]
+    assert style.method_colour("fakd_cwd") == style.METHOD_COLOURS["fakd"]
+    assert style.method_colour("my method") == style.method_colour("my method")
+    assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS)
+    chosen = style.colours(["at+rdd", "dsd+rdd", "rdd"])
+    assert len(set(chosen.values())) == 3
+
+
+@pytest.mark.parametrize("values, factor", [([0.0, 0.5, 1.0], 100), ([0.0, 41.5], 1), ([np.nan, 0.4], 100), ([], 1)])
+def test_percent_factor(values, factor):
+    assert style.percent_factor(values) == factor
+
+
+@pytest.mark.parametrize("draw", [plots.per_class_iou, plots.comparison, plots.training_curves, plots.grid_heat])
+def test_an_empty_frame_is_said_to_be_empty(draw):
+    assert "no finished run yet" in texts(draw(pd.DataFrame()))
+
+
+def test_sweep_leaves_out_a_reference_without_runs():
+    frame = pd.DataFrame({"mu": [-1, 0], "seed": 0, "miou": [0.4, 0.5]})
+    assert len(plots.sweep(frame, "mu", {"CWD": []}).axes[0].lines) == 1
+
+
+def test_rows_that_begin_with_teacher_are_diamonds():
+    frame = pd.DataFrame({"row": ["teacher (label-assisted)", "LAD"], "seed": 0, "miou": [0.7, 0.5]})
+    markers = [line.get_marker() for line in plots.comparison(frame).axes[0].lines if line.get_marker() in "oD"]
+    assert markers == ["D", "o"]

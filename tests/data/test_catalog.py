@@ -1,0 +1,108 @@
+"""Data sets by name: what they offer, wrong names, the lookup of folders, and manifests."""
+
+import json
+
+import numpy as np
+import pytest
+
+import segkd.data.catalog as catalog
+from segkd.data import create_dataset, list_datasets, verify
+from segkd.registry import UserError
+
+
+class Three(catalog.Dataset):
+    """A reader of three made-up images, as a new data set would be added."""
+
+    name, classes, palette, splits = "three", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
+
+    def __init__(self, root=None, split="train"):
+        super().__init__(split)
+        self.names = ["a", "b", "c"]
+
+    def read(self, index):
+        return np.full((2, 4, 3), index, np.uint8), np.array([[0, 0, 1, 255], [0, 1, 1, index % 2]], np.uint8)
+
+
+@pytest.fixture
+def three(monkeypatch):
+    monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
+
+
+def test_names_and_splits():
+    assert list_datasets() == ["camvid", "scenes"]
+    with pytest.raises(UserError, match="did you mean 'camvid'"):
+        create_dataset("camvd")
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        create_dataset("scenes", split="trian")
+
+
+@pytest.mark.parametrize("split, count", [("train", 367), ("val", 101), ("test", 233)])
+def test_scenes_have_camvids_sizes_and_classes(split, count):
+    data = create_dataset("scenes", split=split)
+    assert (len(data), data.name, data.split, data.num_classes) == (count, "scenes", split, 11)
+    assert len(data.palette) == 11 and len(set(data.names)) == count
+
+
+def test_scenes_are_drawn_at_the_size_asked_for():
+    data = create_dataset("scenes", split="val")
+    image, label, name = data[3]
+    assert image.shape == (180, 240, 3) and label.shape == (180, 240) and name == "val_0003"
+    small = data.at_size((24, 32))
+    assert small[3].image.shape == (24, 32, 3) and small[3].label.dtype == np.uint8
+    assert small.names == data.names and small.fingerprint() == data.fingerprint()
+    assert data.fingerprint() != create_dataset("scenes", split="test").fingerprint()
+
+
+def test_indices_count_like_a_list(three):
+    data = create_dataset("three")
+    assert data[-1].name == "c" and data[np.int64(1)].name == "b"
+    assert [sample.name for sample in data] == ["a", "b", "c"]
+    with pytest.raises(IndexError, match="has 3 images"):
+        data[3]
+
+
+def test_root_lookup_order(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGKD_DATA", "/sets")
+    found = [str(path) for path in catalog.root_candidates(None, ("camvid", "CamVid"))]
+    assert found[:4] == ["/sets", "/sets/camvid", "/sets/CamVid", str(tmp_path / "data/raw/camvid")]
+    given = [str(path) for path in catalog.root_candidates("/mine", ("camvid", "CamVid"))]
+    assert given == ["/mine", "/mine/camvid", "/mine/CamVid"]
+    monkeypatch.delenv("SEGKD_DATA")
+    assert str(catalog.root_candidates(None, ("camvid",))[0]) == str(tmp_path / "data/raw/camvid")
+
+
+def test_a_manifest_holds_counts_and_histograms(three, tmp_path):
+    path = catalog.write_manifest("three", folder=tmp_path)
+    train = json.loads(path.read_text())["splits"]["train"]
+    assert train["images"] == 3 and train["pixels"] == {"road": 11, "sky": 10, "void": 3}
+    assert verify("three", folder=tmp_path)["splits"]["train"] == train
+
+
+@pytest.mark.parametrize(
+    "key, message", [("images", "3 images instead of 4"), ("sky", "10 pixels of sky instead of 11")]
+)
+def test_verify_says_what_differs(three, tmp_path, key, message):
+    path = catalog.write_manifest("three", folder=tmp_path)
+    manifest = json.loads(path.read_text())
+    train = manifest["splits"]["train"]
+    (train if key == "images" else train["pixels"])[key] += 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"three train .*three.json.*{message}"):
+        verify("three", folder=tmp_path)
+
+
+def test_verify_without_a_manifest():
+    with pytest.raises(UserError, match="no manifest for data set 'scenes'.*camvid"):
+        verify("scenes")
+    with pytest.raises(UserError, match="did you mean"):
+        verify("scene")
+
+
+def test_digest_depends_on_names_bytes_and_words(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"a")
+    two.write_bytes(b"a")
+    digests = {catalog.digest_files([one]), catalog.digest_files([two]), catalog.digest_files([one], "x")}
+    one.write_bytes(b"b")
+    assert len(digests | {catalog.digest_files([one])}) == 4

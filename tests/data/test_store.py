@@ -1,0 +1,160 @@
+"""Packing: right content, made once, whole or not at all, by several processes at once."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import segkd.data.catalog as catalog
+from segkd.data.store import pack
+from segkd.registry import UserError
+
+COUNT = 6
+
+
+class Blocks(catalog.Dataset):
+    """Images of 2 x 2 blocks; every read leaves a byte in ``log``, so that tests can count them."""
+
+    name, classes, palette, splits = "blocks", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train",)
+    log = None
+    content = "one"
+    delay = 0.0
+
+    def __init__(self, root=None, split="train"):
+        super().__init__(split)
+        self.names = [f"image{index}" for index in range(COUNT)]
+
+    def read(self, index):
+        with open(self.log, "ab") as log:
+            log.write(b".")
+        time.sleep(self.delay)
+        quarter = np.array([[10, 20], [30, 40 + index]], np.uint8)
+        image = np.kron(quarter, np.ones((8, 8), np.uint8))
+        return np.stack([image, image, image], -1), np.kron([[0, 1], [255, 1]], np.ones((8, 8))).astype(np.uint8)
+
+    def fingerprint(self):
+        return catalog.digest_files([], self.content)
+
+
+@pytest.fixture
+def blocks(monkeypatch, tmp_path):
+    reader = type("Counted", (Blocks,), {"log": tmp_path / "log"})
+    reader.log.touch()
+    monkeypatch.setitem(catalog.DATASETS._items, "blocks", reader)
+    return reader
+
+
+def reads(reader):
+    return reader.log.stat().st_size
+
+
+def test_arrays_and_what_is_beside_them(blocks, tmp_path):
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path / "packed")
+    assert packed.images.shape == (6, 4, 4, 3) and packed.labels.shape == (6, 4, 4)
+    assert packed.images.dtype == packed.labels.dtype == np.uint8 and isinstance(packed.images, np.memmap)
+    assert not packed.images.flags.writeable
+    assert (len(packed), packed.name, packed.split, packed.num_classes) == (6, "blocks", "train", 2)
+    assert packed.names[2] == "image2" and packed.classes == ("road", "sky") and packed.palette[1] == (4, 5, 6)
+    assert packed.labels[0].tolist() == [[0, 0, 1, 1]] * 2 + [[255, 255, 1, 1]] * 2
+    assert packed.class_shares().tolist() == [1 / 3, 2 / 3]
+    assert packed.images[3, 0, 0].tolist() == [10] * 3 and packed.images[3, 3, 3].tolist() == [43] * 3
+
+
+def test_the_native_size_is_kept_bit_for_bit(blocks, tmp_path):
+    packed = pack("blocks", "train", (16, 16), packed_dir=tmp_path)
+    image, label, _ = catalog.create_dataset("blocks")[5]
+    np.testing.assert_array_equal(packed.images[5], image)
+    np.testing.assert_array_equal(packed.labels[5], label)
+
+
+def test_images_are_antialiased_and_labels_are_not(blocks, tmp_path, monkeypatch):
+    fine = np.indices((12, 12)).sum(0) % 2
+    pair = (np.repeat(fine[..., None] * 255, 3, -1).astype(np.uint8), fine.astype(np.uint8))
+    monkeypatch.setattr(blocks, "read", lambda self, index: pair)
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert abs(packed.images[0].astype(int) - 127).max() < 20  # a checkerboard becomes grey
+    np.testing.assert_array_equal(packed.labels[0], fine[1::3, 1::3])  # the middle of each 3 x 3 block
+
+
+def test_made_once(blocks, tmp_path):
+    first = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    again = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert reads(blocks) == COUNT and again.path == first.path
+    np.testing.assert_array_equal(first.images, again.images)
+
+
+def test_limit_takes_images_evenly_and_lies_elsewhere(blocks, tmp_path):
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path, limit=3)
+    assert packed.names == ("image0", "image2", "image5") and len(packed) == 3
+    assert packed.path != pack("blocks", "train", (4, 4), packed_dir=tmp_path).path
+    assert len(pack("blocks", "train", (4, 4), packed_dir=tmp_path, limit=100)) == COUNT
+
+
+def test_changed_files_are_packed_anew(blocks, tmp_path, monkeypatch):
+    old = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    monkeypatch.setattr(blocks, "content", "two")
+    new = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert new.fingerprint != old.fingerprint and new.path != old.path and reads(blocks) == 2 * COUNT
+
+
+@pytest.mark.parametrize("damage", ["images.npy", "labels.npy", "meta.json"])
+def test_a_damaged_pack_is_made_again(blocks, tmp_path, damage):
+    want = np.array(pack("blocks", "train", (4, 4), packed_dir=tmp_path).images)
+    path = next(tmp_path.glob(f"blocks-*/{damage}"))
+    path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(pack("blocks", "train", (4, 4), packed_dir=tmp_path).images, want)
+    assert reads(blocks) == 2 * COUNT
+
+
+def test_killed_half_way(blocks, tmp_path):
+    blocks.delay = 0.05
+    process = multiprocessing.get_context("fork").Process(target=pack, args=("blocks", "train", (4, 4), None, tmp_path))
+    process.start()
+    while reads(blocks) < 3:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert [path.suffix for path in tmp_path.glob("blocks-*") if path.is_dir()] == [".part"]
+    blocks.delay = 0.0
+    assert pack("blocks", "train", (4, 4), packed_dir=tmp_path).images[5, 3, 3, 0] == 45
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_two_processes_at_once_pack_once(blocks, tmp_path):
+    blocks.delay = 0.03
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=pack, args=("blocks", "train", (4, 4), None, tmp_path / "packed")) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0] and reads(blocks) == COUNT
+
+
+def test_a_bad_image_leaves_nothing_that_looks_done(blocks, tmp_path, monkeypatch):
+    def fail(self, index):
+        raise UserError("x.png cannot be read")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="x.png"):
+        patch.setattr(blocks, "read", fail)
+        pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert len(pack("blocks", "train", (4, 4), packed_dir=tmp_path)) == COUNT
+
+
+def test_scenes_are_drawn_not_resized(tmp_path):
+    packed = pack("scenes", "val", (24, 32), packed_dir=tmp_path, limit=2)
+    image, label, name = catalog.create_dataset("scenes", split="val").at_size((24, 32))[100]
+    assert packed.names == ("val_0000", "val_0100") and name == "val_0100"
+    np.testing.assert_array_equal(packed.images[1], image)
+    np.testing.assert_array_equal(packed.labels[1], label)
+
+
+@pytest.mark.parametrize("options", [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 4), "limit": 0}])
+def test_senseless_sizes(blocks, tmp_path, options):
+    with pytest.raises(UserError, match="size is|limit is"):
+        pack("blocks", "train", packed_dir=tmp_path, **options)

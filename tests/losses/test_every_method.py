@@ -1,0 +1,129 @@
+"""What holds for every method: tested by being in the folder, in both variants where there is released code."""
+
+import importlib
+import inspect
+import json
+
+import pytest
+import torch
+
+from segkd.losses import METHODS, TaskWeighting, TeacherKind, Term, create_method, list_methods, task_loss
+from segkd.prediction import IGNORE, Prediction
+
+CASES = [
+    (name, variant)
+    for name in list_methods()
+    for variant in ("paper", "official")
+    if variant == "paper" or METHODS.get(name).official is not None
+]
+TERMS = [case for case in CASES if issubclass(METHODS.get(case[0]), Term)]
+WEIGHTINGS = [case for case in CASES if issubclass(METHODS.get(case[0]), TaskWeighting)]
+SITUATIONS = {
+    "plain": {},
+    "one image": {"batch": 1},
+    "confident": {"scale": 400.0},
+    "all ignored": {"labels": torch.full((2, 9, 12), IGNORE)},
+    "one class": {"labels": torch.full((2, 9, 12), 2)},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "first step": {"step": 0},
+    "last step": {"step": 9},
+    "no auxiliary head": {"student_aux": False},
+}
+
+
+def made(name, variant, info, dtype=torch.float32):
+    torch.manual_seed(0)  # adapters start alike
+    method = create_method(name, variant)
+    return method, method.build(info.student, info.teacher).to(dtype)
+
+
+def leaves(network):
+    return [network.feature, *network.classifier] + ([network.aux_logits] if network.aux_logits is not None else [])
+
+
+def total_loss(method, step):
+    weight = method.task_weight(step)
+    parts = task_loss(step.student, step.labels, weight=weight) if weight else method.loss(step)
+    return sum(parts.values()), parts
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_finite_with_gradient_for_the_student_alone(name, variant, situation, info, context):
+    method, _ = made(name, variant, info)
+    step = context(**{"dtype": torch.float32, **SITUATIONS[situation]})
+    total, parts = total_loss(method, step)
+    assert total.dtype == torch.float32 and all(torch.isfinite(value) for value in parts.values())
+    total.backward()
+    assert all(leaf.grad is None for leaf in leaves(step.teacher)), "the teacher got a gradient"
+    reached = [leaf.grad for leaf in leaves(step.student) if leaf.grad is not None]
+    assert reached and all(torch.isfinite(grad).all() for grad in reached)
+    if situation == "plain":
+        assert sum(grad.abs().sum() for grad in reached) > 0
+
+
+@pytest.mark.parametrize("name, variant", TERMS)
+def test_terms_are_named_after_their_part_and_scale_with_its_weight(name, variant, info, context):
+    method, _ = made(name, variant, info)
+    losses = method.loss(context())
+    assert losses and all(key == name or key.startswith(f"{name}/") for key in losses)
+    if "weight" in method.hyper()[name]:
+        double = create_method(name, variant, weight=2 * method.hyper()[name]["weight"])
+        double.build(info.student, info.teacher)
+        assert double.loss(context())[name].item() == pytest.approx(2 * losses[name].item())
+
+
+@pytest.mark.parametrize("name, variant", WEIGHTINGS)
+@pytest.mark.parametrize("step", [0, 5])
+def test_weightings_are_maps_at_label_size(name, variant, step, info, context):
+    method, _ = made(name, variant, info)
+    weight = method.task_weight(context(torch.float32, step=step))
+    assert weight.main.shape == weight.aux.shape == (2, 9, 12) and weight.normaliser in ("pixels", "selected")
+    assert weight.main.min() >= 0 and not weight.main.requires_grad and not weight.aux.requires_grad
+
+
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
+    method, modules = made(name, variant, info, torch.float64)
+    total_loss(method, context(step=3))
+    other, restored = made(name, variant, info, torch.float64)
+    restored.load_state_dict({key: value.clone() for key, value in modules.state_dict().items()})
+    after = [total_loss(one, context(step=4, seed=5))[0] for one in (method, other)]
+    assert torch.equal(*after)
+
+
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_the_same_step_gives_the_same_bits(name, variant, info, context):
+    values = [total_loss(made(name, variant, info)[0], context(torch.float32))[0] for _ in range(2)]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("name, variant", [c for c in CASES if issubclass(METHODS.get(c[0]), TeacherKind)])
+def test_teacher_kinds_feed_and_train(name, variant, info, context):
+    method, _ = made(name, variant, info)
+    kind, step = method.teacher_kind, context(torch.float32)
+    assert kind.teacher_input(step.images, step.labels, step.generator).shape == (2, 3 + kind.extra_channels, 9, 12)
+    batch = kind.training_input(step.images, step.labels, step.generator)
+    logits = (batch[:, :1] + torch.randn(len(batch), 4, 9, 12)).requires_grad_()
+    losses = kind.teacher_loss(Prediction(logits), step.labels)
+    sum(losses.values()).backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name, variant", CASES)
+def test_hyper_parameters_are_recorded_and_every_one_has_its_source(name, variant, info):
+    method, _ = made(name, variant, info)
+    assert json.loads(json.dumps(method.hyper())) == method.hyper()
+    cls = METHODS.get(name)
+    for line in inspect.getsource(cls.Hyper).splitlines():
+        field = line.split(":")[0].strip()
+        if field in cls.Hyper.__dataclass_fields__ and "=" in line and line.startswith("    ") and line[4] != " ":
+            assert "  # " in line, f"{cls.Hyper.__name__}.{field} names no source"
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_a_method_is_one_documented_file(name):
+    cls = METHODS.get(name)
+    module = importlib.import_module(cls.__module__)
+    assert cls.__module__.startswith("segkd.losses.") and module.__doc__ and cls.__doc__ and cls.Hyper.__doc__
+    assert cls.Hyper.__dataclass_params__.frozen

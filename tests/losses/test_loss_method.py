@@ -1,0 +1,144 @@
+"""How methods compose: names, variants, hyper-parameters, and every refusal with the word that helps."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segkd.losses import METHODS, ROW_HYPER, ROWS, create_method, list_methods
+from segkd.losses.method import Part, full_precision
+from segkd.prediction import NetworkInfo
+from segkd.registry import UserError
+
+REPORTED = Path(__file__).parents[2] / "data" / "papers" / "reported.csv"
+
+
+def test_parts_keep_their_order_and_kind():
+    method = create_method("rdd+cwd+lad+kd")
+    assert method.name == "rdd+cwd+lad+kd" and list(method.terms) == ["cwd", "kd"]
+    assert method.weighting.name == "rdd" and method.teacher_kind.name == "lad" and method.needs_teacher
+
+
+def test_the_baseline_has_no_parts(info, context):
+    method = create_method("baseline")
+    assert method.name == "baseline" and not method.needs_teacher and method.hyper() == {}
+    assert not list(method.build(info.student).parameters())
+    step = context()
+    step.teacher = None
+    assert method.loss(step) == {} and method.task_weight(step) is None and create_method().name == "baseline"
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("kd+kd", "named twice"),
+        ("kdd", "did you mean 'kd'"),
+        ("kd+", "unknown method ''"),
+        ("kd+baseline", "unknown method 'baseline'"),
+        ("CWD", "did you mean 'cwd'"),
+    ],
+)
+def test_bad_names_are_answered(spec, words):
+    with pytest.raises(UserError, match=words):
+        create_method(spec)
+
+
+@pytest.mark.parametrize("base, words", [("TaskWeighting", "task weighting"), ("TeacherKind", "teacher kind")])
+def test_at_most_one_weighting_and_one_teacher_kind(base, words, monkeypatch):
+    known = METHODS.get("rdd" if base == "TaskWeighting" else "lad")
+    monkeypatch.setitem(METHODS._items, "other", type("Other", (known,), {}))
+    name = "rdd" if base == "TaskWeighting" else "lad"
+    with pytest.raises(UserError, match=f"{name} and other are each a {words}"):
+        create_method(f"{name}+other")
+
+
+def test_hyper_parameters_find_their_part():
+    method = create_method("kd+hwd", beta=0.3, kd={"weight": 2, "temperature": 1.5})
+    assert method.hyper()["kd"] == {"weight": 2, "temperature": 1.5}
+    assert method.hyper()["hwd"]["beta"] == 0.3 and method.hyper()["hwd"]["weight"] == 3.0
+    assert create_method("hwd", "official").hyper()["hwd"]["mu"] == 1.0
+    assert create_method("hwd", "official", mu=0.5).hyper()["hwd"]["mu"] == 0.5
+    assert json.loads(json.dumps(method.hyper())) == method.hyper()
+
+
+@pytest.mark.parametrize(
+    "spec, hyper, words",
+    [
+        ("kd+hwd", {"weight": 1.0}, r"kd and hwd have 'weight': write kd=\{'weight': 1.0\}"),
+        ("hwd", {"bet": 0.1}, "did you mean 'beta'"),
+        ("kd", {"kd": {"temprature": 1.0}}, "did you mean 'temperature'"),
+        ("kd", {"hwd": {"beta": 0.3}}, "unknown hyper-parameter"),
+        ("hwd", {"beta": "0.1"}, "expected float"),
+        ("hwd", {"beta": float("nan")}, "expected float"),
+        ("hwd", {"on_logits": 1}, "expected bool"),
+        ("hwd", {"weight": True}, "expected float"),
+        ("rdd", {"mode": "xr"}, "one of 'xor'"),
+        ("fakd_cwd", {"var_power": 3}, "one of 1, 2"),
+        ("hwd", {"softmax_temperature": "hot"}, "float | None"),
+        ("baseline", {"weight": 1.0}, "unknown hyper-parameter of 'baseline'"),
+    ],
+)
+def test_bad_hyper_parameters_are_answered_in_one_line(spec, hyper, words):
+    with pytest.raises(UserError, match=words.replace("|", r"\|")) as error:
+        create_method(spec, **hyper)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_variant_and_bad_pairs_are_answered(info):
+    with pytest.raises(UserError, match="did you mean 'official'"):
+        create_method("kd", "oficial")
+    with pytest.raises(UserError, match="give a teacher for the student 'student'"):
+        create_method("kd").build(info.student)
+    other = NetworkInfo("other", 19, 3, 8, (8,), True)
+    with pytest.raises(UserError, match="'other' has 19 classes and student 'student' 4"):
+        create_method("kd").build(info.student, other)
+
+
+def test_a_larger_teacher_grid_is_brought_to_the_students(info, context):
+    step = context()
+    step.teacher.logits = torch.nn.functional.interpolate(step.teacher.logits, size=(5, 7))
+    method = create_method("kd+cwd+hwd+fakd_pd+fakd_cwd")
+    method.build(info.student, info.teacher)
+    losses = method.loss(step)
+    assert list(losses) == ["kd", "cwd", "hwd", "fakd_pd", "fakd_cwd"]
+    assert all(torch.isfinite(value) and value.dim() == 0 for value in losses.values())
+
+
+def test_every_part_hears_of_preparation_and_of_the_step(info, context, monkeypatch):
+    heard = []
+    monkeypatch.setattr(Part, "prepare", lambda self, teacher, data: heard.append((self.name, "prepare")))
+    after = lambda self, step: heard.append((self.name, step.teacher.logits.requires_grad))  # noqa: E731
+    monkeypatch.setattr(Part, "after_step", after)
+    method = create_method("kd+rdd")
+    method.prepare(torch.nn.Identity(), None)
+    method.after_step(context())
+    assert heard == [("kd", "prepare"), ("rdd", "prepare"), ("kd", False), ("rdd", False)]
+
+
+def test_full_precision_widens_nested_tensors_and_switches_autocast_off():
+    @full_precision
+    def formula(pair, scale=1.0):
+        assert not torch.is_autocast_enabled("cpu")
+        return pair[0] @ pair[1] * scale
+
+    one = torch.ones(2, 2, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert formula((one, one), scale=2.0).dtype == torch.float32
+    assert formula(pair=(one.double(), one.double())).dtype == torch.float64
+
+
+def test_every_row_can_be_made():
+    for key, spec in ROWS.items():
+        create_method(spec, **ROW_HYPER.get(key, {}))
+    assert set(ROW_HYPER) <= set(ROWS) and ROWS["lad", "lad"] == "lad+cwd" and ROWS["rdd", "rdd"] == "kd+rdd"
+
+
+def test_rows_cover_what_the_papers_report_of_the_methods_here():
+    with REPORTED.open(newline="") as file:
+        reported = {(row["paper"], row["method"]) for row in csv.DictReader(file)}
+    assert set(ROWS) <= reported
+    known = {"baseline", "pd", "fakd", "rdd_tfe", "rdd_tse", *list_methods()}
+    missing = {key for key in reported - set(ROWS) if set(key[1].split("+")) <= known}
+    assert missing <= {("rdd", "cwd")}, "that row is CIRKD's: KD, two CWD terms and an adversarial one"

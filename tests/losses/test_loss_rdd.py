@@ -1,0 +1,174 @@
+"""RDD's difficulty, confidence, masks and weighted losses against loops over both readings, paper and released code."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkd.losses import create_method, task_loss
+from segkd.losses.rdd import CITYSCAPES_WEIGHTS, confidence, difficulty_mask, hard_pixels, teacher_difficulty
+from segkd.registry import UserError
+
+
+def probabilities(scores):
+    e = np.exp(scores - scores.max())
+    return e / e.sum()
+
+
+def up(logits, size):
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True).detach().numpy()
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_difficulty_is_its_definition(variant):
+    rng = np.random.default_rng(0)
+    main, aux = 2 * rng.standard_normal((2, 2, 4, 3, 5))
+    value = teacher_difficulty(torch.tensor(main), torch.tensor(aux), variant).numpy()
+    for b, y, x in np.ndindex(2, 3, 5):
+        p, q = probabilities(main[b, :, y, x]), probabilities(aux[b, :, y, x])
+        p, q = (p, q) if variant == "paper" else (q, p)
+        expected = math.exp(-sum(p[c] * (math.log(p[c]) - math.log(q[c])) for c in range(4)))
+        assert value[b, y, x] == pytest.approx(expected, abs=1e-10)
+
+
+def test_difficulty_stays_within_its_range():
+    g = torch.Generator().manual_seed(0)
+    main, aux = torch.randn(2, 1, 5, 6, 6, generator=g)
+    for scale in (1e-4, 1, 400):
+        value = teacher_difficulty(scale * main, scale * aux)
+        assert value.min() >= 0 and value.max() <= 1
+    assert torch.equal(teacher_difficulty(main, main), torch.ones(1, 6, 6))
+
+
+def test_confidence_is_the_largest_probability_or_that_of_the_true_class(context):
+    step = context()
+    logits, labels = step.student.logits, step.labels
+    scores = up(logits, labels.shape[1:])
+    largest, true = confidence(logits, labels).numpy(), confidence(logits, labels, "official").numpy()
+    for b, y, x in np.ndindex(*labels.shape):
+        p, label = probabilities(scores[b, :, y, x]), labels[b, y, x].item()
+        assert largest[b, y, x] == pytest.approx(p.max(), abs=1e-10)
+        assert true[b, y, x] == pytest.approx(1.0 if label == 255 else p[label], abs=1e-10)
+
+
+def test_hard_pixels_keep_at_least_their_share():
+    sure = torch.tensor([[[0.9, 0.7, 0.2], [0.71, 0.95, 1.0]]])
+    assert hard_pixels(sure).tolist() == [[[False, True, True], [False, False, False]]]
+    values = sorted(sure.flatten().tolist())
+    for kept in range(9):
+        limit = max(0.7, values[min(kept, 6) - 1] if kept else 0.0)
+        mask = hard_pixels(sure, 0.7, kept)
+        assert mask.tolist() == [[[v <= limit + 1e-9 for v in row] for row in sure[0].tolist()]]
+        assert mask.sum() >= min(kept, 6)
+
+
+def test_masks_are_their_truth_tables():
+    student, teacher = torch.tensor([0, 0, 1, 1]).bool(), torch.tensor([0, 1, 0, 1]).bool()
+    tables = {"xor": [0, 1, 1, 0], "or": [0, 1, 1, 1], "and": [0, 0, 0, 1], "ohem": [0, 0, 1, 1]}
+    for mode, table in tables.items():
+        assert difficulty_mask(student, teacher, mode).int().tolist() == table
+    with pytest.raises(UserError, match="'xor'"):
+        difficulty_mask(student, teacher, "xorr")
+
+
+def weighted_loss(step, info, variant="paper", aux_weight=0.4, **hyper):
+    method = create_method("rdd", variant, **hyper)
+    method.build(info.student, info.teacher)
+    weight = method.task_weight(step)
+    assert not weight.main.requires_grad and not (step.step and weight.main[step.labels == 255].any())
+    return weight, task_loss(step.student, step.labels, aux_weight, weight)
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_first_stage_weights_both_heads_with_one_map(variant, context, info):
+    step = context(step=0)
+    weight, losses = weighted_loss(step, info, variant)
+    easy = up(teacher_difficulty(step.teacher.logits, step.teacher.aux_logits, variant)[:, None], (9, 12))[:, 0]
+    for name, logits, share in [("task", step.student.logits, 1), ("task_aux", step.student.aux_logits, 0.4)]:
+        scores, total = up(logits, (9, 12)), 0.0
+        for b, y, x in np.ndindex(2, 9, 12):
+            label = step.labels[b, y, x].item()
+            if label != 255:
+                total -= easy[b, y, x] * math.log(probabilities(scores[b, :, y, x])[label])
+        assert losses[name].item() == pytest.approx(share * total / (2 * 9 * 12), abs=1e-8)
+    assert weight.normaliser == "pixels"
+
+
+@pytest.mark.parametrize("mode", ["xor", "or", "and", "ohem"])
+def test_second_stage_of_the_paper(mode, context, info):
+    step = context(step=5)
+    _, losses = weighted_loss(step, info, mode=mode, threshold=0.6)
+    heads = {"task": step.student.logits, "task_aux": step.student.aux_logits}
+    scores = {name: up(logits, (9, 12)) for name, logits in heads.items()}
+    teacher, totals = up(step.teacher.logits, (9, 12)), dict.fromkeys(heads, 0.0)
+    for b, y, x in np.ndindex(2, 9, 12):
+        s, t = (probabilities(z[b, :, y, x]).max() <= 0.6 for z in (scores["task"], teacher))
+        chosen = {"xor": s != t, "or": s or t, "and": s and t, "ohem": s}[mode]
+        label = step.labels[b, y, x].item()
+        for name in heads:
+            if chosen and label != 255:
+                totals[name] -= math.log(probabilities(scores[name][b, :, y, x])[label])
+    assert losses["task"].item() == pytest.approx(totals["task"] / 216, abs=1e-8) and totals["task"] > 0
+    assert losses["task_aux"].item() == pytest.approx(0.4 * totals["task_aux"] / 216, abs=1e-8)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
+def test_second_stage_of_the_released_code(kept, context, info):
+    step = context(step=5)
+    _, losses = weighted_loss(step, info, "official", min_kept=kept, threshold=0.3)
+    pairs = [("task", "logits", 1.0), ("task_aux", "aux_logits", 0.4)]
+    for name, head, share in pairs:
+        z = [up(getattr(net, head), (9, 12)) for net in (step.student, step.teacher)]
+        sure = np.ones((2, 2, 9, 12))
+        for i, b, y, x in np.ndindex(*sure.shape):
+            if (label := step.labels[b, y, x].item()) != 255:
+                sure[i, b, y, x] = probabilities(z[i][b, :, y, x])[label]
+        limits = [max(0.3, sorted(q.ravel())[round(kept * 216) - 1] if kept else 0.0) for q in sure]
+        top = bottom = 0.0
+        for b, y, x in np.ndindex(2, 9, 12):
+            student, teacher = (sure[i, b, y, x] <= limits[i] + 1e-12 for i in range(2))
+            if step.labels[b, y, x] != 255 and student != teacher:
+                top, bottom = top - math.log(sure[0, b, y, x]), bottom + 1
+        assert losses[name].item() == pytest.approx(share * top / bottom if bottom else 0.0, abs=1e-8)
+
+
+def test_the_codes_class_weights_hold_for_nineteen_classes_only(info):
+    rdd = create_method("rdd", "official").weighting
+    labels = torch.tensor([[[0, 18, 255]]])
+    assert rdd._class_weights(19, labels)[0, 0, :2].tolist() == pytest.approx([0.8373, 1.0507])
+    assert rdd._class_weights(11, labels).tolist() == [[[1, 1, 1]]]
+    assert len(CITYSCAPES_WEIGHTS) == 19 and create_method("rdd").weighting._class_weights(19, labels).sum() == 3
+
+
+def test_stages_follow_the_step_and_can_be_pinned(context, info):
+    def stage(step, **hyper):
+        method = create_method("rdd", **hyper)
+        method.build(info.student, info.teacher)
+        main = method.task_weight(context(step=step, total=40)).main
+        return "tse" if set(main.unique().tolist()) <= {0.0, 1.0} else "tfe"
+
+    assert [stage(t) for t in (0, 3, 4, 39)] == ["tfe", "tfe", "tse", "tse"]
+    assert stage(0, warmup=0.0) == "tse" and stage(39, warmup=1.0) == "tfe"
+    assert stage(39, stage="tfe") == "tfe" and stage(0, stage="tse") == "tse"
+
+
+def test_heads_that_are_missing(context, info):
+    for step in (0, 5):
+        for variant in ("paper", "official"):
+            method = create_method("rdd", variant)
+            method.build(replace(info.student, has_aux=False), info.teacher)
+            assert method.task_weight(context(step=step, student_aux=False)).aux is None
+    poor = replace(info.teacher, has_aux=False)
+    for hyper in ({}, {"variant": "official", "stage": "tse"}):
+        with pytest.raises(UserError, match="teacher.*student.*auxiliary"):
+            create_method("rdd", **hyper).build(info.student, poor)
+    create_method("rdd", stage="tse").build(info.student, poor)
+
+
+def test_shares_out_of_range_are_refused():
+    for hyper in ({"threshold": 1.2}, {"warmup": -0.1}, {"min_kept": 100000.0}):
+        with pytest.raises(UserError, match=next(iter(hyper))):
+            create_method("rdd", **hyper)

@@ -1,0 +1,214 @@
+"""Every network: output shapes, gradients, the classifier pair, normalisation, extra channels, state, refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkd.models import Segmenter, create_model, list_models
+from segkd.registry import UserError
+
+MODELS = list_models()
+
+
+def small(name: str = "deeplabv3/resnet18", classes: int = 5, width: float = 0.125, **options) -> Segmenter:
+    torch.manual_seed(0)
+    return create_model(*name.split("/"), classes=classes, width=width, **options)
+
+
+def test_list_models_holds_the_papers_networks():
+    assert {"deeplabv3/resnet101", "deeplabv3/resnet18", "pspnet/resnet18", "deeplabv3/mobilenet_v2"} <= set(MODELS)
+    assert MODELS == sorted(MODELS) and len(MODELS) == 12
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_shapes_and_gradients(name):
+    model = small(name).train()
+    prediction = model(torch.rand(2, 3, 40, 56))
+    info = model.info
+    assert prediction.logits.shape == (2, 5, 5, 7)
+    assert prediction.feature.shape == (2, info.feature_channels, 5, 7)
+    assert tuple(s.shape[1] for s in prediction.stages) == info.stage_channels
+    assert [tuple(s.shape[-2:]) for s in prediction.stages] == [(10, 14), (5, 7), (5, 7), (5, 7)]
+    weight, bias = prediction.classifier
+    assert weight.shape == (5, info.feature_channels) and bias.shape == (5,)
+    assert info.has_aux == ("resnet" in name) == (prediction.aux_logits is not None)
+    aux = 0 if prediction.aux_logits is None else prediction.aux_logits.square().sum()
+    (prediction.logits.square().sum() + aux).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert info.name == f"{name}-w0.125" and model.align_corners is True
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_classifier_reproduces_logits_from_the_feature(name):
+    model = small(name)
+    for mode in (True, False):
+        prediction = model.train(mode)(torch.rand(2, 3, 33, 47))
+        weight, bias = prediction.classifier
+        rebuilt = torch.einsum("bahw,ca->bchw", prediction.feature, weight) + bias[:, None, None]
+        torch.testing.assert_close(rebuilt, prediction.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_lies_before_the_feature():
+    model, images = small(), torch.rand(2, 3, 64, 64)
+    for module in model.modules():  # a fixed encoder, so that only dropout differs between two passes
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    model.train()
+    first, second = model(images), model(images)
+    assert not torch.equal(first.feature, second.feature)
+    assert torch.equal(first.stages[-1], second.stages[-1])
+    model.eval()
+    assert torch.equal(model(images).feature, model(images).feature)
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "fcn"])
+@settings(max_examples=6, deadline=None)
+@given(height=st.integers(33, 70), width=st.integers(33, 70), encoder=st.sampled_from(["resnet18", "mobilenet_v2"]))
+def test_any_size_odd_or_even(arch, height, width, encoder):
+    model = small(f"{arch}/{encoder}").eval()
+    with torch.no_grad():
+        prediction = model(torch.rand(1, 3, height, width))
+    grid = (-(-height // 8), -(-width // 8))
+    assert prediction.logits.shape[-2:] == prediction.feature.shape[-2:] == grid
+    assert prediction.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
+def test_output_stride(encoder, stride):
+    model = small(f"deeplabv3/{encoder}", output_stride=stride).eval()
+    assert model(torch.rand(1, 3, 128, 160)).logits.shape[-2:] == (128 // stride, 160 // stride)
+    assert model.info.output_stride == stride
+    with pytest.raises(UserError, match=f"at least {4 * stride}"):
+        model(torch.rand(1, 3, 4 * stride - 1, 160))
+
+
+def test_networks_normalise_rgb_and_leave_extra_channels():
+    model = small(in_channels=4).eval()
+    grey = torch.zeros(1, 4, 1, 1)
+    grey[0, :3, 0, 0] = torch.tensor([0.485, 0.456, 0.406])
+    grey[0, 3] = 0.75
+    seen = []
+    model.encoder.first_conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(grey.expand(1, 4, 40, 40))
+    assert torch.allclose(seen[0][:, :3], torch.zeros(1), atol=1e-6) and (seen[0][:, 3] == 0.75).all()
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
+def test_extra_channels_change_nothing_else(encoder):
+    plain, wide = small(f"deeplabv3/{encoder}", width=0.5), small(f"deeplabv3/{encoder}", width=0.5, in_channels=5)
+    conv = wide.encoder.first_conv
+    assert conv.in_channels == 5 and wide.info.in_channels == 5
+    assert torch.equal(conv.weight[:, :3], plain.encoder.first_conv.weight)
+    assert conv.weight[:, 3:].std().item() == pytest.approx(0.1, rel=0.2)
+    rest = {k: v for k, v in wide.state_dict().items() if v.shape == plain.state_dict()[k].shape}
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in rest.items())
+    images = torch.rand(1, 3, 40, 40)
+    padded = torch.cat([images, torch.zeros(1, 2, 40, 40)], dim=1)
+    torch.testing.assert_close(wide.eval()(padded).logits, plain.eval()(images).logits)
+    wide.train()(torch.rand(2, 5, 40, 40)).logits.sum().backward()
+    assert conv.weight.grad.shape == conv.weight.shape
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_round_trip(name, tmp_path):
+    model = small(name)
+    model.train()(torch.rand(2, 3, 40, 40))  # moves the running statistics
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    other = small(name)
+    torch.nn.init.zeros_(other.head.classifier.weight)
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    images = torch.rand(1, 3, 40, 40)
+    assert torch.equal(model.eval()(images).logits, other.eval()(images).logits)
+
+
+@pytest.mark.parametrize("name", ["deeplabv3/resnet18", "deeplabv3/mobilenet_v2"])
+def test_memory_layout_changes_no_value(name):
+    """A size at which a strided 1x1 in channels_last crashed; the layout of the images does not matter."""
+    images, results = torch.rand(4, 3, 192, 256), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = small(name).eval().to(memory_format=layout)
+        prediction = model(images.contiguous(memory_format=torch.channels_last))
+        assert prediction.stages[1].is_contiguous(memory_format=layout)
+        prediction.logits.square().mean().backward()
+        results.append([prediction.logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for plain, last in zip(*results):
+        torch.testing.assert_close(plain, last, rtol=1e-3, atol=1e-6 + 1e-4 * plain.abs().max().item())
+
+
+def test_aux_is_a_choice():
+    assert small(aux=False).eval()(torch.rand(1, 3, 40, 40)).aux_logits is None
+    model = small("deeplabv3/mobilenet_v2", aux=True)
+    assert model.info.has_aux and model.eval()(torch.rand(1, 3, 40, 40)).aux_logits.shape == (1, 5, 5, 5)
+
+
+def test_head_channels_override_and_names():
+    model = small(head_channels=24)
+    assert model.info.feature_channels == 24 == model.eval()(torch.rand(1, 3, 40, 40)).feature.shape[1]
+    assert create_model("fcn", "mobilenet_v2").info.name == "fcn/mobilenet_v2"
+
+
+def test_initialisation():
+    model = create_model("deeplabv3", "resnet18")
+    conv = model.encoder.layer2[1].conv1  # 128 -> 128, 3x3: Kaiming fan out
+    assert conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert (model.encoder.layer2[1].bn2.weight == 1).all(), "the last norm of a block starts at one"
+    depthwise = create_model("fcn", "mobilenet_v2").encoder.blocks[5][1].conv_dw
+    assert depthwise.weight.std().item() == pytest.approx((2 / (960 * 9)) ** 0.5, rel=0.05)
+
+
+def test_dilations_of_the_encoders():
+    resnet = create_model("fcn", "resnet18", width=0.125).encoder
+    pairs = [(b.conv1.dilation[0], b.conv2.dilation[0]) for layer in (resnet.layer3, resnet.layer4) for b in layer]
+    assert pairs == [(1, 2), (2, 2), (2, 4), (4, 4)]
+    deep = create_model("fcn", "resnet50", width=0.125).encoder
+    middle = [[b.conv2.dilation[0] for b in layer] for layer in (deep.layer3, deep.layer4)]
+    assert middle == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    blocks = [b for stage in create_model("fcn", "mobilenet_v2", width=0.125).encoder.blocks for b in stage]
+    assert [b.conv_dw.dilation[0] for b in blocks] == [1] * 7 + [2] * 7 + [4] * 3
+    assert [b.conv_dw.stride[0] for b in blocks] == [1, 2, 1, 2] + [1] * 13
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.rand(1, 3, 20, 64), "at least 32"),
+        (torch.rand(1, 4, 64, 64), r"give \(B, 3, H, W\)"),
+        (torch.rand(3, 64, 64), r"give \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "floats"),
+    ],
+)
+def test_bad_images_are_refused(images, message):
+    with pytest.raises(UserError, match=message):
+        small().eval()(images)
+
+
+def test_one_image_in_training():
+    images = torch.rand(1, 3, 40, 40)
+    for arch in ("deeplabv3", "pspnet"):
+        model = small(f"{arch}/resnet18").train()
+        with pytest.raises(UserError, match="batch of one image"):
+            model(images)
+        for module in model.modules():  # frozen statistics are fine
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        assert model(images).logits.isfinite().all()
+    assert small("fcn/resnet18").train()(images).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        (("deeplab", "resnet18"), {}, "did you mean 'deeplabv3'"),
+        (("pspnet", "resnet8"), {}, "did you mean 'resnet"),
+        (("fcn", "resnet18"), {"in_channels": 1}, "in_channels=1"),
+        (("fcn", "resnet18"), {"classes": 0}, "classes=0"),
+        (("fcn", "resnet18"), {"output_stride": 4}, "output_stride=4"),
+        (("fcn", "resnet18"), {"head_channels": 0}, "head_channels=0"),
+        (("fcn", "resnet18"), {"width": 0}, "width=0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        create_model(*arguments, **options)

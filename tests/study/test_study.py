@@ -1,0 +1,179 @@
+"""Studies: rows to runs, reported values, statistics, jobs, the command line's answers to bad input."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from segkd.cli import main
+from segkd.config import ROOT
+from segkd.registry import UserError
+from segkd.runs import find
+from segkd.study.executor import plan_jobs, with_teachers
+from segkd.study.papers import COMPARISON, PAPERS, paper_tables
+from segkd.study.profiles import PROFILES, get_profile, seed_list
+from segkd.study.progress import Progress
+from segkd.study.results import paired, reported, summary
+from segkd.study.study import open_study
+
+
+@pytest.fixture(autouse=True)
+def no_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("paper", [*PAPERS, COMPARISON])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_row_becomes_a_run(paper, profile):
+    study = open_study(paper, profile, "camvid")
+    for config in study.configs():
+        assert config.data.split == "test" and config.seed in study.seeds
+        if "lad" in config.method.split("+") and config.method != "lad":
+            assert config.teacher.method == "lad" and config.teacher.network.extra_channels == 1
+            assert config.teacher.hyper == {k: v for k, v in config.hyper.items() if k == "lad"}
+        elif config.method not in ("baseline", "lad"):
+            assert config.teacher.method == "baseline" and config.teacher.network == study.profile.teacher
+
+
+def test_equal_settings_are_one_run():
+    lad, fakd = open_study("lad"), open_study("fakd")
+    find_row = lambda study, table, label: next(r for r in study.rows(table) if r.label == label)  # noqa: E731
+    main_lad = lad.config(find_row(lad, "main", "LAD"), 0)
+    assert lad.config(find_row(lad, "noise", "student, alpha 0.01, class noise on"), 0) == main_lad
+    assert main_lad.hyper == {}
+    assert fakd.config(find_row(fakd, "lambda", "lambda 1"), 0) == fakd.config(find_row(fakd, "main", "FAKD"), 0)
+    assert fakd.config(find_row(fakd, "main", "CWD"), 0) == lad.config(find_row(lad, "main", "CWD"), 0)
+
+
+def test_profiles_never_change_a_hyper_parameter():
+    for paper in PAPERS:
+        full = {r.label: (r.spec, r.hyper) for t in paper_tables(paper, None).values() for r in t.rows}
+        for levels in (1, 3):
+            for table in paper_tables(paper, levels).values():
+                assert all(full[r.label] == (r.spec, r.hyper) for r in table.rows)
+
+
+def test_quick_has_at_most_three_levels_an_axis_and_two_seeds():
+    assert get_profile("quick").seeds == 2
+    for paper in PAPERS:
+        for table in paper_tables(paper, 3).values():
+            for axis in table.axes:
+                levels = {r.level[axis] for r in table.rows if axis in r.level}
+                assert len(levels - {0.0} if axis == "lambda" else levels - {"TFE"}) <= 3
+
+
+@pytest.mark.parametrize(
+    "paper, table, label, value",
+    [
+        ("lad", "main", "LAD", 77.7), ("lad", "main", "baseline", 74.2), ("lad", "main", "teacher (plain, larger)", 78.1),
+        ("lad", "main", "teacher (label-assisted)", 79.8), ("lad", "noise", "teacher, alpha 0, class noise off", 90.0),
+        ("lad", "noise", "student, alpha 1, class noise on", 70.5), ("fakd", "main", "FAKD", 35.30),
+        ("fakd", "main", "baseline", 29.42), ("fakd", "main", "teacher (plain, larger)", 44.39),
+        ("fakd", "distance", "FAKD on PD", 32.84), ("fakd", "lambda", "lambda 2.5", 31.95), ("hwd", "main", "HWD", 33.85),
+        ("rdd", "main", "KD", 74.82), ("rdd", "main", "RDD", 77.18), ("rdd", "stages", "TFE alone", 74.43),
+        ("rdd", "stages", "TFE then TSE, p = 20 %", 76.77), ("rdd", "mode", "AND", 70.01),
+    ],
+)  # fmt: skip
+def test_reported_values_are_the_papers(paper, table, label, value):
+    found = paper_tables(paper, None)[table]
+    row = next(r for r in found.rows if r.label == label)
+    assert reported(found, row) == value
+
+
+def test_paired_interval_is_the_textbook_t_interval():
+    ours, base = pd.Series([3.0, 4.0, 8.0], [0, 1, 2]), pd.Series([1.0, 3.0, 4.0, 9.0], [0, 1, 2, 3])
+    found = paired(ours, base)
+    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([2.0, 1.0, 4.0]))
+    assert (found["n"], found["mean"]) == (3, pytest.approx(7 / 3))
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high)) and found["verdict"] == "inconclusive"
+    assert paired(ours + 100, base)["verdict"] == "higher" and paired(ours - 100, base)["verdict"] == "lower"
+    assert paired(ours[:1], base)["verdict"] == "one run" and paired(ours[:0], base)["verdict"] == "not run"
+
+
+def test_summary_pairs_by_seed_and_keeps_rows_that_were_not_run():
+    table = paper_tables("hwd", None)["main"]
+    lines = [("baseline", 0, 0.50), ("baseline", 1, 0.60), ("HWD", 1, 0.63), ("HWD", 0, 0.52)]
+    results = pd.DataFrame([{"row": r, "seed": s, "metric": "miou", "value": v} for r, s, v in lines])
+    found = summary(table, results, "baseline").set_index("row")
+    assert found.loc["HWD", "gain"] == pytest.approx(2.5) and found.loc["HWD", "paper gain"] == pytest.approx(3.99)
+    assert found.loc["CWD", "runs"] == 0 and found.loc["CWD", "verdict"] == "not run"
+    assert math.isnan(found.loc["baseline", "gain"])
+
+
+def test_jobs_put_teachers_first_and_share_the_rest():
+    study = open_study("hwd", "quick")
+    jobs = plan_jobs(study.configs(), 2)
+    ids = [[c.id for c in job] for job in jobs]
+    assert sorted(sum(ids, [])) == sorted(with_teachers(study.configs()))
+    teachers = {c.teacher.id for c in study.configs() if c.teacher}
+    assert {ids[i][0] for i in range(len(teachers))} == teachers and all(len(ids[i]) == 1 for i in range(len(teachers)))
+    assert all(len({c.seed for c in job}) == 1 for job in jobs)
+
+
+def test_seed_lists():
+    quick = get_profile("quick")
+    assert seed_list(None, quick) == [0, 1] and seed_list("3", quick) == [0, 1, 2] and seed_list("4,7", quick) == [4, 7]
+    for bad in ("x", "0", "-1", "1,x"):
+        with pytest.raises(UserError, match="SEEDS"):
+            seed_list(bad, quick)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["reproduce", "--profile", "quik"], "unknown PROFILE 'quik': did you mean 'quick'"),
+        (["reproduce", "--dataset", "scene"], "'scene': did you mean 'scenes'"),
+        (["reproduce", "--methods", "baseline,hwdd"], "unknown method 'hwdd': did you mean 'hwd'"),
+        (["reproduce", "--tables", "mian"], "'mian': did you mean 'main'"),
+        (["reproduce", "--seeds", "two"], "SEEDS: 'two'"),
+        (["reproduce", "--prfile", "quick"], "unrecognized arguments"),
+        (["train", "nowhere.json"], "config 'nowhere.json' not found"),
+        (["data", "camvit"], "unknown data set 'camvit': did you mean 'camvid'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr().err.strip()
+    assert code == 2 and words in printed and len(printed.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif((ROOT / "data" / "raw" / "camvid").exists(), reason="CamVid lies in data/raw")
+def test_a_missing_data_set_says_where_it_was_looked_for(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--profile", "smoke", "--dataset", "camvid"]) == 2
+    printed = capsys.readouterr().err
+    assert "camvid" in printed and str(tmp_path / "empty") in printed and not (tmp_path / "runs").exists()
+
+
+def test_plain_lines_without_a_terminal(capsys):
+    progress = Progress(10, 1, terminal=False)
+    progress.last_line -= 60
+    progress.step("some-run", 5, 1.25, count=5, of=10)
+    progress.finished("some-run", 0.5)
+    printed = capsys.readouterr().out.splitlines()
+    assert "runs 0/1 | some-run step 5/10 loss 1.250" in printed[0] and printed[0].endswith("left")
+    assert printed[1] == "done 1/1: some-run  mIoU 0.500"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, segkd; segkd.create_model; "
+        "print(sorted({'matplotlib', 'seaborn', 'papermill', 'sklearn', 'pytorch_grad_cam', 'nbconvert', "
+        "'segmentation_models_pytorch', 'torchvision'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_runs_are_found_by_config(tmp_path):
+    config = open_study("hwd", "smoke").configs()[0]
+    assert find(config).path == tmp_path / "runs" / config.id and not find(config).done

@@ -1,0 +1,223 @@
+"""The shape of the house, read from the syntax trees: imports go down, files stay short, nothing unsafe is called."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "segkd"
+FLOORS = [
+    {"prediction", "config", "registry", "metrics"},
+    {"models", "losses", "data"},
+    {"train"},
+    {"runs"},
+    {"study", "analysis"},
+    {"cli"},
+]
+FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
+# Absolute paths of some machine; written so that this line does not match itself.
+MACHINE_PATH = re.compile(r"(?<![\w.~/)\]}<])/(?:work|root|home|Users|mnt|opt|tmp)/(?=\w)")
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """Files that git has or would take, with one of the suffixes."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return sorted(ROOT / name for name in names if name.endswith(suffixes) and (ROOT / name).is_file())
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders or ("segkd",) for path in (ROOT / folder).rglob("*.py"))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def where(path: Path, node: ast.AST | None = None) -> str:
+    return path.relative_to(ROOT).as_posix() + (f":{node.lineno}" if node else "")
+
+
+def imports(path: Path, top_level: bool = False):
+    """(node, dotted name) of every import; ``from a import b`` gives ``a.b``, relative ones made absolute."""
+    module = tree(path)
+    nodes = module.body if top_level else ast.walk(module)
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield from ((node, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def house_imports(path: Path):
+    """(node, first name below segkd) of the imports from the package itself; the facade counts as ''."""
+    for node, name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "segkd":
+            below = rest.split(".")[0]
+            yield node, below if (PACKAGE / below).is_dir() or (PACKAGE / f"{below}.py").is_file() else ""
+
+
+def floor_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_module_has_a_floor():
+    names = {floor_name(path) for path in sources()} - {"__init__"}
+    assert names <= set(FLOOR), f"give {sorted(names - set(FLOOR))} a floor"
+
+
+def test_imports_only_go_down():
+    wrong = []
+    for path in sources():
+        own = floor_name(path)
+        for node, below in house_imports(path):
+            if own not in FLOOR or below == own:
+                continue
+            same_floor_below = FLOOR[own] in (0, FLOOR["study"])  # the ground floor and the top may use neighbours
+            if below not in FLOOR or FLOOR[below] > FLOOR[own] or (FLOOR[below] == FLOOR[own] and not same_floor_below):
+                wrong.append(f"{where(path, node)} imports {below or 'the facade'}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_wings_never_import_each_other():
+    wings = FLOORS[1]
+    wrong = [
+        f"{where(path, node)} imports {below}"
+        for wing in wings for path in sources(f"segkd/{wing}") for node, below in house_imports(path)
+        if below in wings - {wing}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_core_packages_at_module_level():
+    """Optional and heavy packages are imported inside the function that uses them."""
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", text)[0].lower() for text in core}
+    allowed = {IMPORT_NAMES.get(name, name) for name in names} | set(sys.stdlib_module_names) | {"segkd"}
+    wrong = [
+        f"{where(path, node)} imports {name}"
+        for path in sources() for node, name in imports(path, top_level=True) if name.split(".")[0] not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_importing_segkd_is_light():
+    heavy = "matplotlib seaborn sklearn papermill nbconvert segmentation_models_pytorch pytorch_grad_cam bs4".split()
+    code = "import sys, segkd; [getattr(segkd, name) for name in segkd.__all__];"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sources(), ids=where)
+def test_every_module_imports(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+def test_files_and_functions_stay_short():
+    wrong = []
+    for path in sources("segkd", "tests", "benchmarks"):
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        if length > 400:
+            wrong.append(f"{where(path)} has {length} lines")
+        for node in ast.walk(tree(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 60:
+                wrong.append(f"{where(path, node)} {node.name} has {node.end_lineno - node.lineno + 1} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_each_file_says_what_it_is_about():
+    wrong = []
+    for path in sources("segkd", "tests", "benchmarks"):
+        text = path.read_text(encoding="utf-8")
+        first = text.partition("\n")[0]
+        if text.strip() and not (ast.get_docstring(ast.parse(text)) and first.strip('"').strip()):
+            wrong.append(where(path))
+    assert not wrong, f"the first line must be a docstring: {wrong}"
+
+
+def unsafe(call: ast.Call) -> str | None:
+    """Why a call is not allowed, if it is not."""
+    keywords = {k.arg: getattr(k.value, "value", None) for k in call.keywords}
+    function = ast.unparse(call.func)
+    if function == "torch.load" and keywords.get("weights_only") is not True:
+        return "torch.load without weights_only=True"
+    if function in {"eval", "exec", "os.system", "yaml.load", "pickle.load", "pickle.loads", "tempfile.mktemp"}:
+        return function
+    return next((f"{name}=True" for name in ("allow_pickle", "shell") if keywords.get(name) is True), None)
+
+
+def test_nothing_unsafe_is_called():
+    wrong = [
+        f"{where(path, node)}: {reason}"
+        for path in sources("segkd", "benchmarks") for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and (reason := unsafe(node))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("code, allowed", [
+    ("torch.load(f)", False), ("torch.load(f, weights_only=False)", False), ("torch.load(f, weights_only=True)", True),
+    ("np.load(f, allow_pickle=True)", False), ("np.load(f)", True), ("model.eval()", True), ("eval(text)", False),
+])
+def test_the_unsafe_check_sees(code, allowed):
+    assert (unsafe(ast.parse(code, mode="eval").body) is None) == allowed
+
+
+def test_no_paths_of_some_machine():
+    suffixes = ".py .md .ipynb .toml .yml .yaml .txt .csv .json .j2 .css .cff Makefile run".split()
+    wrong = []
+    for path in tracked(*suffixes):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if found := MACHINE_PATH.search(line):
+                wrong.append(f"{where(path)}:{number}: {line[found.start():][:60]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def notebooks() -> list[Path]:
+    found = (ROOT / "notebooks").rglob("*.ipynb")
+    return sorted(p for p in found if ".ipynb_checkpoints" not in p.parts and not p.name.endswith(".failed.ipynb"))
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=where)
+def test_notebooks_are_committed_clean(path):
+    """No outputs, exactly one cell of parameters (plain literals), nothing injected, the portable kernel name."""
+    from segkd.study.report import parameters_of
+
+    book = json.loads(path.read_text(encoding="utf-8"))
+    tags = [tag for cell in book["cells"] for tag in cell["metadata"].get("tags", [])]
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert tags.count("parameters") == 1 and "injected-parameters" not in tags
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert book["metadata"].get("kernelspec", {}).get("name", "python3") == "python3"
+    assert parameters_of(path)
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=where)
+def test_formulas_of_notebooks_become_mathml(path):
+    from segkd.study.markup import markdown_html
+
+    book = json.loads(path.read_text(encoding="utf-8"))
+    text = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
+    source_shown = re.compile(r'<code class="formula">(.*?)</code>', re.DOTALL)
+    wrong = [found for source in text for found in source_shown.findall(markdown_html(source))]
+    assert not wrong, f"not converted: {wrong}"

@@ -1,0 +1,199 @@
+"""Runs: exact resume, exact cohorts, whole files, locks, kill -9. Real training at a tiny size."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
+from segkd.registry import UserError
+from segkd.runs import Run, find, load_run, run, run_cohort
+from segkd.train import loop, state
+from segkd.train.optim import poly
+from segkd.train.runtime import derive, pick_device
+from segkd.train.trainee import NonFiniteLoss, Trainee
+
+DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
+STUDENT = NetworkConfig("deeplabv3/resnet18", 0.125)
+SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2)
+TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, width=0.1875), dataclasses.replace(SCHEDULE, steps=3))
+LABEL_TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, extra_channels=1), SCHEDULE, method="lad")
+
+
+def student(method: str, **changes) -> RunConfig:
+    teacher = LABEL_TEACHER if method.startswith("lad") else None if method == "baseline" else TEACHER
+    return dataclasses.replace(RunConfig(DATA, STUDENT, SCHEDULE, method=method, teacher=teacher), **changes)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty folder of runs; the packed data is shared by all tests."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def weights(r: Run) -> bytes:
+    return (r.path / "model.safetensors").read_bytes()
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def report(run_id, now, loss):
+        if now == step:
+            raise Stop
+
+    return report
+
+
+@pytest.mark.parametrize("method", ["lad", "fakd_cwd", "kd+rdd"])
+def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
+    config = LABEL_TEACHER if method == "lad" else student(method)
+    straight = run(config, "cpu")
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    if config.teacher:
+        run(config.teacher, "cpu")
+    with pytest.raises(Stop):
+        run(config, "cpu", stop_at(4))
+    broken = find(config)
+    assert not broken.done and len(list(broken.path.glob("checkpoint-*.pt"))) == 2
+    resumed = run(config, "cpu")
+    assert weights(resumed) == weights(straight)
+    assert resumed.result["confusion"] == straight.result["confusion"] and resumed.metrics() == straight.metrics()
+
+
+def test_a_cohort_gives_the_bits_of_runs_alone(runs, monkeypatch, tmp_path):
+    configs = [student(m) for m in ("hwd", "fakd_cwd", "kd+rdd", "cwd")]
+    together = run_cohort(configs, "cpu")
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "alone"))
+    for config, other in zip(configs, together):
+        alone = run(config, "cpu")
+        assert weights(alone) == weights(other) and alone.result["miou"] == other.result["miou"]
+
+
+def test_a_finished_run_is_returned_at_once(runs):
+    first = run(student("baseline"), "cpu")
+    stamps = {p: p.stat().st_mtime_ns for p in first.path.iterdir()}
+    assert run(student("baseline"), "cpu").result == first.result
+    assert {p: p.stat().st_mtime_ns for p in first.path.iterdir()} == stamps
+    names = {p.name for p in first.path.iterdir()}
+    assert {"config.json", "env.json", "metrics.jsonl", "model.safetensors", "result.json"} <= names
+    assert load_run(first.id).config == first.config
+
+
+def test_result_holds_what_the_contract_says(runs):
+    found = run(LABEL_TEACHER, "cpu").result
+    val = [m["miou"] for m in find(LABEL_TEACHER).metrics() if m["kind"] == "val"]
+    assert found["split"] == "test" and found["images"] == 4 and found["label_input"]
+    assert found["val_last"] == val[-1] and found["val_best"] == max(val) and len(val) == 2
+    assert found["val_last5"] == pytest.approx(sum(val) / 2)
+    assert len(found["iou"]) == 11 and sum(map(sum, found["confusion"])) > 0 and found["seconds_per_step"] > 0
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(runs, monkeypatch):
+    straight = run(student("baseline"), "cpu")
+    other = dataclasses.replace(student("baseline"), seed=0, hyper={})
+    monkeypatch.setenv("SEGKD_RUNS", str(runs.parent / "again"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(Stop):
+        run(other, "cpu", stop_at(5))
+    newest = sorted(find(other).path.glob("checkpoint-*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="unreadable checkpoint"):
+        resumed = run(other, "cpu")
+    assert weights(resumed) == weights(straight)
+
+
+def test_kill_9_then_the_same_command_ends_with_the_same_numbers(runs, tmp_path):
+    config = student("cwd", schedule=dataclasses.replace(SCHEDULE, steps=30))
+    config = dataclasses.replace(config, teacher=student("baseline", schedule=config.schedule))
+    straight = run(config, "cpu")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    code = "import sys\nfrom segkd.train import loop\nloop.CHECKPOINT_SECONDS = -1\nfrom segkd.cli import main\nsys.exit(main())"
+    environment = os.environ | {"SEGKD_RUNS": str(tmp_path / "killed")}
+    command = [sys.executable, "-c", code, "train", str(tmp_path / "config.json")]
+    victim = subprocess.Popen(command, env=environment, start_new_session=True)
+    folder = tmp_path / "killed" / config.id
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("checkpoint-*.pt")) and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert list(folder.glob("checkpoint-*.pt")) and not (folder / "result.json").exists()
+    assert subprocess.run(command, env=environment, timeout=300).returncode == 0
+    assert (folder / "model.safetensors").read_bytes() == weights(straight)
+
+
+def test_two_processes_never_train_one_run(runs, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(student("baseline"))))
+    command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [p.communicate(timeout=300)[0].strip().splitlines()[-1] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and printed[0] == printed[1]
+    assert len(list(find(student("baseline")).path.glob("checkpoint-*.pt"))) == 1  # one training wrote one
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update():
+    trainee = Trainee(student("baseline"), 11, None, torch.device("cpu"))
+    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.int64)
+    images[0, 0, 0, 0] = float("nan")
+    before = {k: v.clone() for k, v in trainee.model.named_parameters()}
+    with pytest.raises(NonFiniteLoss, match="step 0: task"):
+        trainee.train_step(images, labels, None)
+    assert all(torch.equal(before[k], v) for k, v in trainee.model.named_parameters())
+
+
+def test_training_lowers_the_loss():
+    config = student("baseline", schedule=dataclasses.replace(SCHEDULE, steps=40))
+    trainee = Trainee(config, 11, None, torch.device("cpu"))
+    torch.manual_seed(0)
+    images, labels = torch.rand(2, 3, 48, 64), torch.randint(0, 2, (2, 6, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    losses = [trainee.train_step(images, labels, None)["loss"] for _ in range(40)]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        state.write_whole(path, half)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_runs_of_a_cohort_must_share_their_batch(runs):
+    with pytest.raises(ValueError, match="must share"):
+        run_cohort([student("baseline"), student("baseline", seed=1)])
+
+
+def test_mistakes_leave_nothing_behind(runs):
+    with pytest.raises(UserError, match="did you mean"):
+        run(student("baseline", method="hwdd"))
+    with pytest.raises(UserError, match="needs a teacher"):
+        run(dataclasses.replace(student("kd"), teacher=None))
+    assert not list(runs.glob("*")) if runs.exists() else True
+
+
+def test_learning_rate_and_seeds():
+    schedule = Schedule(steps=100, lr=0.1)
+    assert poly(schedule, 0) == 0.1 and poly(schedule, 50) == pytest.approx(0.1 * 0.5**0.9) and poly(schedule, 99) > 0
+    assert derive(0, 1, "a") != derive(0, 1, "b") and derive(0, "dropout") == derive(0, "dropout") < 2**63
+    assert loop.validation_steps(student("baseline")) == {3, 6}
+
+
+def test_unknown_device():
+    with pytest.raises(UserError, match="is not a device"):
+        pick_device("gpux")
