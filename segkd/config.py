@@ -45,8 +45,9 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with momentum under poly decay, as in all four papers; the same for every method of a study."""
+    """SGD with momentum under poly decay, as in all four papers, or AdamW; the same for every method of a study."""
 
+    optimiser: str = "sgd"
     steps: int = 40000
     batch_size: int = 16
     lr: float = 0.02

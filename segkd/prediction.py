@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,7 +61,27 @@ def labels_to_grid(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:
-    """Scores (B, C, h, w) at label size (H, W), bilinear; ``align_corners=True`` is the protocol of the four papers."""
+    """Scores (B, C, h, w) at label size (H, W), bilinear; ``align_corners=True`` is the protocol of the four papers.
+
+    Bilinear resizing is separable, so it is two small matrix products: equal to ``F.interpolate`` up to rounding, several
+    times faster on a CPU, and with a backward pass that is deterministic on a GPU.
+    """
     if scores.shape[-2:] == tuple(size):
         return scores
-    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=align_corners)
+    rows, columns = (
+        _interpolation(old, new, align_corners, scores.dtype, scores.device) for old, new in zip(scores.shape[-2:], size)
+    )
+    return rows @ (scores @ columns.T)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Matrix (new, old) of linear interpolation: each row holds the weights of the two nearest of ``old`` points."""
+    index = torch.arange(new, dtype=torch.float64)
+    position = index * ((old - 1) / max(new - 1, 1)) if align_corners else ((index + 0.5) * (old / new) - 0.5).clamp(min=0)
+    below = position.floor().clamp(max=old - 1)
+    above, share = (below + 1).clamp(max=old - 1), position - below
+    matrix = torch.zeros(new, old, dtype=torch.float64)
+    matrix.scatter_add_(1, below.long()[:, None], (1 - share)[:, None])
+    matrix.scatter_add_(1, above.long()[:, None], share[:, None])
+    return matrix.to(device, dtype)

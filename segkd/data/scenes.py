@@ -7,7 +7,7 @@ import numpy as np
 from segkd.data.scenes_camera import expose, paint_bonnet
 from segkd.data.scenes_cars import paint_car, paint_side_car
 from segkd.data.scenes_draw import Canvas
-from segkd.data.scenes_layout import VOID, make_world
+from segkd.data.scenes_layout import make_world
 from segkd.data.scenes_things import PAINTERS, paint_railing
 from segkd.data.scenes_world import paint_stage
 from segkd.registry import UserError, unknown

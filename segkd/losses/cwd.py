@@ -73,7 +73,8 @@ class CWD(Term):
         value = channelwise_kl(student.logits, context.teacher_logits(), hyper.temperature)
         losses = {self.name: hyper.weight * value}
         if hyper.feature_weight:
-            teacher = resize_scores(context.teacher.feature, student.feature.shape[-2:], context.align_corners)
-            value = channelwise_kl(self.module.adapter(student.feature), teacher, hyper.temperature)
+            grid, adapted = student.feature.shape[-2:], self.module.adapter(student.feature)
+            teacher = full_precision(resize_scores)(context.teacher.feature, grid, context.align_corners)
+            value = channelwise_kl(adapted, teacher, hyper.temperature)
             losses[f"{self.name}/feature"] = hyper.feature_weight * value
         return losses

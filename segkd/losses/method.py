@@ -40,7 +40,7 @@ class Context:
 
     def teacher_logits(self) -> Tensor:
         """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
-        return resize_scores(self.teacher.logits, self.student.logits.shape[-2:], self.align_corners)
+        return full_precision(resize_scores)(self.teacher.logits, self.student.logits.shape[-2:], self.align_corners)
 
 
 class TaskWeight(NamedTuple):

@@ -137,7 +137,8 @@ class RDD(TaskWeighting):
         """One map for both heads; the exponential first, then the upsampling."""
         teacher = context.teacher
         easy = teacher_difficulty(teacher.logits, teacher.aux_logits, self.hyper.difficulty)
-        easy = resize_scores(easy[:, None], context.labels.shape[-2:], context.align_corners)[:, 0]
+        size, up = context.labels.shape[-2:], full_precision(resize_scores)
+        easy = up(easy[:, None], size, context.align_corners)[:, 0]
         return TaskWeight(easy, None if context.student.aux_logits is None else easy, "pixels")
 
     def _tse(self, context: Context) -> TaskWeight:

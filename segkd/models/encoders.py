@@ -1,4 +1,4 @@
-"""Encoders: the dilated ResNets with a deep stem and MobileNetV2, both built from timm, as four maps from shallow to deep."""
+"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, giving four maps, shallow to deep."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def inflate(self, in_channels: int) -> None:
-        """Let the first convolution read ``in_channels`` >= 3: the RGB slices stay, the new ones are N(0, 0.1^2) (LAD)."""
+        """Let the first convolution read ``in_channels`` >= 3: RGB slices stay, the new ones are N(0, 0.1^2) (LAD)."""
         conv = self.first_conv
         shape = (conv.out_channels, in_channels - conv.in_channels, *conv.kernel_size)
         extra = torch.randn(shape, device=conv.weight.device, dtype=conv.weight.dtype) * LABEL_INIT_STD

@@ -65,7 +65,7 @@ class DeepLabV3Head(Head):
 
 
 class PSPHead(Head):
-    """Pyramid pooling over 1, 2, 3 and 6 bins, a quarter of the channels each, beside the input; one 3x3; classifier."""
+    """Pyramid pooling over 1, 2, 3, 6 bins, a quarter of the channels each, beside the input; one 3x3; classifier."""
 
     BINS = (2, 3, 6)
 
@@ -106,7 +106,7 @@ class AuxHead(nn.Sequential):
 
 HEADS: dict[str, type[Head]] = {"deeplabv3": DeepLabV3Head, "pspnet": PSPHead, "fcn": FCNHead}
 
-# Width A of the feature at width 1, (narrow encoders, bottleneck ResNets): CIRKD's code for the first two; FCN as PSPNet.
+# Width A of the feature at width 1 (narrow encoders, bottleneck ResNets): CIRKD's code; FCN as PSPNet.
 HEAD_CHANNELS = {"deeplabv3": (128, 256), "pspnet": (128, 512), "fcn": (128, 512)}
 
 

@@ -60,7 +60,7 @@ def _find(source: str) -> Path:
         if place.is_file():
             return place
     looked = " and ".join(map(str, places))
-    raise UserError(f"encoder_weights '{source}': no file at {looked}; give None, 'imagenet' or a file ($SEGKD_WEIGHTS)")
+    raise UserError(f"encoder_weights '{source}': no file at {looked}; give None, 'imagenet' or a file")
 
 
 def _read_state(path: Path) -> State:
@@ -99,7 +99,7 @@ def _timm_key(key: str) -> str:
 
 def _fill(encoder: Encoder, state: State, unused: tuple[str, ...], what: str) -> None:
     own = encoder.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from old files, used by nothing here
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from old files
     missing = [key for key in own if key not in state and key not in counters]
     surplus = [key for key in state if key not in own and not key.startswith(unused)]
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]

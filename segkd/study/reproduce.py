@@ -22,13 +22,16 @@ from segkd.study.papers import COMPARISON, PAPERS
 from segkd.study.study import Study, open_study
 from segkd.train.state import write_json, write_whole
 
-NOTEBOOKS = (
-    "00_tour",
-    *(f"papers/{paper}" for paper in PAPERS),
-    "analysis/per_class_iou",
-    "analysis/feature_tsne",
-    "analysis/shortcut_layercam",
-)
+NOTEBOOKS = {  # and their names in the navigation
+    "00_tour": "Tour",
+    "papers/lad": "LAD",
+    "papers/fakd": "FAKD",
+    "papers/hwd": "HWD",
+    "papers/rdd": "RDD",
+    "analysis/per_class_iou": "Classes",
+    "analysis/feature_tsne": "Features",
+    "analysis/shortcut_layercam": "Shortcut",
+}
 
 
 def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
@@ -92,7 +95,7 @@ def inputs_digest(studies: list[Study]) -> str:
 
 def render_pages(folder: Path, parameters: dict[str, str], digest: str) -> list[report.Page]:
     """Run and render the notebooks whose inputs changed, as many at a time as there are cores; all pages in order."""
-    nav = [("Overview", "index.html"), *((Path(name).name, f"{Path(name).name}.html") for name in NOTEBOOKS)]
+    nav = [("Overview", "index.html"), *((label, f"{Path(name).name}.html") for name, label in NOTEBOOKS.items())]
     stale = []
     for name in NOTEBOOKS:
         stamp = report.stamp(ROOT / "notebooks" / f"{name}.ipynb", parameters, [digest])
@@ -123,7 +126,7 @@ def _page(name: str, folder: Path) -> report.Page:
     for cell in read(executed, as_version=4).cells:
         if "headline" in cell.metadata.get("tags", []):
             numbers = ast.literal_eval(cell.outputs[-1]["data"]["text/plain"])
-    return report.Page(folder / f"{Path(name).name}.html", executed, list(numbers.items()))
+    return report.Page(folder / f"{Path(name).name}.html", executed, list(numbers.items()), label=NOTEBOOKS[name])
 
 
 def _facts(studies: list[Study]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from segkd.losses.cross_entropy import task_loss
 from segkd.losses.method import Context, create_method
 from segkd.models import create_model
 from segkd.prediction import NetworkInfo, Prediction
-from segkd.train.optim import poly, set_lr, sgd
+from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.runtime import derive, generator
 
 
@@ -39,7 +39,7 @@ class Trainee:
         self.method = create_method(config.method, variant=config.variant, **config.hyper)
         self.model = build_network(config, num_classes).to(device).train()
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
-        self.optimiser = sgd([*self.model.parameters(), *self._adapters()], config.schedule)
+        self.optimiser = make_optimiser([*self.model.parameters(), *self._adapters()], config.schedule)
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict] = []
         self.context: Context | None = None  # of the step in progress

@@ -98,6 +98,20 @@ def test_the_same_step_gives_the_same_bits(name, variant, info, context):
     assert torch.equal(*values)
 
 
+@pytest.mark.parametrize("step", [0, 5])
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_autocast_changes_nothing(name, variant, step, info, context):
+    values = []
+    for enabled in (False, True):
+        made_step = context(torch.float32, step=step)
+        made_step.teacher.logits = made_step.teacher.logits[..., :2, :3]  # a coarser grid, so resizing is inside
+        made_step.teacher.aux_logits = made_step.teacher.aux_logits[..., :2, :3]
+        method, _ = made(name, variant, info)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            values.append(total_loss(method, made_step)[0])
+    assert torch.equal(*values)
+
+
 @pytest.mark.parametrize("name, variant", [c for c in CASES if issubclass(METHODS.get(c[0]), TeacherKind)])
 def test_teacher_kinds_feed_and_train(name, variant, info, context):
     method, _ = made(name, variant, info)

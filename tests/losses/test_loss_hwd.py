@@ -102,9 +102,11 @@ def test_equal_divergences_or_one_channel_give_equal_weights(mu):
     assert torch.equal(holistic_weights(student, student, mu=mu), torch.ones(2, 4, dtype=torch.float64))
     repeated = student[:, :1].expand(-1, 4, -1, -1), teacher[:, :1].expand(-1, 4, -1, -1)
     assert torch.equal(holistic_weights(*repeated, mu=mu), torch.ones(2, 4, dtype=torch.float64))
-    shifts = torch.arange(4)[:, None, None] / 3  # the same maps but for rounding
-    shifted = holistic_weights(repeated[0] + shifts, repeated[1] - shifts, mu=mu)
-    assert torch.equal(shifted, torch.ones(2, 4, dtype=torch.float64))
+    repeated = [channel[:, :1].expand(-1, 7, -1, -1) for channel in (student, teacher)]
+    for step in (1 / 3, 1.0):  # the same maps but for rounding
+        shifts = step * torch.arange(7, dtype=torch.float64)[:, None, None]
+        value = holistic_weights(repeated[0] + shifts, repeated[1] - shifts, mu=mu)
+        assert torch.equal(value, torch.ones(2, 7, dtype=torch.float64))
     assert torch.equal(holistic_weights(student[:, :1], teacher[:, :1], mu=mu), torch.ones(2, 1, dtype=torch.float64))
 
 
