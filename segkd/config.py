@@ -54,6 +54,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
+    warmup: float = 0.0  # share of the steps over which the learning rate rises
     aux_weight: float = 0.4
     validations: int = 10
 

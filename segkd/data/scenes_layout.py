@@ -14,11 +14,11 @@ VOID = 255
 class Difficulty:
     """All that makes the set harder or easier. Changing a value changes the data set (and the golden label hash)."""
 
-    noise: float = 0.03  # largest standard deviation of the sensor noise, of full scale
+    noise: float = 0.02  # largest standard deviation of the sensor noise, of full scale
     blur: float = 0.4  # largest box blur radius, in hundredths of the image height
     motion: float = 0.8  # largest motion blur, in hundredths of the image height
-    grey: float = 0.15  # chance that a facade or a pavement takes the colour of the road
-    camouflage: float = 0.15  # chance that a thing takes a dull colour of its surroundings
+    grey: float = 0.08  # chance that a facade or a pavement takes the colour of the road
+    camouflage: float = 0.05  # chance that a thing takes a dull colour of its surroundings
     dark: float = 0.12  # chance of dusk
     flat: float = 0.2  # chance of an overcast, low-contrast sky
     haze: float = 600.0  # distance (m) at which half the light is haze; bad weather divides it by up to four
@@ -26,7 +26,7 @@ class Difficulty:
     exposure: float = 0.18  # largest relative error of the exposure
     sloppy: float = 0.25  # share of class boundaries left void
     bonnet: float = 0.2  # chance that the bonnet of the recording car is in view
-    near: float = 0.75  # factor on the distances of people, riders, signs and lamps: how large rare things are
+    near: float = 0.48  # factor on the distances of people, riders, signs and lamps: how large rare things are
 
 
 DIFFICULTY = Difficulty()
@@ -288,13 +288,13 @@ def add_people(draw: Draw, world: World) -> None:
 def add_railings(draw: Draw, world: World) -> None:
     """Fences along the pavement: at the kerb or at its far edge."""
     for side in (0, 1):
-        if not draw.chance(0.4):
+        if not draw.chance(0.65):
             continue
         at_kerb = draw.chance(0.4)
         t = world.half_width + (0.25 if at_kerb else world.pavement[side] - 0.05)
         z0 = draw.real(4.0, 20.0)
         colour = draw.pick(LEAVES if draw.chance(DIFFICULTY.camouflage) else BOARDS)
         world.railings.append(
-            Railing((2 * side - 1) * t, z0, z0 + draw.real(6.0, 25.0), draw.real(0.8, 1.5),
+            Railing((2 * side - 1) * t, z0, z0 + draw.real(8.0, 25.0), draw.real(1.0, 1.7),
                     draw.pick(["bars", "rails", "boards"]), colour, draw.real(0, 3))
         )  # fmt: skip

@@ -97,7 +97,7 @@ def paint_lamp(canvas: Canvas, thing: Thing) -> None:
 def paint_sign(canvas: Canvas, thing: Thing) -> None:
     """A traffic sign on its post: disc, triangle, plate or the grey back of one."""
     look = thing.look
-    size, foot = 0.36 + 0.22 * look[1], 1.9 + 0.8 * look[2]
+    size, foot = 0.46 + 0.24 * look[1], 1.9 + 0.8 * look[2]
     seen = canvas.upright(thing.t, thing.z, 1.0, foot + 3 * size)
     if seen is None:
         return

@@ -19,7 +19,7 @@ class Segmenter(nn.Module):
 
     It normalises RGB itself; channels beyond the third pass as they are. Sides are at least four times the output
     stride, odd or even, and the grid is the side over the stride, rounded up. ``align_corners`` is how its scores are
-    brought to label size. ``.to(memory_format=torch.channels_last)`` makes it compute in that layout, faster on CPU too.
+    brought to label size. ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster).
     Training DeepLabV3 or PSPNet on one image at a time is refused (UserError): the batch norm of their image pooling
     would see one value.
     """

@@ -24,8 +24,9 @@ def make_optimiser(parameters: Iterable[torch.nn.Parameter], schedule: Schedule)
 
 
 def poly(schedule: Schedule, step: int) -> float:
-    """lr(t) = base * (1 - t/T)^power for the 0-based step t."""
-    return schedule.lr * (1 - step / schedule.steps) ** schedule.power
+    """lr(t) = base * (1 - t/T)^power for the 0-based step t, times a linear rise over the warm-up share of the steps."""
+    rise = min(1.0, (step + 1) / max(1.0, schedule.warmup * schedule.steps))
+    return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

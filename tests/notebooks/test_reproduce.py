@@ -1,0 +1,64 @@
+"""The whole path at the smallest scale: train, run every notebook through papermill, render, link; then do nothing."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from segkd.config import ROOT
+from segkd.study import reproduce as module
+from segkd.study.readme import BEGIN, END, results_block
+from segkd.study.reproduce import NOTEBOOKS, reproduce
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A smoke study in a folder of its own: (first page, printed state before, the module's folder)."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
+    folder = ROOT / "reports" / "smoke-scenes"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield reproduce("smoke", "scenes"), folder
+    patch.undo()
+
+
+def test_every_notebook_becomes_a_page(smoke):
+    index, folder = smoke
+    assert index == folder / "index.html"
+    text = index.read_text()
+    for name, label in NOTEBOOKS.items():
+        page = folder / f"{name.split('/')[-1]}.html"
+        html = page.read_text()
+        assert f'href="{page.name}"' in text and label in text
+        assert "<img" in html and "Traceback" not in html and "<script" not in html
+        assert not re.search(r'(src|href)="https?:', html), "a page must open offline"
+    assert not list(folder.rglob("*.failed.ipynb"))
+
+
+def test_first_page_has_thumbnails_and_numbers(smoke):
+    text = smoke[0].read_text()
+    assert text.count("data:image/png;base64") == len(NOTEBOOKS)
+    assert "one run" in text and "Its numbers mean nothing" in text
+
+
+def test_results_table_names_a_run_for_every_number(smoke):
+    import pandas as pd
+
+    results = pd.read_csv(smoke[1] / "results.csv")
+    assert {"all", "lad", "fakd", "hwd", "rdd"} == set(results["paper"]) and results["run"].notna().all()
+    assert results["value"].notna().all() and (results["split"] == "test").all()
+    assert json.loads((smoke[1] / "study.json").read_text())["profile"] == "smoke"
+
+
+def test_called_again_it_trains_and_renders_nothing(smoke, monkeypatch, capsys):
+    monkeypatch.setattr(module.report, "execute", lambda *a, **k: pytest.fail("a page was rendered again"))
+    stamps = {p: p.stat().st_mtime_ns for p in smoke[1].glob("*.html") if p.name != "index.html"}
+    reproduce("smoke", "scenes")
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    assert "0 of 15 runs to train" in capsys.readouterr().out
+
+
+def test_readme_block_is_what_the_committed_tables_say():
+    text = (ROOT / "README.md").read_text()
+    assert text.split(BEGIN, 1)[1].split(END, 1)[0] == "\n" + results_block()
