@@ -37,10 +37,10 @@ LABEL_TEACHER = Row("teacher (label-assisted)", "lad", role="label_teacher", rep
 
 
 def _thin(values: list, levels: int | None, keep: Any) -> list:
-    """At most ``levels`` of the values, first and last among them, and always ``keep`` (the paper's default)."""
+    """At most ``levels`` of the values: ``keep`` (the paper's default), then the first, then the last."""
     if levels is None or len(values) <= levels:
         return values
-    chosen = [keep, values[-1], values[0]][:levels]
+    chosen = list(dict.fromkeys([keep, values[0], values[-1]]))[:levels]
     return [v for v in values if v in chosen]
 
 
@@ -52,7 +52,7 @@ def _lad(levels: int | None) -> dict[str, Table]:
     )  # fmt: skip
     noise = []
     for on in (True, False):
-        for alpha in _thin([0.0, 0.001, 0.01, 0.1, 1.0], levels, 0.01):
+        for alpha in _thin([0.0, 0.001, 0.01, 0.1, 1.0], levels and max(levels, 2), 0.01):  # the clean label stays in
             hyper = {"lad": {"alpha": alpha, "class_noise": on}}
             level = {"alpha": alpha, "class noise": "on" if on else "off"}
             setting = f"alpha={alpha:g};classwise={'on' if on else 'off'}".replace("alpha=1;", "alpha=1.0;")

@@ -56,7 +56,7 @@ def test_called_again_it_trains_and_renders_nothing(smoke, monkeypatch, capsys):
     stamps = {p: p.stat().st_mtime_ns for p in smoke[1].glob("*.html") if p.name != "index.html"}
     reproduce("smoke", "scenes")
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
-    assert "0 of 15 runs to train" in capsys.readouterr().out
+    assert re.search(r"^0 of \d+ runs to train", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_readme_block_is_what_the_committed_tables_say():

@@ -20,7 +20,7 @@ from segkd.train.runtime import derive, pick_device
 from segkd.train.trainee import NonFiniteLoss, Trainee
 
 DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-STUDENT = NetworkConfig("deeplabv3/resnet18", 0.125)
+STUDENT = NetworkConfig("pspnet/resnet18", 0.125)
 SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2)
 TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, width=0.1875), dataclasses.replace(SCHEDULE, steps=3))
 LABEL_TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, extra_channels=1), SCHEDULE, method="lad")
@@ -181,7 +181,7 @@ def test_runs_of_a_cohort_must_share_their_batch(runs):
 
 def test_mistakes_leave_nothing_behind(runs):
     with pytest.raises(UserError, match="did you mean"):
-        run(student("baseline", method="hwdd"))
+        run(student("hwdd"))
     with pytest.raises(UserError, match="needs a teacher"):
         run(dataclasses.replace(student("kd"), teacher=None))
     assert not list(runs.glob("*")) if runs.exists() else True
