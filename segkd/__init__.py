@@ -3,7 +3,10 @@
 The public names load on first use, so ``import segkd`` stays quick.
 """
 
+import warnings
 from importlib import import_module
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # timm's downloads ask for a widget we do not use
 
 _WHERE = {
     "Prediction": "segkd.prediction",

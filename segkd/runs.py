@@ -10,6 +10,7 @@ import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -194,12 +195,10 @@ def _peak_memory(device: torch.device) -> float:
 
 def environment(device: torch.device | str = "cpu") -> dict:
     """Versions, commit and device, for the record."""
-    import timm
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "cpu",

@@ -54,7 +54,7 @@ PROFILES = {
             "smoke", seeds=1, levels=1,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=4, batch_size=2, lr=0.03, warmup=0.2, validations=2),
-            data=_data((48, 64), scale=CPU_SCALE, limit=8),
+            data=_data((48, 64), scale=CPU_SCALE, limit=12),
             shows="That the code runs from end to end. Its numbers mean nothing.",
             needs="10 MB of disk and about a minute",
         ),

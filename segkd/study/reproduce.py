@@ -33,6 +33,11 @@ NOTEBOOKS = {  # and their names in the navigation
     "analysis/shortcut_layercam": "Shortcut",
 }
 
+NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
+    "papers/rdd": ("rdd", "main", {"RDD", "teacher (plain, larger)"}),
+    "analysis/shortcut_layercam": ("lad", "shortcut", {"noised label", "clean label"}),
+}
+
 
 def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
     """Everything for one profile and data set; returns the path of the report's first page.
@@ -50,7 +55,8 @@ def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
     write_results(studies, folder / "results.csv")
     write_facts(studies[0], folder / "study.json")
     parameters = {"PROFILE": profile, "DATASET": dataset, **{k.upper(): v for k, v in choice.items() if v}}
-    pages = render_pages(folder, parameters, inputs_digest(studies))
+    names = [name for name in NOTEBOOKS if _wanted(name, studies)]
+    pages = render_pages(names, folder, parameters, inputs_digest(studies))
     return report.build_index(folder, pages, _facts(studies))
 
 
@@ -74,7 +80,7 @@ def write_results(studies: list[Study], path: Path) -> pd.DataFrame:
 
 def write_facts(study: Study, path: Path) -> None:
     """What the results table was made with, for whoever reads it without the report."""
-    protocol = study.protocol()["value"].to_dict()
+    protocol = study.facts()
     facts = {"profile": study.profile.name, "dataset": study.dataset, "shows": study.profile.shows}
     write_json(path, facts | {key: protocol[key] for key in ("data", "student", "teacher", "schedule", "seeds", "start")})
 
@@ -93,12 +99,24 @@ def inputs_digest(studies: list[Study]) -> str:
     return digest.hexdigest()
 
 
-def render_pages(folder: Path, parameters: dict[str, str], digest: str) -> list[report.Page]:
+def _wanted(name: str, studies: list[Study]) -> bool:
+    """False for a page whose rows METHODS or TABLES leave out; says so."""
+    if name not in NEEDS:
+        return True
+    paper, table, rows = NEEDS[name]
+    study = next(s for s in studies if s.paper == paper)
+    found = {row.label for row in study.rows(table)} if table in study.tables else set()
+    if rows - found:
+        print(f"page {name} left out: METHODS or TABLES leave out {', '.join(sorted(rows - found))} of table '{table}'")
+    return rows <= found
+
+
+def render_pages(names: list[str], folder: Path, parameters: dict[str, str], digest: str) -> list[report.Page]:
     """Run and render the notebooks whose inputs changed, as many at a time as there are cores; all pages in order."""
-    nav = [("Overview", "index.html"), *((label, f"{Path(name).name}.html") for name, label in NOTEBOOKS.items())]
+    nav = [("Overview", "index.html"), *((NOTEBOOKS[name], f"{Path(name).name}.html") for name in names)]
     stale = []
-    for name in NOTEBOOKS:
-        stamp = report.stamp(ROOT / "notebooks" / f"{name}.ipynb", parameters, [digest])
+    for name in names:
+        stamp = report.stamp(ROOT / "notebooks" / f"{name}.ipynb", parameters, [digest, *map(str, nav)])
         if not report.is_fresh(folder / f"{Path(name).name}.html", stamp):
             stale.append((name, folder, parameters, nav, stamp))
     if stale:
@@ -106,7 +124,7 @@ def render_pages(folder: Path, parameters: dict[str, str], digest: str) -> list[
         with ProcessPoolExecutor(min(len(stale), len(os.sched_getaffinity(0))), context) as pool:
             for done, future in enumerate(as_completed([pool.submit(_render_page, *item) for item in stale]), 1):
                 print(f"page {done}/{len(stale)}: {future.result()}", flush=True)
-    return [_page(name, folder) for name in NOTEBOOKS]
+    return [_page(name, folder) for name in names]
 
 
 def _render_page(name: str, folder: Path, parameters: dict, nav: list, stamp: str) -> str:
@@ -132,7 +150,7 @@ def _page(name: str, folder: Path) -> report.Page:
 def _facts(studies: list[Study]) -> dict[str, object]:
     """What the report's first page says above its cards."""
     study = studies[0]
-    protocol = study.protocol()["value"]
+    protocol = study.facts()
     done = {c.id for s in studies for c in s.configs() if find(c).done}
     return {
         "title": f"Knowledge distillation for segmentation: {study.profile.name} on {study.dataset}",

@@ -72,7 +72,8 @@ class Study:
         if table not in self.all_tables:
             raise unknown(f"table of {self.paper}:", table, self.all_tables)
         rows = self.all_tables[table].rows
-        return [r for r in rows if self.methods is None or r.role != "student" or r.spec in self.methods]
+        keep = self.methods and {"baseline", *self.methods}  # gains are against the baseline
+        return [r for r in rows if not keep or r.role != "student" or r.spec in keep]
 
     def config(self, row: Row, seed: int) -> RunConfig:
         """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
@@ -167,7 +168,11 @@ class Study:
 
     def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
         """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
-        return self.summary(name, reference).style.hide(axis="index").format(PERCENT, na_rep="–")
+        found = self.summary(name, reference)
+        empty = [c for c in found if found[c].isna().all() or (found[c] == "").all()]
+        found = found.drop(columns=empty)
+        formats = {column: text for column, text in PERCENT.items() if column in found}
+        return found.style.hide(axis="index").format(formats, na_rep="–")
 
     def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
         """The numbers behind ``table``; a sweep is compared with its first row (the plain loss)."""
@@ -178,34 +183,45 @@ class Study:
             reference = labels[0] if rows[0].role == "student" else None
         return summary(table, self.results(name), reference)
 
-    def protocol(self) -> pd.DataFrame:
-        """What is run: data, networks, schedule."""
+    def protocol(self) -> pd.io.formats.style.Styler:
+        """What is run, as a table to show."""
+        return as_table(self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What is run: data, networks, schedule, each in words."""
         p, data = self.profile, self.profile.data_config(self.dataset)
         network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
         crop = data.crop or data.size
-        items = {
+        schedule = p.schedule
+        return {
             "profile": f"{p.name}: {p.shows}",
             "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
             "validated on val, nothing chosen on either",
             "student": network(p.student),
             "teacher": network(p.teacher),
             "label-assisted teacher": f"{network(p.student)} with a 4th input channel",
-            "schedule": f"SGD, {p.schedule.steps} steps of {p.schedule.batch_size}, lr {p.schedule.lr:g} poly "
-            f"{p.schedule.power:g}, weight decay {p.schedule.weight_decay:g}, auxiliary weight {p.schedule.aux_weight:g}",
+            "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
+            f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
+            f"auxiliary weight {schedule.aux_weight:g}",
             "seeds": ", ".join(map(str, self.seeds)),
             "start": p.student.weights or "random weights, the same for all methods of a seed",
         }
-        return pd.DataFrame({"": items.keys(), "value": items.values()}).set_index("")
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""
         return split_of(RunConfig(self.profile.data_config(self.dataset)), split)
 
-    def provenance(self) -> pd.DataFrame:
+    def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
         done = [find(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
-        return pd.DataFrame({"": values.keys(), "value": [str(v) for v in values.values()]}).set_index("")
+        return as_table(values)
+
+
+def as_table(values: dict) -> pd.io.formats.style.Styler:
+    """Facts as a table of two columns without a header, nothing cut short."""
+    frame = pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
+    return frame.style.hide(axis="index").hide(axis="columns")
 
 
 def _changed(row: Row) -> dict:

@@ -29,6 +29,12 @@ def first_run(study: Study, table: str, row: str) -> Run:
     return found[0]
 
 
+def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+    """Those of the rows that this study holds: METHODS may have left some out."""
+    held = [row.label for row in study.rows(table)]
+    return [row for row in rows if row in held]
+
+
 def model(study: Study, table: str, row: str) -> torch.nn.Module:
     """The trained network of a row's first run."""
     return first_run(study, table, row).load_model()

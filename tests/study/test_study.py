@@ -1,9 +1,6 @@
 """Studies: rows to runs, reported values, statistics, jobs, the command line's answers to bad input."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -162,16 +159,6 @@ def test_plain_lines_without_a_terminal(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert "runs 0/1 | some-run step 5/10 loss 1.250" in printed[0] and printed[0].endswith("left")
     assert printed[1] == "done 1/1: some-run  mIoU 0.500"
-
-
-def test_import_is_light():
-    code = (
-        "import sys, segkd; segkd.create_model; "
-        "print(sorted({'matplotlib', 'seaborn', 'papermill', 'sklearn', 'pytorch_grad_cam', 'nbconvert', "
-        "'segmentation_models_pytorch', 'torchvision'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
-    assert found.stdout.strip() == "[]"
 
 
 def test_runs_are_found_by_config(tmp_path):
