@@ -22,7 +22,7 @@ STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(S
 .PHONY: help env test test-all reproduce lab data report bench clean
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,lad] [DEVICES=cpu]"
+	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu]"
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "env takes PYTHON=python3.12 and PIP_FLAGS=... (for example an index of CPU-only wheels)."
 
@@ -45,8 +45,8 @@ $(STAMP): pyproject.toml constraints.txt
 test: env  ## the fast tests (what CI runs)
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
 
-test-all: env  ## all tests; the log is
-	@set -o pipefail; $(BIN)/python -m pytest -q -n $(JOBS) 2>&1 | tee
+test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.log
+	@set -o pipefail; $(BIN)/python -m pytest -q -n $(JOBS) 2>&1 | tee tests/last-test-all.log
 
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)
@@ -60,7 +60,7 @@ data: env  ## pack and check DATASET
 	@$(BIN)/segkd data "$(DATASET)"
 
 bench: env  ## run the benchmarks
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures

@@ -70,12 +70,12 @@ PROFILES = {
         Profile(
             "small", seeds=3, levels=None,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
-            schedule=Schedule("adamw", steps=1500, batch_size=8, lr=0.02, warmup=0.2, validations=10),
-            data=_data((144, 192), scale=CPU_SCALE),
-            shows="Effects of about a point of mIoU or more between methods that train a narrow network from "
-            "random weights on an 18x24 score grid. It cannot show the papers' numbers: those need ImageNet weights, "
+            schedule=Schedule("adamw", steps=2400, batch_size=4, lr=0.02, warmup=0.2, validations=10),
+            data=_data((192, 256), scale=CPU_SCALE),
+            shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
+            "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "
             "full width and 40,000 steps.",
-            needs="2 GB of disk and CPU hours (about 1 per seed for the main comparisons on two cores, 3 with all "
+            needs="2 GB of disk and CPU hours (on two cores about one per seed for the main comparisons, four with all "
             "ablations), or minutes on a GPU",
         ),
         Profile(
