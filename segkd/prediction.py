@@ -69,13 +69,13 @@ def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = T
     if scores.shape[-2:] == tuple(size):
         return scores
     rows, columns = (
-        _interpolation(old, new, align_corners, scores.dtype, scores.device) for old, new in zip(scores.shape[-2:], size)
+        interpolation(old, new, align_corners, scores.dtype, scores.device) for old, new in zip(scores.shape[-2:], size)
     )
     return rows @ (scores @ columns.T)
 
 
 @lru_cache(maxsize=64)
-def _interpolation(old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+def interpolation(old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Matrix (new, old) of linear interpolation: each row holds the weights of the two nearest of ``old`` points."""
     index = torch.arange(new, dtype=torch.float64)
     position = index * ((old - 1) / max(new - 1, 1)) if align_corners else ((index + 0.5) * (old / new) - 0.5).clamp(min=0)

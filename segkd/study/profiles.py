@@ -70,7 +70,7 @@ PROFILES = {
         Profile(
             "small", seeds=3, levels=None,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
-            schedule=Schedule("adamw", steps=2400, batch_size=4, lr=0.02, warmup=0.2, validations=10),
+            schedule=Schedule("adamw", steps=1800, batch_size=4, lr=0.02, warmup=0.2, validations=10),
             data=_data((192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
             "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "

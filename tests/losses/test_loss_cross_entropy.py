@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segkd.losses import TaskWeight, task_loss
+from segkd.losses.cross_entropy import weighted_cross_entropy
 from segkd.prediction import Prediction
 
 
@@ -98,3 +99,20 @@ def test_a_network_without_an_auxiliary_head_has_one_term_and_half_precision_is_
     assert set(losses) == {"task"} and losses["task"].dtype == torch.float32
     assert losses["task"].item() == pytest.approx(task_loss(Prediction(main.double()), labels)["task"].item(), rel=1e-5)
     assert math.isfinite(task_loss(Prediction(400 * main), labels)["task"].item())
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_the_gradient_made_in_the_forward_pass_is_that_of_the_plain_form(align_corners):
+    """Against F.interpolate and F.cross_entropy under autograd, and against finite differences."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 7, 9), generator=generator)
+    labels[0, :3] = 255
+    share = torch.rand(2, 7, 9, dtype=torch.float64, generator=generator) * (labels != 255)
+    ours = weighted_cross_entropy(logits, labels, share, align_corners)
+    up = torch.nn.functional.interpolate(logits, size=(7, 9), mode="bilinear", align_corners=align_corners)
+    plain = (share * torch.nn.functional.cross_entropy(up, labels, ignore_index=255, reduction="none")).sum()
+    assert ours.item() == pytest.approx(plain.item(), abs=1e-12)
+    pair = [torch.autograd.grad(3 * loss, logits)[0] for loss in (ours, plain)]
+    assert torch.allclose(*pair, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: weighted_cross_entropy(x, labels, share, align_corners), logits)
