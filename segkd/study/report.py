@@ -150,7 +150,7 @@ def _kernel_of_this_python() -> Iterator[None]:
         spec = Path(folder) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
         argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        argv.append("--IPKernelApp.log_level=40")  # errors only
+        argv.append("--IPKernelApp.log_level=50")  # papermill interrupts the idle kernel at the end, which it would call an error
         env = {"IPYTHONDIR": str(Path(folder) / "ipython")}
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
         before = os.environ.get("JUPYTER_PATH")
