@@ -54,7 +54,10 @@ def stop_at(step: int):
     return report
 
 
-@pytest.mark.parametrize("method", ["lad", "fakd_cwd", "kd+rdd"])
+MORE = ("baseline", "kd", "cwd", "hwd", "fakd_pd", "lad+cwd", "hwd+fakd_cwd", "lad+hwd+rdd")
+
+
+@pytest.mark.parametrize("method", ["lad", "fakd_cwd", "kd+rdd", *(pytest.param(m, marks=pytest.mark.slow) for m in MORE)])
 def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
     config = LABEL_TEACHER if method == "lad" else student(method)
     straight = run(config, "cpu")
