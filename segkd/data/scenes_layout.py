@@ -15,18 +15,18 @@ class Difficulty:
     """All that makes the set harder or easier. Changing a value changes the data set (and the golden label hash)."""
 
     noise: float = 0.02  # largest standard deviation of the sensor noise, of full scale
-    blur: float = 0.4  # largest box blur radius, in hundredths of the image height
-    motion: float = 0.8  # largest motion blur, in hundredths of the image height
+    blur: float = 0.3  # largest box blur radius, in hundredths of the image height
+    motion: float = 0.6  # largest motion blur, in hundredths of the image height
     grey: float = 0.08  # chance that a facade or a pavement takes the colour of the road
     camouflage: float = 0.05  # chance that a thing takes a dull colour of its surroundings
-    dark: float = 0.12  # chance of dusk
+    dark: float = 0.08  # chance of dusk
     flat: float = 0.2  # chance of an overcast, low-contrast sky
     haze: float = 600.0  # distance (m) at which half the light is haze; bad weather divides it by up to four
     white_balance: float = 0.07  # largest relative error of a colour channel
     exposure: float = 0.18  # largest relative error of the exposure
     sloppy: float = 0.25  # share of class boundaries left void
     bonnet: float = 0.2  # chance that the bonnet of the recording car is in view
-    near: float = 0.48  # factor on the distances of people, riders, signs and lamps: how large rare things are
+    near: float = 0.45  # factor on the distances of people, riders, signs and lamps: how large rare things are
 
 
 DIFFICULTY = Difficulty()
@@ -126,7 +126,7 @@ def make_world(seed: int, index: int) -> World:
     draw = Draw(seed, index)
     style = draw.pick(["urban", "urban", "suburb", "suburb", "open"])
     half = draw.real(3.0, 5.6)
-    pavement = (draw.real(1.8, 4.6), draw.real(1.8, 4.6))
+    pavement = (draw.real(2.4, 5.6), draw.real(2.4, 5.6))
     end = draw.real(50.0, 140.0)
     lane = draw.real(-0.75, 0.35) * half * draw.pick([-1, 1])
     centre = (lane, draw.real(-0.09, 0.09), draw.pick([0, 1]) * draw.real(-0.002, 0.002))
@@ -251,7 +251,7 @@ def add_street_furniture(draw: Draw, world: World, style: str) -> None:
         place(draw, world, "bush", verge(draw, world, 0.7, 1.2), draw.real(8.0, 40.0), LEAVES)
     for _ in range(draw.many(1, 5)):
         place(draw, world, "lamp", verge(draw, world, 0.1, 0.3), draw.real(8.0, 40.0) * DIFFICULTY.near, FACADES)
-    for _ in range(draw.many(0, 4)):
+    for _ in range(draw.many(1, 5)):
         kind = draw.pick(["sign", "sign", "lights"])
         place(draw, world, kind, verge(draw, world, 0.1, 0.35), draw.real(8.0, 17.0) * DIFFICULTY.near)
     for _ in range(draw.many(-2, 2)):
@@ -262,12 +262,12 @@ def add_traffic(draw: Draw, world: World) -> None:
     """Parked rows along the kerb, cars in the lanes, a car or van across at times."""
     for side in (-1, 1):
         z = draw.real(6.0, 20.0)
-        while draw.chance(0.7) and z < world.end - 10:
+        while draw.chance(0.85) and z < world.end - 10:
             place(draw, world, "car", side * (world.half_width - draw.real(0.9, 1.2)), z, on_pavement=False)
             z += draw.real(5.5, 12.0)
-    for _ in range(draw.many(0, 3)):
+    for _ in range(draw.many(1, 4)):
         lane = draw.real(0.3, 0.55) * world.half_width * draw.pick([-1, 1])
-        place(draw, world, "car", lane, draw.real(9.0, 60.0) if draw.chance(0.85) else draw.real(6.0, 10.0),
+        place(draw, world, "car", lane, draw.real(8.0, 45.0) if draw.chance(0.8) else draw.real(6.0, 10.0),
               on_pavement=False)  # fmt: skip
     if draw.chance(0.18):
         place(draw, world, "side_car", draw.real(-5, 5), draw.real(9.0, 28.0), on_pavement=False)
@@ -288,13 +288,13 @@ def add_people(draw: Draw, world: World) -> None:
 def add_railings(draw: Draw, world: World) -> None:
     """Fences along the pavement: at the kerb or at its far edge."""
     for side in (0, 1):
-        if not draw.chance(0.65):
+        if not draw.chance(0.8):
             continue
         at_kerb = draw.chance(0.4)
         t = world.half_width + (0.25 if at_kerb else world.pavement[side] - 0.05)
         z0 = draw.real(4.0, 20.0)
         colour = draw.pick(LEAVES if draw.chance(DIFFICULTY.camouflage) else BOARDS)
         world.railings.append(
-            Railing((2 * side - 1) * t, z0, z0 + draw.real(8.0, 25.0), draw.real(1.0, 1.7),
+            Railing((2 * side - 1) * t, z0, z0 + draw.real(10.0, 30.0), draw.real(1.1, 1.8),
                     draw.pick(["bars", "rails", "boards"]), colour, draw.real(0, 3))
         )  # fmt: skip

@@ -53,12 +53,17 @@ def execute(configs: list[RunConfig], devices: list[str] | None = None) -> list[
     jobs = plan_jobs(configs, len(devices))
     if jobs:
         runs = [c for job in jobs for c in job]
-        progress = Progress(sum(c.schedule.steps for c in runs), len(runs))
+        progress = Progress(sum(c.schedule.steps * step_cost(c) for c in runs), len(runs))
         try:
             _train_in_processes(jobs, devices, progress)
         finally:
             progress.close()
     return [find(config) for config in configs]
+
+
+def step_cost(config: RunConfig) -> float:
+    """Roughly what a step costs, for the time left: wider networks more, a label-assisted teacher's two paths double."""
+    return config.network.width * (2 if config.network.extra_channels else 1)
 
 
 def default_devices() -> list[str]:
@@ -112,17 +117,18 @@ class _Reporter:
     """Runs inside a worker: sends steps to the parent twice a second, and stops the worker if the parent is gone."""
 
     def __init__(self, job: Job, messages: multiprocessing.Queue, parent: int):
-        self.total = {c.id: c.schedule.steps for c in job}
+        self.job = {c.id: c for c in job}
         self.messages, self.parent = messages, parent
-        self.count, self.last = 0, 0.0
+        self.work, self.last = 0.0, 0.0
 
     def __call__(self, run: str, step: int, loss: float) -> None:
-        self.count += 1
+        config = self.job[run]  # teachers are finished before a job starts
+        self.work += step_cost(config)
         if time.monotonic() - self.last > 0.5:
             if os.getppid() != self.parent:
                 os._exit(1)  # the parent was killed: leave the work to whoever resumes it
-            self.messages.put((run, step, loss, self.count, self.total.get(run, 0)))
-            self.count, self.last = 0, time.monotonic()
+            self.messages.put((run, step, loss, self.work, config.schedule.steps))
+            self.work, self.last = 0.0, time.monotonic()
 
 
 def _start_worker(messages: multiprocessing.Queue, free: multiprocessing.Queue, parent: int) -> None:

@@ -61,16 +61,17 @@ PROFILES = {
         Profile(
             "quick", seeds=2, levels=2,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
-            schedule=Schedule("adamw", steps=260, batch_size=8, lr=0.03, warmup=0.2, validations=5),
+            schedule=Schedule("adamw", steps=300, batch_size=4, lr=0.03, warmup=0.2, validations=5),
             data=_data((96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
             "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
-            needs="0.3 GB of disk and about 12 minutes on two cores",
+            needs="0.3 GB of disk and about 14 minutes on two cores",
         ),
         Profile(
             "small", seeds=3, levels=None,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
-            schedule=Schedule("adamw", steps=1800, batch_size=4, lr=0.02, warmup=0.2, validations=10),
+            schedule=Schedule("adamw", steps=1000, batch_size=4, lr=0.02, warmup=0.2, validations=10),
+            teacher_steps=1.8,
             data=_data((192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
             "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "

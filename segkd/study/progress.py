@@ -9,25 +9,26 @@ LINE_SECONDS = 20.0
 
 
 class Progress:
-    """Counts steps over all runs. ``step`` may be called often; it draws at most twice a second."""
+    """Counts work over all runs, in any unit: steps, each times what a step of its run costs."""
 
-    def __init__(self, total_steps: int, total_runs: int, terminal: bool | None = None):
-        self.total_steps, self.total_runs = total_steps, total_runs
-        self.steps = self.runs = 0
+    def __init__(self, total_work: float, total_runs: int, terminal: bool | None = None):
+        self.total_work, self.total_runs = total_work, total_runs
+        self.work, self.runs = 0.0, 0
         self.begin = self.last_line = time.monotonic()
         self.bar = None
         if sys.stderr.isatty() if terminal is None else terminal:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total_steps, unit="step", dynamic_ncols=True, smoothing=0.05, mininterval=0.5)
+            form = "{desc} |{bar}| {percentage:3.0f} % {elapsed}, {remaining} left"
+            self.bar = tqdm(total=total_work, bar_format=form, dynamic_ncols=True, smoothing=0.02, mininterval=0.5)
 
-    def step(self, run: str, step: int, loss: float, count: int = 1, of: int = 0) -> None:
-        """``count`` more steps were made; the newest was step ``step`` (of ``of``) of ``run``."""
-        self.steps += count
+    def step(self, run: str, step: int, loss: float, work: float = 1.0, of: int = 0) -> None:
+        """``work`` more was done; the newest was step ``step`` (of ``of``) of ``run``."""
+        self.work += work
         now = f"runs {self.runs}/{self.total_runs} | {run} step {step}/{of} loss {loss:.3f}"
         if self.bar is not None:
             self.bar.set_description_str(now, refresh=False)
-            self.bar.update(count)
+            self.bar.update(work)
         elif time.monotonic() - self.last_line > LINE_SECONDS:
             self.last_line = time.monotonic()
             print(f"{now} | {self.left()} left", flush=True)
@@ -41,7 +42,7 @@ class Progress:
     def left(self) -> str:
         """Time left at the speed so far, as m:ss."""
         spent = time.monotonic() - self.begin
-        seconds = int(spent / max(self.steps, 1) * max(self.total_steps - self.steps, 0))
+        seconds = int(spent / max(self.work, 1e-9) * max(self.total_work - self.work, 0))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
     def close(self) -> None:

@@ -151,7 +151,7 @@ def _kernel_of_this_python() -> Iterator[None]:
         spec.parent.mkdir(parents=True)
         argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         argv.append("--IPKernelApp.log_level=50")  # papermill interrupts the idle kernel at the end, which it would call an error
-        env = {"IPYTHONDIR": str(Path(folder) / "ipython")}
+        env = {"IPYTHONDIR": str(Path(folder) / "ipython"), "OMP_NUM_THREADS": "1"}  # pages are run side by side
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))

@@ -154,7 +154,7 @@ def test_a_missing_data_set_says_where_it_was_looked_for(monkeypatch, capsys, tm
 def test_plain_lines_without_a_terminal(capsys):
     progress = Progress(10, 1, terminal=False)
     progress.last_line -= 60
-    progress.step("some-run", 5, 1.25, count=5, of=10)
+    progress.step("some-run", 5, 1.25, work=5, of=10)
     progress.finished("some-run", 0.5)
     printed = capsys.readouterr().out.splitlines()
     assert "runs 0/1 | some-run step 5/10 loss 1.250" in printed[0] and printed[0].endswith("left")
