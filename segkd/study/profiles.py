@@ -76,7 +76,7 @@ PROFILES = {
             shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
             "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "
             "full width and 40,000 steps.",
-            needs="2 GB of disk and CPU hours (on two cores about one per seed for the main comparisons, four with all "
+            needs="2 GB of disk and CPU hours (on two cores about one per seed for the main comparisons, three with all "
             "ablations), or minutes on a GPU",
         ),
         Profile(
