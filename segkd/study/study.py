@@ -17,6 +17,7 @@ from segkd.study.papers import PAPERS, Row, Table, paper_tables
 from segkd.study.profiles import Profile, get_profile, seed_list
 from segkd.study.results import summary, tidy
 
+NOTES = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
 PERCENT = {"mIoU %": "{:.1f}", "± sd": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}"}
 
 
@@ -196,7 +197,7 @@ class Study:
         return {
             "profile": f"{p.name}: {p.shows}",
             "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
-            "validated on val, nothing chosen on either",
+            f"validated on val, nothing chosen on either{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
             "teacher": network(p.teacher),
             "label-assisted teacher": f"{network(p.student)} with a 4th input channel",
