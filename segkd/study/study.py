@@ -197,9 +197,9 @@ class Study:
         return {
             "profile": f"{p.name}: {p.shows}",
             "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
-            f"validated on val, nothing chosen on either{NOTES.get(self.dataset, '')}",
+            f"validated on val, no checkpoint chosen on either{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
-            "teacher": network(p.teacher),
+            "teacher": network(p.teacher) + (f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""),
             "label-assisted teacher": f"{network(p.student)} with a 4th input channel",
             "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
             f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
