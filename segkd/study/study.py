@@ -194,13 +194,14 @@ class Study:
         network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
         crop = data.crop or data.size
         schedule = p.schedule
+        longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
         return {
             "profile": f"{p.name}: {p.shows}",
             "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
             f"validated on val, no checkpoint chosen on either{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
-            "teacher": network(p.teacher) + (f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""),
-            "label-assisted teacher": f"{network(p.student)} with a 4th input channel",
+            "teacher": network(p.teacher) + longer,
+            "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
             "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
             f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
             f"auxiliary weight {schedule.aux_weight:g}",
