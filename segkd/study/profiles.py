@@ -65,7 +65,7 @@ PROFILES = {
             data=_data((96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
             "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
-            needs="0.3 GB of disk and about 14 minutes on two cores",
+            needs="0.3 GB of disk and about 12 minutes on two cores",
         ),
         Profile(
             "small", seeds=3, levels=None,
