@@ -60,7 +60,8 @@ def test_workers_end_with_a_killed_parent(runs, tmp_path):
 def test_ctrl_c_is_one_line_and_stops_the_workers(runs, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(LONG)))
     command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
-    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell hands down "ignore"
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear)
     assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 90)
     time.sleep(1)
     os.killpg(parent.pid, signal.SIGINT)
