@@ -18,9 +18,10 @@ import torch
 from segkd.config import ROOT, RunConfig, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
 from segkd.data.store import Packed, pack
-from segkd.losses.method import create_method
+from segkd.losses.method import TeacherKind, create_method
 from segkd.metrics import scores
 from segkd.models import list_models
+from segkd.prediction import NetworkInfo
 from segkd.registry import UserError, unknown
 from segkd.train.evaluate import evaluate
 from segkd.train.loop import Cohort, Report, input_kind, train_cohort
@@ -149,10 +150,15 @@ def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.de
 
 def _teacher(teacher_run: Run, config: RunConfig, device: torch.device) -> Teacher:
     model = teacher_run.load_model(str(device))
+    return Teacher(model, teacher_kind(config, model.info), config.seed)
+
+
+def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
+    """How the config's method feeds ``network``, ready for use; None: with the image alone."""
     kind = create_method(config.method, variant=config.variant, **config.hyper).teacher_kind
     if kind is not None:
-        kind.build(model.info, None)
-    return Teacher(model, kind, config.seed)
+        kind.build(network, None)
+    return kind
 
 
 def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:

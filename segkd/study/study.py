@@ -10,7 +10,7 @@ import pandas as pd
 from segkd.config import RunConfig
 from segkd.data.store import Packed
 from segkd.losses.method import create_method
-from segkd.registry import UserError, unknown
+from segkd.registry import unknown
 from segkd.runs import Run, environment, find, split_of
 from segkd.study.executor import execute
 from segkd.study.papers import PAPERS, Row, Table, paper_tables
@@ -236,6 +236,3 @@ def _changed(row: Row) -> dict:
         if differ:
             found[part] = differ
     return found
-
-
-__all__ = ["PAPERS", "Study", "UserError", "open_study"]

@@ -14,7 +14,7 @@ from segkd.losses.method import create_method
 from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError
-from segkd.runs import Run
+from segkd.runs import Run, teacher_kind
 from segkd.study.study import Study
 from segkd.train.evaluate import feed
 
@@ -78,16 +78,8 @@ def image_with(study: Study, target: int, split: str = "test") -> int:
 
 def label_noise(study: Study, table: str, row: str) -> LabelNoise:
     """The label noise that a label-assisted teacher is fed when it teaches or is evaluated."""
-    return _kind(first_run(study, table, row), len(study.packed("test").classes)).teaching_noise
-
-
-def _kind(run: Run, num_classes: int):
-    from segkd.prediction import NetworkInfo
-
-    method = create_method(run.config.method, variant=run.config.variant, **run.config.hyper)
-    if method.teacher_kind is not None:
-        method.teacher_kind.build(NetworkInfo("", num_classes, 4, None, (), False), None)
-    return method.teacher_kind
+    run = first_run(study, table, row)
+    return teacher_kind(run.config, run.load_model().info).teaching_noise
 
 
 def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
@@ -102,10 +94,10 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 
 @torch.no_grad()
-def predict(run: Run, images: np.ndarray, labels: np.ndarray, num_classes: int) -> Prediction:
+def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
     """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
-    kind = _kind(run, num_classes) if run.result["label_input"] else None
+    kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
     batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
     return network(feed(*batch, kind, run.config.seed, "picture"))
 
@@ -116,7 +108,7 @@ def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence
     images, labels = test.images[list(indices)], test.labels[list(indices)]
     found = {}
     for row in rows:
-        logits = predict(first_run(study, table, row), images, labels, test.num_classes).logits
+        logits = predict(first_run(study, table, row), images, labels).logits
         found[row] = resize_scores(logits, labels.shape[1:]).argmax(1).numpy()
     return images, labels, found, test.palette, test.classes
 
@@ -125,8 +117,8 @@ def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
     """Rows of ``pictures.map_sheet``: RDD's two stages on test images, with the finished RDD student (RDD Fig. 3, 4)."""
     test = study.packed("test")
     images, labels = test.images[list(indices)], test.labels[list(indices)]
-    student = predict(first_run(study, "main", "RDD"), images, labels, test.num_classes)
-    teacher = predict(first_run(study, "main", TEACHER), images, labels, test.num_classes)
+    student = predict(first_run(study, "main", "RDD"), images, labels)
+    teacher = predict(first_run(study, "main", TEACHER), images, labels)
     size = labels.shape[1:]
     trust = resize_scores(teacher_difficulty(teacher.logits, teacher.aux_logits)[:, None], size)[:, 0]
     sure = {n: resize_scores(p.logits, size).softmax(1).amax(1) for n, p in (("student", student), ("teacher", teacher))}
