@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 
 from segkd.registry import UserError, unknown
 
+TEACHER_CLASSES = ("own", "shuffled")
+LATER = {"teacher_classes": "own"}  # fields that came after the first results: runs that do not use them keep their ids
 ROOT = Path(__file__).parents[1]  # the checkout: notebooks, data, reports and runs lie here
 
 
@@ -71,14 +73,21 @@ class RunConfig:
     variant: str = "paper"
     seed: int = 0
     teacher: RunConfig | None = None
+    teacher_classes: str = "own"  # "shuffled": a control, in which the teacher's classes trade places
 
     @property
     def id(self) -> str:
         """``<dataset>-<network>-<method>-s<seed>-<hash8>`` in [a-z0-9._-]; the hash covers every value."""
-        digest = hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(_identity(to_dict(self)), sort_keys=True).encode()).hexdigest()[:8]
         network = self.network.name if self.network.width == 1.0 else f"{self.network.name}-w{self.network.width:g}"
         text = f"{self.data.name}-{network}-{self.method}-s{self.seed}-{digest}".lower()
         return re.sub(r"[^a-z0-9._-]", "_", text.replace("/", "_").replace("+", "."))
+
+
+def _identity(values: dict) -> dict:
+    """The values that make the id: fields of LATER only where they are not at their default."""
+    found = {key: _identity(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
 
 
 def to_dict(config: Any) -> dict:

@@ -32,6 +32,12 @@ class Prediction:
         pair = None if self.classifier is None else tuple(map(cut, self.classifier))
         return Prediction(cut(self.logits), cut(self.aux_logits), cut(self.feature), tuple(map(cut, self.stages)), pair)
 
+    def reorder_classes(self, order: Tensor) -> Prediction:
+        """The same prediction with class ``order[c]`` in the place of class c."""
+        move = lambda t, dim: None if t is None else t.index_select(dim, order)  # noqa: E731
+        pair = None if self.classifier is None else tuple(move(t, 0) for t in self.classifier)
+        return Prediction(move(self.logits, 1), move(self.aux_logits, 1), self.feature, self.stages, pair)
+
     def split(self, parts: int) -> list[Prediction]:
         """Cut a prediction on a stacked batch into ``parts`` equal predictions (one forward pass, several paths)."""
         chunks = lambda t: [None] * parts if t is None else list(t.chunk(parts))  # noqa: E731

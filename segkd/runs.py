@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from segkd.config import ROOT, RunConfig, from_dict, runs_root, to_dict
+from segkd.config import ROOT, TEACHER_CLASSES, RunConfig, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind, create_method
@@ -96,7 +96,8 @@ def cohort_key(config: RunConfig) -> str:
     kind = config.hyper.get("lad") if "lad" in config.method.split("+") else None
     teacher = config.teacher.id if config.teacher else None
     values = to_dict(config)
-    return json.dumps([values["data"], values["schedule"], config.seed, teacher, kind, config.variant], sort_keys=True)
+    shared = values["data"], values["schedule"], config.seed, teacher, config.teacher_classes, kind, config.variant
+    return json.dumps(shared, sort_keys=True)
 
 
 def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | None = None) -> list[Run]:
@@ -125,6 +126,8 @@ def check(config: RunConfig) -> None:
     method = create_method(config.method, variant=config.variant, **config.hyper)
     if method.needs_teacher and config.teacher is None:
         raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
+    if config.teacher_classes not in TEACHER_CLASSES:
+        raise unknown("teacher_classes", config.teacher_classes, TEACHER_CLASSES)
     if config.data.name not in list_datasets():
         raise unknown("data set", config.data.name, list_datasets())
     if config.network.name not in list_models():
@@ -150,7 +153,8 @@ def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.de
 
 def _teacher(teacher_run: Run, config: RunConfig, device: torch.device) -> Teacher:
     model = teacher_run.load_model(str(device))
-    return Teacher(model, teacher_kind(config, model.info), config.seed)
+    shuffled = config.teacher_classes == "shuffled"
+    return Teacher(model, teacher_kind(config, model.info), config.seed, shuffled)
 
 
 def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
@@ -165,7 +169,7 @@ def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:
     """Score the final iterate on the declared split, save the weights, and write the result last."""
     from safetensors.torch import save_file
 
-    data, steps = r.config.data, r.config.schedule.steps
+    data, steps = r.config.data, max(r.config.schedule.steps, 1)
     counts = evaluate(trainee.model, test, input_kind(trainee), r.config.seed)
     tensors = {name: value.contiguous().cpu() for name, value in trainee.model.state_dict().items()}
     write_whole(r.path / "model.safetensors", lambda p: save_file(tensors, p))

@@ -12,17 +12,20 @@ from segkd.losses.method import (
     TaskWeighting,
     TeacherKind,
     Term,
+    TrainingData,
     create_method,
     list_methods,
 )
-from segkd.losses.rows import ROW_HYPER, ROWS
+from segkd.losses.rows import LONGER, ROW_CONTROL, ROW_HYPER, ROWS
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "LONGER",
     "METHODS",
     "ROWS",
+    "ROW_CONTROL",
     "ROW_HYPER",
     "Context",
     "Method",
@@ -30,6 +33,7 @@ __all__ = [
     "TaskWeighting",
     "TeacherKind",
     "Term",
+    "TrainingData",
     "create_method",
     "list_methods",
     "task_loss",

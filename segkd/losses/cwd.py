@@ -3,19 +3,20 @@
 Code read: irfanICMLL/TorchDistiller@78bac7c SemSeg-distill/utils/criterion.py, winycg/CIRKD@2d8ad0f losses/cwd.py,
 zju-SWJ/HWD@7a27e72 losses/loss.py, skyshoumeng/Label_Assisted_Distillation@cd08406. Known differences: they (HWD's
 CWD apart) take the log of the softmax, which overflows to inf on confident maps; here log-softmax. CIRKD divides the
-feature term by the student's channels although it sums over the teacher's; here the teacher's. The authors' mmseg code
-uses temperature 1 and weight 5 (Cityscapes) or 10 (ADE20K). The variants are equal.
+feature term by the student's channels although it sums over the teacher's (variant="official"), which multiplies it by
+2 or 4. The adapter of the authors' code has a BatchNorm and an activation behind it, CIRKD's has not: not here. The
+authors' mmseg code uses temperature 1 and weight 5 (Cityscapes) or 10 (ADE20K).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, full_precision, require
-from segkd.prediction import NetworkInfo, resize_scores
-from segkd.registry import UserError
+from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
+from segkd.prediction import NetworkInfo
 
 
 @full_precision
@@ -42,6 +43,7 @@ class CWDHyper:
     weight: float = 3.0  # on logits: LAD paper (beta), HWD code, CWD README
     temperature: float = 4.0  # tau: HWD paper section IV-A, CWD README
     feature_weight: float = 0.0  # 0 in LAD, HWD and FAKD; 50 in the "CWD" rows of CIRKD-style tables (CIRKD scripts)
+    feature_divisor: Literal["teacher", "student"] = "teacher"  # the channels summed over; CIRKD's code the student's
 
     def __post_init__(self):
         require(self.temperature > 0, f"cwd: temperature must be above 0, got {self.temperature}")
@@ -52,18 +54,14 @@ class CWD(Term):
     """Channel-wise distillation on logits and, if weighted, on the head features behind a 1x1 adapter."""
 
     Hyper = CWDHyper
+    official = {"feature_divisor": "student"}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The adapter of the feature term: a 1x1 convolution without bias, only where the widths differ (CIRKD)."""
         self.module = nn.Module()
         if not self.hyper.feature_weight:
             return self.module
-        widths = student.feature_channels, teacher.feature_channels
-        if None in widths:
-            raise UserError(
-                f"{self.name}: feature_weight needs the head features of student '{student.name}' and teacher "
-                f"'{teacher.name}': set feature_weight=0"
-            )
+        widths = feature_widths(f"{self.name} with feature_weight", student, teacher)
         same = widths[0] == widths[1]
         self.module.adapter = nn.Identity() if same else nn.Conv2d(*widths, kernel_size=1, bias=False)
         return self.module
@@ -73,8 +71,9 @@ class CWD(Term):
         value = channelwise_kl(student.logits, context.teacher_logits(), hyper.temperature)
         losses = {self.name: hyper.weight * value}
         if hyper.feature_weight:
-            grid, adapted = student.feature.shape[-2:], self.module.adapter(student.feature)
-            teacher = full_precision(resize_scores)(context.teacher.feature, grid, context.align_corners)
+            adapted, teacher = wide(self.module.adapter, student.feature), context.on_student_grid(context.teacher.feature)
             value = channelwise_kl(adapted, teacher, hyper.temperature)
+            if hyper.feature_divisor == "student":
+                value = value * teacher.shape[1] / student.feature.shape[1]
             losses[f"{self.name}/feature"] = hyper.feature_weight * value
         return losses

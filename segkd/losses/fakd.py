@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from segkd.losses.distributed import sum_over_processes
 from segkd.losses.method import METHODS, Context, Term, full_precision, require
 from segkd.prediction import NetworkInfo, labels_to_grid
 from segkd.registry import UserError, unknown
@@ -78,13 +79,6 @@ class ClassStatistics(nn.Module):
         else:
             squares = (members.to(points.dtype) @ centred.square()).sum(0)
         return count, mean, sum_over_processes(squares.double()) / (size[:, :, None] if self.full else size)
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the processes of a distributed run; the tensor itself otherwise."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)
-    return tensor
 
 
 def ramp(step: int, total_steps: int, lam_max: float = 1.0) -> float:

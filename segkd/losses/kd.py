@@ -2,25 +2,40 @@
 
 Code read: winycg/CIRKD@2d8ad0f losses/kd.py, the same in the code of HWD, DIST and RDD. All grid points count, also
 those whose label is ignore. Known differences: RDD's Eq. 2 prints KL(student || teacher), its code computes
-KL(teacher || student) like everybody; IFVD and CWD average over B*C*h*w (10 / C of this loss at their weight 10); SKD
-sums over the batch. With one source for the four papers, the variants are equal.
+KL(teacher || student) like everybody; the code of IFVD and CWD averages over B*C*h*w ("element_mean", weight 10); SKD's
+takes the cross-entropy and sums over the batch ("batch_sum", weight 10). For KD itself the variants are equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from segkd.losses.method import METHODS, Context, Term, full_precision, require
+from segkd.registry import unknown
+
+REDUCTIONS = ("pixel_mean", "element_mean", "batch_sum")
 
 
 @full_precision
-def pixelwise_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 times the mean over pixels of KL(teacher || student) between class distributions; logits (B, C, h, w)."""
+def pixelwise_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: str = "pixel_mean"
+) -> Tensor:
+    """T^2 times the mean over pixels of KL(teacher || student) between class distributions; logits (B, C, h, w).
+
+    ``reduction``: "element_mean" divides by C as well; "batch_sum" is the cross-entropy instead (no teacher entropy),
+    summed over the images and divided by h * w alone.
+    """
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction", reduction, REDUCTIONS)
     student = (student_logits / temperature).log_softmax(1)
     teacher = (teacher_logits / temperature).log_softmax(1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(1).mean()
+    if reduction == "batch_sum":
+        return -(temperature**2) * (teacher.exp() * student).sum() / (student.shape[-2] * student.shape[-1])
+    value = temperature**2 * (teacher.exp() * (teacher - student)).sum(1).mean()
+    return value / student.shape[1] if reduction == "element_mean" else value
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class KDHyper:
 
     weight: float = 1.0  # RDD Eq. 3; CIRKD scripts, lambda_kd
     temperature: float = 1.0  # RDD paper section 4.2, T = 1; CIRKD-v1 default
+    reduction: Literal["pixel_mean", "element_mean", "batch_sum"] = "pixel_mean"  # CIRKD-v1, HWD, RDD code
 
     def __post_init__(self):
         require(self.temperature > 0, f"kd: temperature must be above 0, got {self.temperature}")
@@ -41,5 +57,6 @@ class KD(Term):
     Hyper = KDHyper
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        value = pixelwise_kl(context.student.logits, context.teacher_logits(), self.hyper.temperature)
-        return {self.name: self.hyper.weight * value}
+        hyper = self.hyper
+        value = pixelwise_kl(context.student.logits, context.teacher_logits(), hyper.temperature, hyper.reduction)
+        return {self.name: hyper.weight * value}

@@ -40,7 +40,20 @@ class Context:
 
     def teacher_logits(self) -> Tensor:
         """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
-        return full_precision(resize_scores)(self.teacher.logits, self.student.logits.shape[-2:], self.align_corners)
+        return self.on_student_grid(self.teacher.logits)
+
+    def on_student_grid(self, scores: Tensor) -> Tensor:
+        """Scores or features (B, A, h, w) of the teacher on the grid of the student's logits, bilinear."""
+        return full_precision(resize_scores)(scores, self.student.logits.shape[-2:], self.align_corners)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a part may use before the first step: the length of the run, and ``batch(step)``, the images (B, 3, H, W)
+    and labels (B, H, W) that the run trains on at that step."""
+
+    steps: int
+    batch: Callable[[int], tuple[Tensor, Tensor]]
 
 
 class TaskWeight(NamedTuple):
@@ -74,8 +87,11 @@ class Part:
         """
         return nn.Module()
 
-    def prepare(self, teacher: nn.Module, data: Any) -> None:
-        """Work before the first step (learning masks, say); nothing by default."""
+    def prepare(self, teacher: Callable[[Tensor, Tensor, int], Prediction], data: TrainingData) -> None:
+        """Work before the first step (learning masks, say); nothing by default. Its outcome belongs in the modules.
+
+        ``teacher(images, labels, step)`` gives the teacher's prediction, fed as its kind demands.
+        """
 
     def after_step(self, context: Context) -> None:
         """Work after the student's optimiser step (a discriminator's own step, say); nothing by default."""
@@ -161,7 +177,7 @@ class Method:
         """Weights for `cross_entropy.task_loss`, or None when no part weights the task."""
         return None if self.weighting is None else self.weighting.task_weight(_teacher_cut_off(context))
 
-    def prepare(self, teacher: nn.Module, data: Any) -> None:
+    def prepare(self, teacher: Callable[[Tensor, Tensor, int], Prediction], data: TrainingData) -> None:
         """Let every part do its work before the first step."""
         for part in self.parts.values():
             part.prepare(teacher, data)
@@ -256,6 +272,17 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def feature_widths(part: str, student: NetworkInfo, teacher: NetworkInfo) -> tuple[int, int]:
+    """Channels of the head features of both networks; UserError, naming both, where one shows none."""
+    for role, network in (("student", student), ("teacher", teacher)):
+        if network.feature_channels is None:
+            raise UserError(
+                f"{part}: {role} '{network.name}' (student '{student.name}', teacher '{teacher.name}') shows no feature "
+                "before a linear classifier, which the method compares: choose another network or method"
+            )
+    return student.feature_channels, teacher.feature_channels
+
+
 def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a formula: tensors come in as float32 or wider (float64 stays float64) and autocast is off inside.
 
@@ -265,7 +292,7 @@ def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
     def widen(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.to(torch.promote_types(value.dtype, torch.float32))
-        return tuple(map(widen, value)) if isinstance(value, tuple) else value
+        return type(value)(map(widen, value)) if type(value) in (tuple, list) else value
 
     @functools.wraps(function)
     def wide(*args: Any, **kwargs: Any) -> Any:
@@ -274,3 +301,9 @@ def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
 
     return wide
+
+
+@full_precision
+def wide(module: nn.Module, tensor: Tensor) -> Tensor:
+    """A small module of a method (adapter, generator, discriminator) applied without autocast."""
+    return module(tensor)

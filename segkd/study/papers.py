@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from segkd.losses.rows import ROW_CONTROL, ROW_HYPER, ROWS
 from segkd.registry import unknown
 
 
@@ -18,6 +19,7 @@ class Row:
     role: str = "student"
     level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
     reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
+    control: str = ""  # longer, untrained_teacher or shuffled_teacher, see losses/rows.py
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Table:
     rows: tuple[Row, ...]
     source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv
     axes: tuple[str, ...] = ()
+
+
+def _row(label: str, paper: str, method: str, setting: str | None = "") -> Row:
+    """A row as ROWS defines it. ``setting``: the one in reported.csv; None where nothing is reported."""
+    key = paper, method
+    reported = None if setting is None else (method, setting)
+    return Row(label, ROWS[key], ROW_HYPER.get(key, {}), reported=reported, control=ROW_CONTROL.get(key, ""))
 
 
 TEACHER = Row("teacher (plain, larger)", role="teacher", reported=("teacher", ""))
@@ -129,8 +138,12 @@ def _rdd(levels: int | None) -> dict[str, Table]:
     modes = (BASELINE, *(
         rdd(m.upper(), {"mode": m}, {"mode": m.upper()}, ("rdd", f"mode={m.upper()};p=10%")) for m in ("xor", "or", "and")
     ))  # fmt: skip
+    added = {"AT": "at", "DSD": "dsd", "CIRKD": "cirkd"}
+    pairs = [(name, key) for label, part in added.items() for name, key in ((label, part), (f"{label} + RDD", f"{part}+rdd"))]
+    integration = (BASELINE, *(_row(label, "rdd", method) for label, method in pairs))
     return {
         "main": Table("RDD Table 8: KD with and without relative difficulty", main, {**base, "table": "Table 8"}),
+        "integration": Table("RDD Table 8: other methods with relative difficulty", integration, {**base, "table": "Table 8"}),
         "stages": Table("RDD Table 5: stages and warm-up share", tuple(stages), {**base, "table": "Table 5"}, ("stages",)),
         "mode": Table("RDD Table 6: how the two hard sets are joined", modes, {**base, "table": "Table 6"}, ("mode",)),
     }
@@ -142,7 +155,22 @@ def _all(levels: int | None) -> dict[str, Table]:
         BASELINE, Row("KD", "kd"), CWD, Row("FAKD on PD", "fakd_pd"), Row("FAKD", "fakd_cwd"), Row("HWD", "hwd"),
         Row("RDD", "kd+rdd"), Row("LAD", "lad+cwd"), TEACHER, LABEL_TEACHER,
     )  # fmt: skip
-    return {"main": Table("Every method under one protocol", rows)}
+    rivals = (
+        BASELINE, _row("SKD", "rdd", "skd", None), _row("IFVD", "rdd", "ifvd", None),
+        _row("CWD as in CIRKD's tables", "rdd", "cwd", None), _row("AT", "rdd", "at", None),
+        _row("DSD", "rdd", "dsd", None), Row("FitNet", "kd+fitnet"), _row("CIRKD", "rdd", "cirkd", None),
+        _row("MasKD", "lad", "maskd", None), _row("MGD", "hwd", "mgd", None), Row("DIST", "dist"),
+    )  # fmt: skip
+    controls = (
+        BASELINE, CWD, _row("baseline, 1.5 times as long", "controls", "longer", None),
+        _row("CWD, untrained teacher", "controls", "untrained_teacher", None),
+        _row("CWD, teacher with shuffled classes", "controls", "shuffled_teacher", None),
+    )  # fmt: skip
+    return {
+        "main": Table("Every method under one protocol", rows),
+        "rivals": Table("The methods that the four papers compare with", rivals),
+        "controls": Table("Controls: what training longer, or a useless teacher, would give", controls),
+    }
 
 
 PAPERS = {"lad": _lad, "fakd": _fakd, "hwd": _hwd, "rdd": _rdd}

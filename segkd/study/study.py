@@ -10,6 +10,7 @@ import pandas as pd
 from segkd.config import RunConfig
 from segkd.data.store import Packed
 from segkd.losses.method import create_method
+from segkd.losses.rows import LONGER
 from segkd.registry import unknown
 from segkd.runs import Run, environment, find, split_of
 from segkd.study.executor import execute
@@ -94,7 +95,7 @@ class Study:
             teacher = self.config(Row("", "lad", lad, "label_teacher"), seed)
         elif method.needs_teacher:
             teacher = self.config(Row("", role="teacher"), seed)
-        return replace(config, method=row.spec, hyper=hyper, teacher=teacher)
+        return _controlled(replace(config, method=row.spec, hyper=hyper, teacher=teacher), row.control)
 
     def configs(self) -> list[RunConfig]:
         """Every run of every chosen table, each once."""
@@ -218,6 +219,18 @@ class Study:
         done = [find(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
         return as_table(values)
+
+
+def _controlled(config: RunConfig, control: str) -> RunConfig:
+    """The run of a control row: trained longer, or taught by a teacher that cannot help (see losses/rows.py)."""
+    if control == "longer":
+        return replace(config, schedule=replace(config.schedule, steps=round(LONGER * config.schedule.steps)))
+    if control == "untrained_teacher":
+        teacher = config.teacher
+        return replace(config, teacher=replace(teacher, schedule=replace(teacher.schedule, steps=0)))
+    if control == "shuffled_teacher":
+        return replace(config, teacher_classes="shuffled")
+    return config
 
 
 def as_table(values: dict) -> pd.io.formats.style.Styler:

@@ -14,7 +14,7 @@ from segkd.config import RunConfig
 from segkd.data.augment import augment
 from segkd.data.sampler import batch_indices
 from segkd.data.store import Packed
-from segkd.losses.method import TeacherKind
+from segkd.losses.method import TeacherKind, TrainingData
 from segkd.metrics import scores
 from segkd.train.evaluate import evaluate
 from segkd.train.runtime import generator
@@ -48,7 +48,11 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     (seed, step), and the runs share nothing but the batch and the teacher's prediction.
     """
     trainees = [_start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
-    for step in range(min(t.step for t in trainees), cohort.configs[0].schedule.steps):
+    steps = cohort.configs[0].schedule.steps
+    if steps == 0:  # an untrained network: a control
+        for trainee in trainees:
+            _validate(trainee, cohort.val)
+    for step in range(min(t.step for t in trainees), steps):
         active = [t for t in trainees if t.step == step]  # after a crash some may be ahead of others
         _cohort_step(cohort, active, step)
         for trainee in active:
@@ -65,7 +69,14 @@ def _start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
     state = load_checkpoint(folder)
     if state is not None:
         trainee.load_state(state)
+    elif cohort.teacher is not None:
+        batch = lambda step: _on_device(training_batch(cohort.train, config, step), cohort.device)  # noqa: E731
+        trainee.prepare(cohort.teacher, TrainingData(config.schedule.steps, batch))
     return trainee
+
+
+def _on_device(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device) for tensor in tensors)
 
 
 def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +89,7 @@ def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor
 
 
 def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
-    images, labels = (t.to(cohort.device) for t in training_batch(cohort.train, active[0].config, step))
+    images, labels = _on_device(training_batch(cohort.train, active[0].config, step), cohort.device)
     prediction = None
     if cohort.teacher is not None:
         begin = time.perf_counter()

@@ -8,17 +8,31 @@ from torch import Tensor, nn
 from segkd.losses.method import TeacherKind
 from segkd.prediction import Prediction
 from segkd.train.evaluate import feed
+from segkd.train.runtime import generator
 
 
 class Teacher:
-    """Holds a network without gradient and feeds it as its kind demands (``None``: the image alone)."""
+    """Holds a network without gradient and feeds it as its kind demands (``None``: the image alone).
 
-    def __init__(self, model: nn.Module, kind: TeacherKind | None, seed: int):
+    ``shuffled``: a control, in which every class speaks under the name of another, fixed by the seed.
+    """
+
+    def __init__(self, model: nn.Module, kind: TeacherKind | None, seed: int, shuffled: bool = False):
         self.model = model.eval().requires_grad_(False)
         self.kind, self.seed = kind, seed
+        self.order = other_names(model.info.num_classes, seed) if shuffled else None
 
     @torch.no_grad()  # not inference_mode: losses such as MSE save the teacher's tensor for backward
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> Prediction:
         """Prediction on a batch; the label noise is drawn anew each step from (seed, step)."""
         seen = feed(images, labels, self.kind, self.seed, step, "teacher")
-        return self.model(seen.to(images.device)).detach()
+        prediction = self.model(seen.to(images.device)).detach()
+        return prediction if self.order is None else prediction.reorder_classes(self.order.to(images.device))
+
+
+def other_names(num_classes: int, seed: int) -> Tensor:
+    """An order of the classes (C,) that leaves none in its place (one cycle through all, drawn from the seed)."""
+    cycle = torch.randperm(num_classes, generator=generator(seed, "classes"))
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return order

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.losses.cross_entropy import task_loss
-from segkd.losses.method import Context, create_method
+from segkd.losses.method import Context, TrainingData, create_method
 from segkd.models import create_model
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.runtime import derive, generator
+from segkd.train.teacher import Teacher
 
 
 class NonFiniteLoss(RuntimeError):
@@ -68,6 +69,12 @@ class Trainee:
         task = task_loss(student, labels, schedule.aux_weight, weight, self.model.align_corners)
         self.context = context
         return {**task, **self.method.loss(context)}
+
+    def prepare(self, teacher: Teacher, data: TrainingData) -> None:
+        """What the method does before the first step; its time counts as training time."""
+        begin = time.perf_counter()
+        self.method.prepare(teacher, data)
+        self.seconds += time.perf_counter() - begin
 
     def train_step(self, images: Tensor, labels: Tensor, teacher: Prediction | None) -> dict[str, float]:
         """One update. Dropout draws from (seed, step), so a cohort gives the same bits as a run alone."""

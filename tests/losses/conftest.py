@@ -26,7 +26,7 @@ def network(width, seed, dtype, batch, grid, scale=1.0, aux=True, grad=False):
 def info():
     """Descriptions of the student and the teacher that `context` makes."""
     student = NetworkInfo("student", CLASSES, 3, STUDENT_WIDTH, (STUDENT_WIDTH,), True)
-    return SimpleNamespace(student=student, teacher=NetworkInfo("teacher", CLASSES, 3, TEACHER_WIDTH, (9,), True))
+    return SimpleNamespace(student=student, teacher=NetworkInfo("teacher", CLASSES, 3, TEACHER_WIDTH, (TEACHER_WIDTH,), True))
 
 
 @pytest.fixture

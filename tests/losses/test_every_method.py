@@ -1,5 +1,7 @@
 """What holds for every method: tested by being in the folder, in both variants where there is released code."""
 
+import copy
+import dataclasses
 import importlib
 import inspect
 import json
@@ -7,7 +9,7 @@ import json
 import pytest
 import torch
 
-from segkd.losses import METHODS, TaskWeighting, TeacherKind, Term, create_method, list_methods, task_loss
+from segkd.losses import METHODS, TaskWeighting, TeacherKind, Term, TrainingData, create_method, list_methods, task_loss
 from segkd.prediction import IGNORE, Prediction
 
 CASES = [
@@ -64,12 +66,13 @@ def test_finite_with_gradient_for_the_student_alone(name, variant, situation, in
 
 @pytest.mark.parametrize("name, variant", TERMS)
 def test_terms_are_named_after_their_part_and_scale_with_its_weight(name, variant, info, context):
-    method, _ = made(name, variant, info)
+    method, _ = made(name, variant, info, torch.float64)
     losses = method.loss(context())
     assert losses and all(key == name or key.startswith(f"{name}/") for key in losses)
     if "weight" in method.hyper()[name]:
+        torch.manual_seed(0)
         double = create_method(name, variant, weight=2 * method.hyper()[name]["weight"])
-        double.build(info.student, info.teacher)
+        double.build(info.student, info.teacher).to(torch.float64)
         assert double.loss(context())[name].item() == pytest.approx(2 * losses[name].item())
 
 
@@ -85,11 +88,21 @@ def test_weightings_are_maps_at_label_size(name, variant, step, info, context):
 @pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
 def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
     method, modules = made(name, variant, info, torch.float64)
-    total_loss(method, context(step=3))
-    other, restored = made(name, variant, info, torch.float64)
-    restored.load_state_dict({key: value.clone() for key, value in modules.state_dict().items()})
-    after = [total_loss(one, context(step=4, seed=5))[0] for one in (method, other)]
+    first, second = context(step=3), context(step=4, seed=5)
+    method.prepare(lambda images, labels, step: first.teacher, TrainingData(20, lambda step: (first.images, first.labels)))
+    total_loss(method, first)
+    method.after_step(first)
+    torch.manual_seed(1)  # whatever the fresh modules start from, the saved state decides
+    other = create_method(name, variant)
+    restored = other.build(info.student, info.teacher).to(torch.float64)
+    restored.load_state_dict(copy.deepcopy(modules.state_dict()))
+    after = []
+    for one in (method, other):
+        step = dataclasses.replace(second, generator=torch.Generator().manual_seed(7))
+        after.append([total_loss(one, step)[0], one.after_step(step)][0])
     assert torch.equal(*after)
+    for (key, ours), theirs in zip(modules.state_dict().items(), restored.state_dict().values()):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{key} differs after the step")
 
 
 @pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)

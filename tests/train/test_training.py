@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
+from segkd.losses import list_methods
 from segkd.registry import UserError
 from segkd.runs import Run, find, load_run, run, run_cohort
 from segkd.train import loop, state
 from segkd.train.optim import poly
 from segkd.train.runtime import derive, pick_device
-from segkd.train.trainee import NonFiniteLoss, Trainee
+from segkd.train.teacher import Teacher, other_names
+from segkd.train.trainee import NonFiniteLoss, Trainee, build_network
 
 DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
 STUDENT = NetworkConfig("pspnet/resnet18", 0.125)
@@ -54,10 +56,14 @@ def stop_at(step: int):
     return report
 
 
-MORE = ("baseline", "kd", "cwd", "hwd", "fakd_pd", "lad+cwd", "hwd+fakd_cwd", "lad+hwd+rdd")
+STATEFUL = "kd+skd+cirkd+maskd+mgd+rdd"  # a discriminator, memory banks, learnt masks, random masks, adapters
+COMPOSED = ("baseline", "lad+cwd", "kd+cirkd+rdd", "hwd+fakd_cwd", "lad+hwd+rdd", "lad+fakd_cwd+rdd", "cwd+skd", "kd+at+rdd")
+ALONE = [name for name in list_methods() if name not in ("lad", "rdd", "fakd_cwd")]
 
 
-@pytest.mark.parametrize("method", ["lad", "fakd_cwd", "kd+rdd", *(pytest.param(m, marks=pytest.mark.slow) for m in MORE)])
+@pytest.mark.parametrize(
+    "method", ["lad", "fakd_cwd", "kd+rdd", STATEFUL, *(pytest.param(m, marks=pytest.mark.slow) for m in (*ALONE, *COMPOSED))]
+)
 def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
     config = LABEL_TEACHER if method == "lad" else student(method)
     straight = run(config, "cpu")
@@ -72,6 +78,60 @@ def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
     resumed = run(config, "cpu")
     assert weights(resumed) == weights(straight)
     assert resumed.result["confusion"] == straight.result["confusion"] and resumed.metrics() == straight.metrics()
+    ours, theirs = (state.load_checkpoint(r.path) for r in (resumed, straight))
+    for part in ("modules", "optimiser"):  # queues, covariances, the discriminator and its own optimiser
+        assert_same_bits(ours[part], theirs[part], part)
+
+
+def assert_same_bits(ours, theirs, where):
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same_bits(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for number, pair in enumerate(zip(ours, theirs)):
+            assert_same_bits(*pair, f"{where}/{number}")
+    else:
+        assert ours == theirs, where
+
+
+def test_masks_are_learnt_before_the_first_step(runs):
+    found = run(student("maskd", hyper={"mask_share": 1.0}), "cpu")
+    tokens = state.load_checkpoint(found.path)["modules"]["maskd.tokens"]
+    untouched = run(student("maskd", hyper={"mask_share": 0.0}), "cpu")
+    start = state.load_checkpoint(untouched.path)["modules"]["maskd.tokens"]
+    assert tokens.shape == start.shape == (8, 11) and not torch.equal(tokens, start)
+    assert weights(found) != weights(untouched)
+
+
+def test_an_untrained_teacher_is_a_run_of_no_steps(runs):
+    untrained = dataclasses.replace(TEACHER, schedule=dataclasses.replace(TEACHER.schedule, steps=0))
+    found = run(student("cwd", teacher=untrained), "cpu")
+    teacher = find(untrained)
+    start = build_network(untrained, 11).state_dict()
+    assert teacher.done and 0 <= teacher.result["miou"] < 0.3 and found.done
+    assert all(torch.equal(value, start[key]) for key, value in teacher.load_model().state_dict().items())
+
+
+def test_a_shuffled_teacher_calls_every_class_by_anothers_name(runs):
+    own, shuffled = (student("kd", teacher_classes=value) for value in ("own", "shuffled"))
+    assert own.id != shuffled.id and student("kd").id == own.id
+    assert weights(run(own, "cpu")) != weights(run(shuffled, "cpu"))
+    order = other_names(11, seed=0)
+    assert sorted(order) == list(range(11)) and all(order[c] != c for c in range(11))
+    model = find(TEACHER).load_model()
+    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.long)
+    plain, renamed = (Teacher(model, None, 0, flag)(images, labels, 0) for flag in (False, True))
+    assert torch.equal(renamed.logits, plain.logits[:, order]) and torch.equal(renamed.feature, plain.feature)
+    weight, bias = renamed.classifier
+    again = torch.einsum("ca,bahw->bchw", weight, renamed.feature) + bias[:, None, None]
+    torch.testing.assert_close(again, renamed.logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="shuffled"):
+        run(student("kd", teacher_classes="shufled"), "cpu")
 
 
 def test_a_cohort_gives_the_bits_of_runs_alone(runs, monkeypatch, tmp_path):

@@ -1,0 +1,235 @@
+"""CIRKD, cross-image relational distillation (Yang et al. 2022): how pixels resemble pixels of other images.
+
+Code read: winycg/CIRKD@2d8ad0f losses/cirkd_mini_batch.py, losses/cirkd_memory.py, train_cirkd.py. Known differences: the
+published pixel queue takes the first positions of the image instead of those of the class (variant="official",
+``legacy_queue=True``); its authors use 0.01 instead of 0.1 for both memory terms on VOC; mini-batch means the images
+of one process. Its rows add KD. Similarities of all pixels with all pixels are never held: both softmaxes, the
+divergence and its gradient are made a block of rows at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from segkd.losses.distributed import gather_from_processes
+from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
+from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
+
+BLOCK = 2**20  # similarities in a block of rows: small enough for the cache
+
+
+@full_precision
+def cross_image_kl(student_feature: Tensor, teacher_feature: Tensor, temperature: float = 0.1) -> Tensor:
+    """Mean over ordered pairs of images (with themselves too) and over pixels of KL(teacher || student).
+
+    The distributions are softmaxes of the cosines of a pixel of the first image with all pixels of the second, over
+    ``temperature``. Features (B, A, h, w) of any widths on one grid.
+    """
+    student, teacher = (F.normalize(f.flatten(2).transpose(1, 2), dim=2) for f in (student_feature, teacher_feature))
+    total = _SimilarityKL.apply(student.flatten(0, 1), student, teacher.flatten(0, 1), teacher, 1 / temperature)
+    images, pixels = student.shape[:2]
+    return total / (images**2 * pixels)
+
+
+@full_precision
+def memory_kl(
+    student: Tensor, teacher: Tensor, keys: Tensor, temperature: float = 0.1, contrast_temperature: float = 1.0
+) -> Tensor:
+    """Mean over pixels of KL(teacher || student) between softmaxes of the similarities with ``keys``; 0 without pixels.
+
+    ``student`` and ``teacher`` (M, A) unit vectors, ``keys`` (K, A); times the square of ``contrast_temperature``, which
+    divides the similarities as ``temperature`` does.
+    """
+    scale = 1 / (temperature * contrast_temperature)
+    total = _SimilarityKL.apply(student, keys[None], teacher, keys[None], scale)
+    return contrast_temperature**2 * total / max(len(student), 1)
+
+
+class _SimilarityKL(torch.autograd.Function):
+    """Sum over rows r and groups g of KL(softmax(scale * t_r Kt_g') || softmax(scale * s_r Ks_g')).
+
+    Rows (R, A) and keys (G, K, A); gradient for the student's rows and keys, made in the forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, keys: Tensor, target_rows: Tensor, target_keys: Tensor, scale: float) -> Tensor:
+        groups, count = keys.shape[:2]
+        flat, target = keys.flatten(0, 1), target_keys.flatten(0, 1)
+        row_gradient = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        key_gradient = torch.zeros_like(flat) if ctx.needs_input_grad[1] else None
+        total, step = rows.new_zeros(()), max(1, BLOCK // max(len(flat), 1))
+        for low in range(0, len(rows), step):
+            part = slice(low, low + step)
+            gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, groups, scale)
+            total += divergence
+            if row_gradient is not None:
+                torch.mm(gap, flat, out=row_gradient[part])
+            if key_gradient is not None:
+                key_gradient.addmm_(gap.T, rows[part])
+        ctx.save_for_backward(row_gradient, key_gradient)
+        ctx.key_shape = keys.shape
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, pull: Tensor):
+        rows, keys = ctx.saved_tensors
+        keys = None if keys is None else (pull * keys).view(ctx.key_shape)
+        return None if rows is None else pull * rows, keys, None, None, None
+
+
+def _block(student: Tensor, teacher: Tensor, groups: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to the similarities (R, G * K), and the summed divergence; both arguments are used up."""
+    shape = student.shape
+    student, teacher = (x.mul_(scale).view(shape[0], groups, -1) for x in (student, teacher))
+    for x in (student, teacher):
+        x -= x.amax(-1, keepdim=True)
+    gap = teacher - student
+    teacher.exp_(), student.exp_()
+    mass, target_mass = student.sum(-1, keepdim=True), teacher.sum(-1, keepdim=True)
+    teacher /= target_mass
+    divergence = torch.linalg.vecdot(teacher, gap).sum() + (mass.log() - target_mass.log()).sum()
+    student /= mass
+    return student.sub_(teacher).mul_(scale).view(shape), divergence
+
+
+class MemoryBank(nn.Module):
+    """Unit features of the teacher for each class: pixels and region means of past batches, in two ring buffers.
+
+    Buffers: ``pixels`` (C, pixel_size, A) and ``regions`` (C, region_size, A), random unit vectors until they are filled;
+    ``pixel_pointer`` and ``region_pointer`` (C,). ``legacy_queue``: the published choice of pixels, see above.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        pixel_size: int = 20000,
+        region_size: int = 2000,
+        pixels_per_class: int = 16,
+        legacy_queue: bool = False,
+    ):
+        super().__init__()
+        self.pixels_per_class, self.legacy_queue = pixels_per_class, legacy_queue
+        for name, size in (("pixels", pixel_size), ("regions", region_size)):
+            self.register_buffer(name, F.normalize(torch.randn(num_classes, size, channels), dim=2))
+        self.register_buffer("pixel_pointer", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("region_pointer", torch.zeros(num_classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    @full_precision
+    def update(self, feature: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> None:
+        """Take in the teacher's ``feature`` (B, A, h, w) with ``labels`` (B, H, W) or (B, h, w), 255 = ignore.
+
+        In a distributed run every process takes in the images of all; ``generator`` must then agree between them.
+        """
+        labels = labels_to_grid(labels, feature.shape[-2:]).flatten(1)
+        vectors = F.normalize(feature.flatten(2).transpose(1, 2), dim=2)  # (B, N, A)
+        for image, index in zip(gather_from_processes(vectors), gather_from_processes(labels)):
+            for label in index.unique().tolist():
+                if 0 <= label < len(self.pixels):
+                    self._take_in(label, image, (index == label).nonzero()[:, 0], generator)
+
+    def _take_in(self, label: int, vectors: Tensor, members: Tensor, generator: torch.Generator | None) -> None:
+        """Store the class's mean, and some of its pixels, of one image."""
+        self._push(self.regions, self.region_pointer, label, vectors[members].mean(0, keepdim=True))
+        device = "cpu" if generator is None else generator.device
+        order = torch.randperm(len(members), generator=generator, device=device).to(members.device)
+        chosen = order[: self.pixels_per_class]
+        self._push(self.pixels, self.pixel_pointer, label, vectors[chosen if self.legacy_queue else members[chosen]])
+
+    @staticmethod
+    def _push(queue: Tensor, pointer: Tensor, label: int, rows: Tensor) -> None:
+        """Write rows behind the pointer; into the last slots, with the pointer back at 0, where they would not fit."""
+        size, start = queue.shape[1], int(pointer[label])
+        rows = F.normalize(rows[:size], dim=1).to(queue.dtype)
+        full = start + len(rows) >= size
+        start = size - len(rows) if full else start
+        queue[label, start : start + len(rows)] = rows
+        pointer[label] = 0 if full else start + len(rows)
+
+    def sample(
+        self, generator: torch.Generator | None = None, pixel_keys: int = 4096, region_keys: int = 1024
+    ) -> tuple[Tensor, Tensor]:
+        """About that many pixel and region keys, (K, A) each: the same random slots of every class."""
+        return self._slots(self.pixels, pixel_keys, generator), self._slots(self.regions, region_keys, generator)
+
+    @staticmethod
+    def _slots(queue: Tensor, keys: int, generator: torch.Generator | None) -> Tensor:
+        device = "cpu" if generator is None else generator.device
+        order = torch.randperm(queue.shape[1], generator=generator, device=device)
+        return queue[:, order[: keys // len(queue) + 1].to(queue.device)].flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class CIRKDHyper:
+    """Hyper-parameters of CIRKD."""
+
+    batch_weight: float = 1.0  # CIRKD-v1 train_cirkd.py, alpha
+    pixel_weight: float = 0.1  # CIRKD-v1 scripts, beta; 0.01 on VOC
+    region_weight: float = 0.1  # CIRKD-v1 scripts, gamma; 0.01 on VOC
+    temperature: float = 0.1  # CIRKD-v1 train_cirkd.py, of all three terms
+    pixel_size: int = 20000  # CIRKD-v1 scripts: slots for each class
+    region_size: int = 2000  # CIRKD-v1 scripts: slots for each class
+    pixels_per_class: int = 16  # CIRKD-v1 losses/cirkd_memory.py: stored from each image
+    pixel_keys: int = 4096  # CIRKD-v1 losses/cirkd_memory.py: keys of a step, all classes together
+    region_keys: int = 1024  # CIRKD-v1 losses/cirkd_memory.py
+    pool: int = 1  # CIRKD-v1: average pooling before the mini-batch term, off; a flag of the code
+    legacy_queue: bool = False  # CIRKD-v1 stores pixels of the wrong classes: see the top of this file
+
+    def __post_init__(self):
+        require(self.temperature > 0, f"cirkd: temperature must be above 0, got {self.temperature}")
+        for key in ("pixel_size", "region_size", "pixels_per_class", "pixel_keys", "region_keys", "pool"):
+            require(getattr(self, key) >= 1, f"cirkd: {key} must be 1 or more, got {getattr(self, key)}")
+
+
+@METHODS.register("cirkd")
+class CIRKD(Term):
+    """Mini-batch pixel-to-pixel, memory-based pixel-to-pixel and pixel-to-region distillation of head features."""
+
+    Hyper = CIRKDHyper
+    official = {"legacy_queue": True}
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
+        """The student's projection head and the memory bank, if a memory term has a weight."""
+        hyper, self.module = self.hyper, nn.Module()
+        narrow, full = feature_widths(self.name, student, teacher)
+        self.uses_memory = bool(hyper.pixel_weight or hyper.region_weight)
+        if self.uses_memory:
+            first, second = (nn.Conv2d(width, full, 1, bias=False) for width in (narrow, full))
+            self.module.projection = nn.Sequential(first, nn.BatchNorm2d(full), nn.ReLU(), second)
+            sizes = hyper.pixel_size, hyper.region_size, hyper.pixels_per_class
+            self.module.bank = MemoryBank(student.num_classes, full, *sizes, hyper.legacy_queue)
+        return self.module
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        hyper, student = self.hyper, context.student.feature
+        teacher = context.on_student_grid(context.teacher.feature)
+        losses = {}
+        if hyper.batch_weight:
+            small = [F.avg_pool2d(f, hyper.pool) if hyper.pool > 1 else f for f in (student, teacher)]
+            losses[f"{self.name}/batch"] = hyper.batch_weight * cross_image_kl(*small, hyper.temperature)
+        return losses | (self._memory(context, student, teacher) if self.uses_memory else {})
+
+    def _memory(self, context: Context, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Both memory terms, on the pixels that are not ignored; the bank takes in the batch first."""
+        hyper, bank = self.hyper, self.module.bank
+        bank.update(teacher, context.labels, context.generator)
+        pixel_keys, region_keys = bank.sample(context.generator, hyper.pixel_keys, hyper.region_keys)
+        valid = labels_to_grid(context.labels, student.shape[-2:]) != IGNORE
+        anchors, targets = (_rows(f, valid) for f in (wide(self.module.projection, student), teacher))
+        return {
+            f"{self.name}/pixel": hyper.pixel_weight * memory_kl(anchors, targets, pixel_keys, hyper.temperature),
+            f"{self.name}/region": hyper.region_weight * memory_kl(anchors, targets, region_keys, hyper.temperature),
+        }
+
+
+@full_precision
+def _rows(feature: Tensor, valid: Tensor) -> Tensor:
+    """Unit vectors (M, A) of the valid pixels of (B, A, h, w)."""
+    return F.normalize(feature.permute(0, 2, 3, 1)[valid], dim=1)

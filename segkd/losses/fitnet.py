@@ -1,0 +1,41 @@
+"""FitNet, hints (Romero et al. 2015) on one layer: the student's head feature imitates the teacher's.
+
+Code read: winycg/CIRKD@2d8ad0f losses/fitnet.py, the only source here; the variants are equal. Its rows add KD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, wide
+from segkd.prediction import NetworkInfo
+
+
+@full_precision
+def feature_mse(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Mean over all elements of the squared difference; features (B, A, h, w), the student's already adapted."""
+    return (student_feature - teacher_feature).square().mean()
+
+
+@dataclass(frozen=True)
+class FitNetHyper:
+    """Hyper-parameters of FitNet."""
+
+    weight: float = 10.0  # CIRKD-v1 train_fitnet.sh
+
+
+@METHODS.register("fitnet")
+class FitNet(Term):
+    """Mean squared error between head features, the student's behind a 1x1 convolution without bias."""
+
+    Hyper = FitNetHyper
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
+        self.adapter = nn.Conv2d(*feature_widths(self.name, student, teacher), kernel_size=1, bias=False)
+        return self.adapter
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        teacher = context.on_student_grid(context.teacher.feature)
+        return {self.name: self.hyper.weight * feature_mse(wide(self.adapter, context.student.feature), teacher)}

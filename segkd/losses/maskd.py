@@ -1,0 +1,110 @@
+"""MasKD, masked distillation with receptive tokens (Huang et al. 2023): compare scores region by region.
+
+Code read: hunto/MasKD@b5af34f segmentation/losses/maskd.py, train_mask_module.py, train_maskd.py. The tokens act on the
+logits of the teacher. Before the first step they learn to cover the image with masks that overlap little and keep the
+teacher's task score. Known differences: the masks of the segmentation code come from the teacher alone (the general
+library beside it multiplies in the student's); its teacher stays in train mode while the tokens learn, so that dropout
+acts and BatchNorm drifts: not reproduced, the teacher here never changes. The variants are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segkd.losses.cross_entropy import pixel_shares, weighted_cross_entropy
+from segkd.losses.method import METHODS, Context, Term, TrainingData, full_precision, require
+from segkd.prediction import NetworkInfo, Prediction
+
+
+@full_precision
+def receptive_masks(teacher_logits: Tensor, tokens: Tensor) -> Tensor:
+    """How much each position belongs to each token's region, (B, T, h, w) in [0, 1]; logits (B, C, h, w), tokens (T, C)."""
+    return torch.einsum("tc,bchw->bthw", tokens, teacher_logits).sigmoid()
+
+
+@full_precision
+def masked_mse(student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor) -> Tensor:
+    """Half the mean over images, tokens and classes of the squared score gap under each mask.
+
+    The mask multiplies both scores before they are squared, so it enters squared above and plain below the line.
+    """
+    masks = receptive_masks(teacher_logits, tokens).flatten(2)  # (B, T, N)
+    gaps = (student_logits - teacher_logits).square().flatten(2)  # (B, C, N)
+    inside = masks.square() @ gaps.transpose(1, 2)  # (B, T, C)
+    return 0.5 * (inside / (masks.sum(-1, keepdim=True) + 1e-5)).mean()
+
+
+@full_precision
+def token_dice(teacher_logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean over images and ordered pairs of different tokens of the dice overlap of their masks; 0 for one token."""
+    masks = receptive_masks(teacher_logits, tokens).flatten(2)
+    products = masks @ masks.transpose(1, 2)  # (B, T, T)
+    energy = products.diagonal(dim1=1, dim2=2)
+    dice = 2 * products / (energy[:, :, None] + energy[:, None, :] + 2e-12)
+    pairs = len(tokens) * (len(tokens) - 1)
+    return (dice.sum((1, 2)) - dice.diagonal(dim1=1, dim2=2).sum(1)).mean() / max(pairs, 1)
+
+
+def mask_loss(prediction: Prediction, labels: Tensor, tokens: Tensor, align_corners: bool = True) -> Tensor:
+    """What the tokens learn from: cross-entropy of the teacher's scores times all masks, plus their dice overlap."""
+    logits = prediction.logits
+    masked = logits * receptive_masks(logits, tokens).sum(1, keepdim=True)
+    task = weighted_cross_entropy(masked, labels, pixel_shares(labels, None), align_corners)
+    return task + token_dice(logits, tokens)
+
+
+@dataclass(frozen=True)
+class MasKDHyper:
+    """Hyper-parameters of MasKD."""
+
+    weight: float = 1.0  # MasKD code, train_maskd.py
+    tokens: int = 8  # MasKD code, segmentation
+    aux_weight: float = 0.4  # MasKD code: the same tokens on the auxiliary scores, where both networks have them
+    mask_share: float = 0.25  # steps of mask learning over steps of the run: 10000 of 40000 in MasKD's code
+    mask_lr: float = 0.1  # MasKD code, train_mask_module.py, poly decay with power 0.9
+    mask_momentum: float = 0.9  # MasKD code, train_mask_module.py
+    mask_weight_decay: float = 1e-3  # MasKD code, train_mask_module.py
+
+    def __post_init__(self):
+        require(self.tokens >= 1, f"maskd: at least one token is needed, got tokens={self.tokens}")
+        require(self.mask_share >= 0, f"maskd: mask_share must not be negative, got {self.mask_share}")
+
+
+@METHODS.register("maskd")
+class MasKD(Term):
+    """Squared score gaps under learnt masks."""
+
+    Hyper = MasKDHyper
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
+        """The tokens, N(0, 0.01^2) until `prepare` has trained them; the student's optimiser never sees them."""
+        self.module = nn.Module()
+        start = 0.01 * torch.randn(self.hyper.tokens, teacher.num_classes)
+        self.module.tokens = nn.Parameter(start, requires_grad=False)
+        return self.module
+
+    def prepare(self, teacher: Callable[[Tensor, Tensor, int], Prediction], data: TrainingData) -> None:
+        """Mask learning on the run's own batches."""
+        hyper, steps = self.hyper, round(self.hyper.mask_share * data.steps)
+        tokens = self.module.tokens.requires_grad_(True)
+        optimiser = torch.optim.SGD([tokens], hyper.mask_lr, hyper.mask_momentum, weight_decay=hyper.mask_weight_decay)
+        for step in range(steps):
+            optimiser.param_groups[0]["lr"] = hyper.mask_lr * (1 - step / steps) ** 0.9
+            images, labels = data.batch(step)
+            optimiser.zero_grad()
+            mask_loss(teacher(images, labels, step).detach(), labels, tokens).backward()
+            optimiser.step()
+        tokens.requires_grad_(False).grad = None
+
+    def loss(self, context: Context) -> dict[str, Tensor]:
+        hyper, student, teacher = self.hyper, context.student, context.teacher
+        tokens = self.module.tokens.detach()
+        losses = {self.name: hyper.weight * masked_mse(student.logits, context.teacher_logits(), tokens)}
+        if hyper.aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
+            aux = masked_mse(student.aux_logits, context.on_student_grid(teacher.aux_logits), tokens)
+            losses[f"{self.name}/aux"] = hyper.weight * hyper.aux_weight * aux
+        return losses
