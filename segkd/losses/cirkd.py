@@ -45,7 +45,7 @@ def memory_kl(
     ``student`` and ``teacher`` (M, A) unit vectors, ``keys`` (K, A); times the square of ``contrast_temperature``, which
     divides the similarities as ``temperature`` does.
     """
-    scale = 1 / (temperature * contrast_temperature)
+    scale, keys = 1 / (temperature * contrast_temperature), keys.to(student.dtype)
     total = _SimilarityKL.apply(student, keys[None], teacher, keys[None], scale)
     return contrast_temperature**2 * total / max(len(student), 1)
 
@@ -156,7 +156,10 @@ class MemoryBank(nn.Module):
     def sample(
         self, generator: torch.Generator | None = None, pixel_keys: int = 4096, region_keys: int = 1024
     ) -> tuple[Tensor, Tensor]:
-        """About that many pixel and region keys, (K, A) each: the same random slots of every class."""
+        """That many pixel and region keys, (K, A) each, rounded up to whole slots: the same random ones of every class.
+
+        Fewer where the bank has fewer slots.
+        """
         return self._slots(self.pixels, pixel_keys, generator), self._slots(self.regions, region_keys, generator)
 
     @staticmethod

@@ -87,8 +87,9 @@ def test_gradients_are_those_of_the_definitions(numeric_gradient):
     assert torch.autograd.gradcheck(lambda *s: pixel_similarity(list(s), tensors(teacher)), leaves)
     pixel_similarity(leaves, tensors(teacher)).backward()
     for i, leaf in enumerate(leaves):
-        swap = lambda a, i=i: psd_by_definition([*student[:i], a, *student[i + 1 :]], teacher)
-        np.testing.assert_allclose(leaf.grad.numpy(), numeric_gradient(swap, student[i]), atol=1e-8)
+        others = student[:i], student[i + 1 :]
+        expected = numeric_gradient(lambda a, o=others: psd_by_definition([*o[0], a, *o[1]], teacher), student[i])
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, atol=1e-8)
     z = torch.tensor(student[2], requires_grad=True)
     category_similarity(z, torch.tensor(teacher[2]), 0.5).backward()
     expected = numeric_gradient(lambda a: csd_by_definition(a, teacher[2], 0.5), student[2])
@@ -121,8 +122,10 @@ def test_logits_in_place_of_auxiliary_logits_do_not_swallow_the_gradient(numeric
     student, teacher = maps("student"), maps("teacher")
     feature, z = torch.tensor(student[1]), torch.tensor(student[2], requires_grad=True)
     value = pixel_similarity([z, feature, z], tensors(teacher))
-    pairs = [(0, 1), (1, 2)]
-    by_definition = lambda a: psd_by_definition([a, student[1], a], teacher, pairs)
+
+    def by_definition(a):
+        return psd_by_definition([a, student[1], a], teacher, pairs=[(0, 1), (1, 2)])
+
     assert value.item() == pytest.approx(by_definition(student[2]), rel=1e-8)
     value.backward()
     np.testing.assert_allclose(z.grad.numpy(), numeric_gradient(by_definition, student[2]), atol=1e-8)

@@ -1,0 +1,40 @@
+"""Every method under torch.compile in its default mode, and in bf16 autocast: the same value and gradient."""
+
+import pytest
+import torch
+
+from segkd.losses import METHODS, TaskWeighting, Term, create_method, list_methods, task_loss
+
+NAMES = [name for name in list_methods() if issubclass(METHODS.get(name), (Term, TaskWeighting))]
+CASES = [(name, "paper", autocast) for name in NAMES for autocast in (False, True)]
+CASES += [(name, "official", False) for name in NAMES if METHODS.get(name).official]
+
+
+def value_and_gradient(name, variant, info, step, compiled):
+    """Loss of a step and its gradient with respect to the student's feature and classifier, compiled or not."""
+    torch.manual_seed(0)
+    method = create_method(name, variant)
+    method.build(info.student, info.teacher)
+
+    def total(step):
+        weight = method.task_weight(step)
+        parts = task_loss(step.student, step.labels, weight=weight) if weight else method.loss(step)
+        return sum(parts.values())
+
+    value = (torch.compile(total) if compiled else total)(step)
+    leaves = [step.student.feature, *step.student.classifier, step.student.aux_logits]
+    return [value, *torch.autograd.grad(value, leaves, allow_unused=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, variant, autocast", CASES)
+def test_compiled_is_the_same(name, variant, autocast, info, context):
+    torch._dynamo.reset()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        plain, compiled = (
+            value_and_gradient(name, variant, info, context(torch.float32, step=5), flag) for flag in (False, True)
+        )
+    for ours, theirs in zip(plain, compiled):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-6)

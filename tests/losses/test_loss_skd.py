@@ -1,0 +1,161 @@
+"""SKD's pair-wise affinities against plain loops, the weights of its terms, and the discriminator's own step."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkd.losses import create_method
+from segkd.losses.kd import pixelwise_kl
+from segkd.losses.skd import gradient_penalty, pairwise_affinity
+from segkd.registry import UserError
+
+
+def nodes(feature, pool, lengths_of=None):
+    """Unit vectors of one image (A, h, w): channel maxima of windows that the border cuts, each over its length."""
+    height, width = feature.shape[1:]
+    rows, columns = (max(height // 2, 1), max(width // 2, 1)) if pool == "half" else (pool, pool)
+    units = []
+    for y in range(0, height, rows):
+        for x in range(0, width, columns):
+            maxima, fixed = (
+                [channel[y : y + rows, x : x + columns].max() for channel in f]
+                for f in (feature, feature if lengths_of is None else lengths_of)
+            )
+            length = math.sqrt(sum(v * v for v in fixed))
+            length = length + 1e-8 if pool == "half" else max(length, 1e-12)
+            units.append([v / length for v in maxima])
+    return units
+
+
+def dot(u, v):
+    return sum(a * b for a, b in zip(u, v))
+
+
+def pairs_by_definition(student, teacher, pool, lengths_of=None):
+    """``lengths_of``: a student whose lengths are used as constants."""
+    total = 0.0
+    for b in range(len(student)):
+        ours = nodes(student[b], pool, None if lengths_of is None else lengths_of[b])
+        theirs = nodes(teacher[b], pool)
+        gaps = [dot(t, v) - dot(s, u) for s, t in zip(ours, theirs) for u, v in zip(ours, theirs)]
+        total += sum(g * g for g in gaps) / len(ours) ** 2
+    return total / len(student)
+
+
+def features(batch=2, widths=(3, 5), grid=(3, 5), seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((batch, width, *grid)) for width in widths]
+
+
+POOLS = st.sampled_from([1, 2, 3, "half"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.tuples(*[st.integers(1, 4)] * 2), st.tuples(*[st.integers(1, 7)] * 2), POOLS)
+def test_affinity_is_its_definition_on_any_grid(batch, widths, grid, pool):
+    student, teacher = features(batch, widths, grid)
+    value = pairwise_affinity(torch.tensor(student), torch.tensor(teacher), pool)
+    assert value.ndim == 0 and value.dtype == torch.float64
+    assert value.item() == pytest.approx(pairs_by_definition(student, teacher, pool), rel=1e-8, abs=1e-14)
+
+
+def test_half_of_an_odd_grid_leaves_nine_nodes_and_two_is_the_default():
+    student, teacher = features(1, (2, 2), (65, 65))
+    student, teacher = np.abs(student), np.abs(teacher)
+    assert len(nodes(student[0], "half")) == 9
+    value = pairwise_affinity(torch.tensor(student), torch.tensor(teacher), "half")
+    assert value.item() == pytest.approx(pairs_by_definition(student, teacher, "half"), rel=1e-8)
+    student, teacher = (torch.tensor(a) for a in features())
+    assert pairwise_affinity(student, teacher) == pairwise_affinity(student, teacher, 2)
+
+
+@pytest.mark.parametrize("pool", [2, "half"])
+def test_gradient_passes_the_norm_only_in_the_fixed_windows(pool, numeric_gradient):
+    student, teacher = features(grid=(4, 5))
+    f = torch.tensor(student, requires_grad=True)
+    pairwise_affinity(f, torch.tensor(teacher), pool).backward()
+    through = numeric_gradient(lambda s: pairs_by_definition(s, teacher, pool), student)
+    constant = numeric_gradient(lambda s: pairs_by_definition(s, teacher, pool, lengths_of=student), student)
+    np.testing.assert_allclose(f.grad.numpy(), constant if pool == "half" else through, atol=1e-8)
+    assert abs(through - constant).max() > 1e-2  # so the line above tells the two apart
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (5, 6)], ids=str)  # fewer nodes than channels, and more
+def test_gradcheck_of_the_affinity(grid):
+    student, teacher = (torch.tensor(a) for a in features(grid=grid))
+    assert torch.autograd.gradcheck(lambda s: pairwise_affinity(s, teacher), student.requires_grad_())
+
+
+@pytest.mark.parametrize("pool", [2, "half"])
+def test_affinity_is_zero_and_stationary_at_the_teacher(pool):
+    teacher = torch.tensor(features()[1])
+    f = teacher.clone().requires_grad_()
+    value = pairwise_affinity(f, teacher, pool)
+    value.backward()
+    assert value.item() == 0 and f.grad.abs().max() == 0
+
+
+def test_only_angles_between_nodes_matter():
+    teacher = features(widths=(4, 4))[0]
+    rng = np.random.default_rng(1)
+    isometry = np.linalg.qr(rng.standard_normal((6, 4)))[0]  # into more channels, angles kept
+    gain = rng.uniform(0.5, 2, (2, 1, 3, 5))
+    student = np.einsum("sa,bahw->bshw", isometry, gain * teacher)
+    assert pairwise_affinity(torch.tensor(student), torch.tensor(teacher), 1).item() < 1e-14
+    assert pairwise_affinity(-torch.tensor(student).abs(), torch.tensor(teacher), 1).item() > 1e-2
+
+
+def test_affinity_of_half_precision_is_computed_in_single():
+    student, teacher = (1000 * torch.tensor(a) for a in features())
+    value = pairwise_affinity(student.half(), teacher.half())
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(pairwise_affinity(student, teacher).item(), rel=5e-3)
+
+
+def test_bad_windows_are_answered():
+    student, teacher = (torch.tensor(a) for a in features())
+    for pool in ("quarter", 0):
+        with pytest.raises(UserError, match="pool"):
+            pairwise_affinity(student, teacher, pool)
+
+
+@pytest.mark.parametrize(
+    "variant, pixel, reduction, pair, pool, holistic",
+    [("paper", 1, "pixel_mean", 10, 2, 0.001), ("official", 10, "batch_sum", 0.5, "half", 0.1)],
+)
+def test_terms_and_their_weights(variant, pixel, reduction, pair, pool, holistic, info, context):
+    step, method = context(), create_method("skd", variant)
+    critic = copy.deepcopy(method.build(info.student, info.teacher).double()["skd"].discriminator)
+    student, teacher = step.student.detach(), step.teacher.detach()
+    nodes_gap = pairs_by_definition(student.feature.numpy(), teacher.feature.numpy(), pool)
+    losses = {name: value.item() for name, value in method.loss(step).items()}
+    assert losses == pytest.approx(
+        {
+            "skd/pixel": pixel * pixelwise_kl(student.logits, teacher.logits, reduction=reduction).item(),
+            "skd/pair": pair * nodes_gap,
+            "skd/holistic": -holistic * critic(student.logits).mean().item(),
+        },
+        rel=1e-8,
+    )
+
+
+def test_the_originals_discriminator_descends_its_penalised_loss_with_decayed_rate(info, context):
+    step, method = context(), create_method("skd", "official")
+    critic = method.build(info.student, info.teacher).double()["skd"].discriminator
+    ours = copy.deepcopy(critic).requires_grad_(True)
+    real, fake = step.teacher.logits.detach(), step.student.logits.detach()
+    loss = -ours(real).mean() + ours(fake).mean()
+    loss = loss + 10 * gradient_penalty(ours, real, fake, torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(0.1 * loss, list(ours.parameters()), allow_unused=True)
+    method.after_step(step)
+    rate = 4e-4 * (1 - 3 / 10) ** 0.9
+    for old, new, gradient in zip(ours.parameters(), critic.parameters(), gradients):
+        if gradient is not None:
+            expected = old - rate * (gradient + 5e-4 * old)
+            torch.testing.assert_close(new, expected, rtol=1e-9, atol=1e-13)
+    assert not any(p.requires_grad for p in critic.parameters()) and step.student.feature.grad is None
