@@ -30,13 +30,13 @@ def pixel_similarity(student_maps: Sequence[Tensor | None], teacher_maps: Sequen
     """
     pairs = combinations(range(len(student_maps)), 2)
     pairs = [(m, n) for m, n in pairs if all(_distinct(maps[m], maps[n]) for maps in (student_maps, teacher_maps))]
-    if not pairs:
-        return sum(one.sum() * 0.0 for one in student_maps if one is not None)
     return _changes_apart(list(student_maps), list(teacher_maps), pairs)
 
 
 @full_precision
 def _changes_apart(student_maps: list, teacher_maps: list, pairs: list[tuple[int, int]]) -> Tensor:
+    if not pairs:
+        return sum(one.flatten()[:0].sum() for one in student_maps if one is not None)
     networks = student_maps, teacher_maps
     attention = [[None if one is None else attention_map(one) for one in maps] for maps in networks]
     student, teacher = ([_change(maps[m], maps[n]) for m, n in pairs] for maps in attention)

@@ -31,10 +31,12 @@ NOTEBOOKS = {  # and their names in the navigation
     "analysis/per_class_iou": "Classes",
     "analysis/feature_tsne": "Features",
     "analysis/shortcut_layercam": "Shortcut",
+    "analysis/variants": "Variants",
 }
 
 NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
     "papers/rdd": ("rdd", "main", {"RDD", "teacher (plain, larger)"}),
+    "analysis/variants": ("all", "main", {"baseline", "teacher (plain, larger)", "teacher (label-assisted)"}),
     "analysis/shortcut_layercam": ("lad", "shortcut", {"noised label", "clean label"}),
 }
 

@@ -162,3 +162,10 @@ def test_terms_and_their_weights(aux, info, context):
     pairs = [(0, 1), (0, 2), (1, 2)] if aux else [(1, 2)]
     pixel, category = psd_by_definition(*given, pairs), csd_by_definition(given[0][2], given[1][2])
     assert losses == pytest.approx({"dsd/pixel": 1000 * pixel, "dsd/category": 10 * category}, rel=1e-8)
+
+
+def test_without_a_pair_half_precision_gives_a_plain_zero():
+    z = torch.full((1, 3, 40, 40), 400.0, dtype=torch.float16, requires_grad=True)
+    value = pixel_similarity([None, None, z], [z, z, z])
+    value.backward()
+    assert value.item() == 0 and value.dtype == torch.float32 and not z.grad.any()

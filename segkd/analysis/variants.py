@@ -1,0 +1,202 @@
+"""Paper versus code: what each difference does to the value of a loss and to its gradient, on trained networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from segkd.analysis.style import method_colour, styled
+from segkd.data.augment import to_batch
+from segkd.losses import METHODS, Context, TeacherKind, create_method, list_methods, task_loss
+from segkd.train.runtime import derive, generator
+
+# Readings that are neither the default nor the released code's: other papers' versions and what a text prints.
+READINGS = {
+    "kd": {"reduction": ("element_mean", "batch_sum")},
+    "at": {"squared": (False,)},
+    "dist": {"softmax": (False,)},
+    "fakd_cwd": {"var_power": (1,), "covariance": ("full",)},
+    "fakd_pd": {"covariance_of": ("teacher_class",), "covariance": ("full",)},
+}
+# Settings under which a difference can be seen: a feature term that is on, and memory banks that a few batches fill.
+BASE = {"cwd": {"feature_weight": 50.0}, "cirkd": {"pixel_size": 256, "region_size": 32}}
+STAGED = {"rdd": {"difficulty": "tfe"}}  # RDD's fields act in its second stage, this one in its first
+TEACHING = ("teaching_alpha", "teaching_codes", "gain", "void")  # LAD: what a finished teacher sees
+WARM_UP = 8  # batches that a method with state sees first
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One switch: a part, the settings on both sides, and where it comes from."""
+
+    part: str
+    what: str
+    base: dict[str, Any]
+    changed: dict[str, Any]
+    source: str = ""
+    teaching: bool = field(default=False)  # LAD: seen through the student's loss instead of the teacher's
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Trained networks and the batches they look at: student, plain teacher, label-assisted teacher."""
+
+    student: nn.Module
+    teacher: nn.Module
+    label_teacher: nn.Module
+    packed: Any
+    batch_size: int = 4
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end."""
+        index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
+        return to_batch(*(torch.from_numpy(a[index].copy()) for a in (self.packed.images, self.packed.labels)))
+
+
+def differences() -> Iterator[Difference]:
+    """Every switch of every method: one field at a time, then all of the released code's together."""
+    for name in list_methods():
+        cls, official = METHODS.get(name), METHODS.get(name).official or {}
+        notes, base = field_notes(cls.Hyper), BASE.get(name, {})
+        for key, value in official.items():
+            stage = {"stage": STAGED[name].get(key, "tse")} if name in STAGED else {}
+            teaching = issubclass(cls, TeacherKind) and key in TEACHING
+            yield Difference(name, key, base | stage, base | stage | {key: value}, notes[key], teaching)
+        if len(official) > 1 and not issubclass(cls, TeacherKind):
+            for stage in ({"stage": "tfe"}, {"stage": "tse"}) if name in STAGED else ({},):
+                yield Difference(name, "all of the code's", base | stage, base | stage | official)
+        for key, values in READINGS.get(name, {}).items():
+            for value in values:
+                yield Difference(name, key, base, base | {key: value}, notes[key])
+
+
+def field_notes(hyper: type) -> dict[str, str]:
+    """The comment behind each field of a class of hyper-parameters: where its value comes from."""
+    lines = [line.strip() for line in inspect.getsource(hyper).splitlines()]
+    found = {line.split(":")[0]: line.split("  # ", 1)[1] for line in lines if "  # " in line and ":" in line.split("#")[0]}
+    return {f.name: found.get(f.name, "") for f in dataclasses.fields(hyper)}
+
+
+def variant_effects(witnesses: Witnesses) -> pd.DataFrame:
+    """One line for each difference: both settings, and loss and gradient of the second over those of the first.
+
+    ``gradient cosine``: 1 = the same direction in weight space, 0 = nothing in common. Networks in eval mode.
+    """
+    lines, plain = [], {}
+    for difference in differences():
+        key = _name(difference), repr(difference.base)
+        plain[key] = plain.get(key) or _measure(difference, difference.base, witnesses)
+        (value, gradient), (other, turned) = plain[key], _measure(difference, difference.changed, witnesses)
+        lines.append({
+            "method": _name(difference), "difference": difference.what,
+            "default": _shown(difference, create_method(difference.part, **difference.base)),
+            "other": _shown(difference, create_method(difference.part, **difference.changed)),
+            "loss ratio": other / value, "gradient ratio": (turned.norm() / gradient.norm()).item(),
+            "gradient cosine": torch.cosine_similarity(turned, gradient, dim=0).item(), "source": difference.source,
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _name(difference: Difference) -> str:
+    stage = difference.base.get("stage")
+    return difference.part + (f" ({stage})" if stage else " (teaching)" if difference.teaching else "")
+
+
+def _shown(difference: Difference, method) -> str:
+    value = method.hyper()[difference.part].get(difference.what, "")
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tuple[float, Tensor]:
+    """Value of the loss, and its gradient with respect to all weights of the network that it trains."""
+    kind = issubclass(METHODS.get(difference.part), TeacherKind)
+    if kind and not difference.teaching:
+        network, loss = witnesses.label_teacher, _teacher_loss(difference.part, setting, witnesses)
+    else:
+        network, loss = witnesses.student, _student_loss(difference.part, setting, witnesses, kind)
+    gradient = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
+    return loss.item(), torch.cat([g.flatten() for g in gradient]).double()
+
+
+def _teacher_loss(part: str, setting: dict, witnesses: Witnesses) -> Tensor:
+    """What a label-assisted teacher is trained with."""
+    network, (images, labels) = witnesses.label_teacher.eval(), witnesses.batch(0)
+    kind = create_method(part, **setting).teacher_kind
+    kind.build(network.info, None)
+    prediction = network(kind.training_input(images, labels, generator(0, "variants")))
+    return sum(kind.teacher_loss(prediction, labels, align_corners=network.align_corners).values())
+
+
+def _student_loss(part: str, setting: dict, witnesses: Witnesses, label_assisted: bool) -> Tensor:
+    """What a student is trained with (the task loss where a part weights it), after a few batches for its state."""
+    student = witnesses.student.eval()
+    teacher = (witnesses.label_teacher if label_assisted else witnesses.teacher).eval()
+    spec = f"{part}+cwd" if label_assisted else part
+    method = create_method(spec, **{part: setting})
+    torch.manual_seed(derive(0, "variants"))
+    modules = method.build(student.info, teacher.info)
+    for step in range(WARM_UP if modules.state_dict() else 0):
+        with torch.no_grad():
+            context = _context(step, method, student, teacher, witnesses)
+            method.loss(context)
+        method.after_step(context)
+    context = _context(WARM_UP, method, student, teacher, witnesses)
+    weight = method.task_weight(context)
+    parts = method.loss(context) if weight is None else task_loss(context.student, context.labels, weight=weight)
+    return sum(parts.values())
+
+
+def _context(step: int, method, student: nn.Module, teacher: nn.Module, witnesses: Witnesses) -> Context:
+    """A step in the middle of a run, where every schedule is half way."""
+    images, labels = witnesses.batch(step)
+    draws, seen = generator(step, "variants"), images
+    if method.teacher_kind is not None:
+        seen = method.teacher_kind.teacher_input(images, labels, draws)
+    with torch.no_grad():
+        taught = teacher(seen)
+    return Context(50, 100, images, labels, student(images), taught, draws, student.align_corners)
+
+
+@styled
+def variants_figure(effects: pd.DataFrame):
+    """Length and direction of the gradient after each switch, one line a difference; ``effects`` as `variant_effects`."""
+    import matplotlib.pyplot as plt
+
+    labels = [f"{m}: {d} = {o}" if o else f"{m}: {d}" for m, d, o in zip(effects["method"], effects["difference"], effects["other"])]
+    rows, hues = range(len(effects)), [method_colour(name) for name in effects["method"]]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * len(effects)), sharey=True)
+    for axes, column, neutral in ((left, "gradient ratio", 1.0), (right, "gradient cosine", 1.0)):
+        axes.axvline(neutral, color="#333333", lw=1)
+        axes.hlines(rows, neutral, effects[column], color=hues, lw=1.5)
+        axes.scatter(effects[column], rows, color=hues, s=28, zorder=3)
+    left.set(xscale="log", xlabel="length of the gradient, changed / default", yticks=list(rows), yticklabels=labels)
+    right.set(xlabel="cosine between both gradients", xlim=(min(-0.05, effects["gradient cosine"].min() - 0.05), 1.05))
+    left.set_ylim(len(effects) - 0.4, -0.6)
+    return figure
+
+
+def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:
+    """``effects`` ready to show."""
+    formats = {"loss ratio": "{:.2f}", "gradient ratio": "{:.2f}", "gradient cosine": "{:+.2f}"}
+    return effects.style.hide(axis="index").format(formats)
+
+
+def headline(effects: pd.DataFrame) -> dict[str, str]:
+    """How many differences there are, how many matter, and the one that turns the gradient most."""
+    single = effects[effects["other"] != ""]
+    long = (single["gradient ratio"] > 1.5) | (single["gradient ratio"] < 1 / 1.5)
+    turned = single["gradient cosine"] < 0.9
+    most = single.loc[single["gradient cosine"].idxmin()]
+    return {
+        "differences switched one at a time": str(len(single)),
+        "gradient longer or shorter by half": str(int(long.sum())),
+        "gradient turned (cosine below 0.9)": str(int(turned.sum())),
+        "turned most": f"{most['method']}: {most['difference']} = {most['other']} (cosine {most['gradient cosine']:+.2f})",
+    }
