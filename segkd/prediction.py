@@ -63,7 +63,15 @@ def labels_to_grid(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels (B, H, W) int64 on a grid (h, w) by nearest (floor) resizing; returned as they are if already there."""
     if labels.shape[-2:] == tuple(size):
         return labels
-    return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
+    rows, columns = (_nearest(old, new, labels.device) for old, new in zip(labels.shape[-2:], size))
+    return labels[:, rows[:, None], columns]
+
+
+@lru_cache(maxsize=64)
+def _nearest(old: int, new: int, device: torch.device) -> Tensor:
+    """For each of ``new`` points the index of the point that torch's nearest resizing of ``old`` points takes."""
+    index = torch.arange(old, dtype=torch.float32)
+    return F.interpolate(index[None, None], size=new, mode="nearest")[0, 0].long().to(device)
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:

@@ -20,7 +20,7 @@ from segkd.losses.distributed import gather_from_processes
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
 from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
 
-BLOCK = 2**20  # similarities in a block of rows: small enough for the cache
+BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
 
 
 @full_precision

@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segkd.losses.divergence import softmax_kl
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
 from segkd.prediction import NetworkInfo
 
@@ -28,12 +29,9 @@ def channelwise_kl(
     ``student``, ``teacher`` (B, C, h, w): logits, or features of equal width; ``channel_weights`` (B, C) multiply the
     divergences (HWD Eq. 4). Source: HWD Eq. 2 and 3.
     """
-    student = (student.flatten(2) / temperature).log_softmax(-1)
-    teacher = (teacher.flatten(2) / temperature).log_softmax(-1)
-    divergence = (teacher.exp() * (teacher - student)).sum(-1)
-    if channel_weights is not None:
-        divergence = channel_weights * divergence
-    return temperature**2 * divergence.mean()
+    weights = None if channel_weights is None else channel_weights.to(student.dtype)[:, :, None]
+    total = softmax_kl(student.flatten(2), teacher.flatten(2), 2, temperature, weights)
+    return total * (temperature**2 / (student.shape[0] * student.shape[1]))
 
 
 @dataclass(frozen=True)

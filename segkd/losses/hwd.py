@@ -75,16 +75,26 @@ def channel_divergence(
         log_s, log_t = (student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1)
         return (log_t.exp() * (log_t - log_s)).mean(-1)
     if not on_logits:
-        student, teacher = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
-    distance = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[divergence]
+        student, teacher = activation_maps(student, temperature), activation_maps(teacher, temperature)
+    if divergence == "mse":
+        return torch.linalg.vector_norm(student - teacher, dim=-1).square() / student.shape[-1]
+    distance = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[divergence]
     return distance(student, teacher, reduction="none").mean(-1)
+
+
+def activation_maps(scores: Tensor, temperature: float) -> Tensor:
+    """Softmax over the positions of (B, C, N); in place on one copy, since new memory costs more than the arithmetic."""
+    maps = scores / temperature
+    maps = maps.sub_(maps.amax(-1, keepdim=True)).exp_()
+    return maps.div_(maps.sum(-1, keepdim=True))
 
 
 def class_counts(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Pixels of each class in each image (B, C), for labels (B, h, w)."""
-    classes = torch.arange(num_classes, device=labels.device)[:, None]
-    labels = labels.flatten(1)[:, None]
-    return ((labels == classes) & (labels != ignore_index)).sum(-1)
+    labels = labels.flatten(1)
+    index = torch.where((labels >= 0) & (labels < num_classes) & (labels != ignore_index), labels, num_classes)
+    counts = torch.zeros(len(labels), num_classes + 1, dtype=torch.int64, device=labels.device)
+    return counts.scatter_add_(1, index, torch.ones_like(index))[:, :num_classes]
 
 
 def standardise(values: Tensor) -> Tensor:

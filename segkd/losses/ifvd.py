@@ -4,7 +4,7 @@ Code read: YukangWang/IFVD@950a7a5 utils/criterion.py and winycg/CIRKD@2d8ad0f l
 differences: IFVD's own weight is 200 (variant="official"), beside KD averaged over elements at 10 and a WGAN-GP term;
 CIRKD, HWD and the rows that come from them use 20, beside KD 1 and a hinge term. Those terms are parts of their own
 here: a CIRKD-style row is ``skd+ifvd`` with ``skd={"pair_weight": 0.0}``. The codes build a mask of feature size for
-every class; here sums and scores of all classes are two matrix products.
+every class; here sums and scores of all classes are a few matrix products.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision
 from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
@@ -34,24 +35,64 @@ def intra_class_variation(
     index = torch.where(valid, labels, 0)[:, None]
     members = torch.zeros(len(labels), num_classes, labels.shape[1], dtype=student_feature.dtype, device=labels.device)
     members.scatter_(1, index, valid[:, None].to(members.dtype))
-    student, teacher = (prototype_cosine(f.flatten(2), members, index) for f in (student_feature, teacher_feature))
-    return (valid[:, None] * (student - teacher)).square().mean()
+    teacher, _ = prototype_cosine(teacher_feature.flatten(2), members, index)
+    return _Variation.apply(student_feature.flatten(2), members, index, torch.where(valid[:, None], teacher, 0), valid[:, None])
 
 
-def prototype_cosine(feature: Tensor, members: Tensor, index: Tensor) -> Tensor:
+class _Variation(torch.autograd.Function):
+    """Mean of (cosine - target)^2 over valid pixels, with the gradient made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, feature: Tensor, members: Tensor, index: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        cosine, parts = prototype_cosine(feature, members, index)
+        gap = torch.where(valid, cosine - target, 0)
+        if ctx.needs_input_grad[0]:
+            pull = gap * (2 / gap.numel())
+            ctx.save_for_backward(_cosine_gradient(feature, members, cosine, pull, *parts))
+        return gap.square().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, pull: Tensor):
+        return ctx.saved_tensors[0] * pull, None, None, None, None
+
+
+def prototype_cosine(feature: Tensor, members: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Cosine (B, 1, N) of each pixel of ``feature`` (B, A, N) with the mean of its class.
 
-    ``members`` (B, C, N) is one where a pixel belongs to a class, ``index`` (B, 1, N) the class of each pixel.
+    ``members`` (B, C, N) is one where a pixel belongs to a class, ``index`` (B, 1, N) the class of each pixel. With it the
+    parts that the gradient needs: prototypes (B, C, A), their lengths, the lengths of the pixels, the class sizes.
     """
-    prototypes = (members @ feature.transpose(1, 2)) / (members.sum(-1, keepdim=True) + 1e-6)  # (B, C, A)
+    size = members.sum(-1, keepdim=True) + 1e-6
+    prototypes = (members @ feature.transpose(1, 2)) / size
+    lengths, own = (x.square().sum(d, keepdim=True).sqrt() for x, d in ((prototypes, 2), (feature, 1)))
     products = (prototypes @ feature).gather(1, index)
-    lengths = _length(prototypes, 2).transpose(1, 2).gather(2, index) * _length(feature, 1)
-    return products / lengths
+    cosine = products / (lengths.clamp_min(EPS).transpose(1, 2).gather(2, index) * own.clamp_min(EPS))
+    return cosine, (prototypes, lengths, own, size)
 
 
-def _length(vectors: Tensor, dim: int) -> Tensor:
-    """Norms, not below EPS; their gradient is zero there."""
-    return vectors.square().sum(dim, keepdim=True).clamp_min(EPS**2).sqrt()
+def _cosine_gradient(
+    feature: Tensor,
+    members: Tensor,
+    cosine: Tensor,
+    pull: Tensor,
+    prototypes: Tensor,
+    lengths: Tensor,
+    own: Tensor,
+    size: Tensor,
+) -> Tensor:
+    """Gradient (B, A, N) of sum(pull * cosine): through the pixel itself, and through the prototype of its class.
+
+    d cos / d f = m / (|m| |f|) - cos f / |f|^2, and the same with f and m exchanged; m is the mean over its class. A length
+    below EPS counts as the constant EPS.
+    """
+    share = pull / own.clamp_min(EPS)
+    directions = prototypes / lengths.clamp_min(EPS)
+    weighted = members * share
+    own_part = (members @ (pull * cosine).transpose(1, 2)) * (lengths > EPS)  # (B, C, 1)
+    means = (weighted @ feature.transpose(1, 2) - own_part * directions) / lengths.clamp_min(EPS) / size
+    gradient = torch.bmm(directions.transpose(1, 2), weighted).baddbmm_(means.transpose(1, 2), members)
+    return gradient.addcmul_(feature, -share * cosine / own.clamp_min(EPS) * (own > EPS))
 
 
 @dataclass(frozen=True)

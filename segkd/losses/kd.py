@@ -8,11 +8,13 @@ takes the cross-entropy and sums over the batch ("batch_sum", weight 10). For KD
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from segkd.losses.divergence import softmax_kl
 from segkd.losses.method import METHODS, Context, Term, full_precision, require
 from segkd.registry import unknown
 
@@ -30,12 +32,13 @@ def pixelwise_kl(
     """
     if reduction not in REDUCTIONS:
         raise unknown("reduction", reduction, REDUCTIONS)
-    student = (student_logits / temperature).log_softmax(1)
-    teacher = (teacher_logits / temperature).log_softmax(1)
+    images, classes, *grid = student_logits.shape
+    positions = math.prod(grid)
     if reduction == "batch_sum":
-        return -(temperature**2) * (teacher.exp() * student).sum() / (student.shape[-2] * student.shape[-1])
-    value = temperature**2 * (teacher.exp() * (teacher - student)).sum(1).mean()
-    return value / student.shape[1] if reduction == "element_mean" else value
+        student, teacher = ((z / temperature).log_softmax(1) for z in (student_logits, teacher_logits))
+        return -(temperature**2) * (teacher.exp() * student).sum() / positions
+    count = images * positions * (classes if reduction == "element_mean" else 1)
+    return softmax_kl(student_logits, teacher_logits, 1, temperature) * (temperature**2 / count)
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,23 @@ def teacher_difficulty(teacher_logits: Tensor, teacher_aux_logits: Tensor, varia
 def confidence(logits: Tensor, labels: Tensor, variant: str = "paper", align_corners: bool = True) -> Tensor:
     """How sure a network is, (B, H, W) in [0, 1] at label size; logits (B, C, h, w).
 
-    "paper": the largest class probability; "official": that of the true class, 1 on ignored pixels.
+    "paper": the largest class probability; "official": that of the true class, 1 on ignored pixels. Never more than one
+    image of scores at label size is held.
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
-    if variant == "official":
-        return (-pixel_losses(logits, labels, align_corners)).exp()
+    sure = _true_class if variant == "official" else _largest
+    return torch.cat([sure(*image, align_corners) for image in zip(logits.split(1), labels.split(1))])
+
+
+def _true_class(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+    return (-pixel_losses(logits, labels, align_corners)).exp()
+
+
+def _largest(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+    """1 / sum of exp(score - largest score)."""
     scores = resize_scores(logits, labels.shape[-2:], align_corners)
-    return (scores.amax(1) - scores.logsumexp(1)).exp().clamp_max(1)
+    return (scores - scores.amax(1, keepdim=True)).exp_().sum(1).reciprocal_()
 
 
 def hard_pixels(confidence: Tensor, threshold: float = 0.7, min_kept: int = 0) -> Tensor:

@@ -26,7 +26,7 @@ def divergence(teacher, student):
 
 
 def unit(vector):
-    length = math.sqrt(sum(v * v for v in vector))
+    length = math.sqrt(sum(v * v for v in vector)) or 1.0  # a dead vector stays zero
     return [v / length for v in vector]
 
 
