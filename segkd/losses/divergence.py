@@ -12,8 +12,8 @@ def softmax_kl(
 ) -> Tensor:
     """Sum of KL(softmax(teacher / T) || softmax(student / T)), the softmaxes along ``dim``; a scalar.
 
-    ``weights`` multiply the divergences; their shape is that of the scores with size 1 along ``dim``. Gradient for the
-    student alone, made in the forward pass while its maps are in the cache: half the time of the plain formula.
+    ``weights`` multiply the divergences; their shape is that of the scores with size 1 along ``dim``; they get no gradient.
+    That of the scores is made in the forward pass, while the maps are in the cache: half the time of the plain formula.
     """
     return _SoftmaxKL.apply(student, teacher, dim, temperature, weights)
 
@@ -21,19 +21,26 @@ def softmax_kl(
 class _SoftmaxKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, dim: int, temperature: float, weights: Tensor | None) -> Tensor:
-        student, teacher = (z if temperature == 1 else z / temperature for z in (student, teacher))
-        student, teacher = student.log_softmax(dim), teacher.log_softmax(dim)
-        target = teacher.exp()
-        gap = teacher.sub_(student)
-        gradient = student.exp_().sub_(target)
+        student, teacher = student / temperature, teacher / temperature
+        for scores in (student, teacher):  # in place from here: new memory costs more than the arithmetic
+            scores -= scores.amax(dim, keepdim=True)
+        gap = teacher - student
+        mass, target_mass = (scores.exp_().sum(dim, keepdim=True) for scores in (student, teacher))
+        teacher /= target_mass  # the teacher's maps
+        gradient = student.div_(mass).sub_(teacher)
+        offset = mass.log() - target_mass.log()
+        other = None
+        if ctx.needs_input_grad[1]:  # p_t (log p_t - log p_s - KL): LAD's consistency pulls on both paths
+            other = gap.sub((teacher * gap).sum(dim, keepdim=True)).mul_(teacher)
         if weights is not None:
-            target, gradient = target.mul_(weights), gradient.mul_(weights)
-        ctx.save_for_backward(gradient)
+            for x in filter(torch.is_tensor, (teacher, gradient, offset, other)):
+                x *= weights
+        ctx.save_for_backward(gradient, other)
         ctx.temperature = temperature
-        return torch.dot(target.flatten(), gap.flatten())
+        return torch.dot(teacher.flatten(), gap.flatten()) + offset.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, pull: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return gradient * (pull / ctx.temperature), None, None, None, None
+        scaled = (None if x is None else x * (pull / ctx.temperature) for x in ctx.saved_tensors)
+        return *scaled, None, None, None

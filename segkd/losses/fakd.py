@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from segkd.losses.distributed import sum_over_processes
@@ -32,6 +33,7 @@ COVARIANCE_OF = ("label", "teacher_class")
 # Largest half variance for which the product of exponentials loses nothing: what underflows then stays negligible.
 SAFE_EXPONENT = {torch.float32: 60.0, torch.float64: 600.0}
 CHUNK = 2**24  # elements of a block in the slow path
+MIN_BLOCK = 64  # rows of a block in the fast path; at least C of them, so that the matrices are no larger than the rows
 
 
 class ClassStatistics(nn.Module):
@@ -96,34 +98,65 @@ def augmented_channelwise(
     lam: float,
     temperature: float = 4.0,
     var_power: int = 2,
+    scores: Tensor | None = None,
 ) -> Tensor:
     """Upper bound of CWD's cross-entropy under feature noise N(0, lam * covariance of the pixel's class); Theorem 1.
 
     ``feature`` (B, A, h, w) and ``classifier`` (weight (C, A), bias (C,)) of the student, both with gradient;
     ``teacher_logits`` (B, C, h, w); ``labels`` (B, H, W) or (B, h, w), ignored pixels have no noise. The pairwise sum
     separates: the noise of positions i and k is independent, so variances add and one log-sum-exp is enough.
-    At ``lam=0``: `channelwise_kl` plus the teacher's entropy.
+    At ``lam=0``: `channelwise_kl` plus the teacher's entropy. ``scores`` (B, C, h, w): feature times classifier, where the
+    network has computed it already.
     """
-    labels = labels_to_grid(labels, feature.shape[-2:]).flatten(1)
-    scores = student_scores(feature, classifier) / temperature
-    spread = score_variances(classifier[0], statistics, labels) * (lam / (2 * temperature**var_power))
-    teacher = (teacher_logits.flatten(2) / temperature).softmax(-1)
-    bound = (scores + spread).logsumexp(-1, keepdim=True)
-    return temperature**2 * (teacher * (bound - scores + spread)).sum(-1).mean()
+    rows = known_or_last(labels_to_grid(labels, feature.shape[-2:]).flatten(1), len(statistics.count))
+    scores = student_scores(feature, classifier) if scores is None else scores.flatten(2)
+    spread = variance_table(classifier[0], statistics) * (lam / (2 * temperature**var_power))
+    total = _NoisyCrossEntropy.apply(scores, spread.T, rows, teacher_logits.flatten(2), temperature)
+    return total * (temperature**2 / (scores.shape[0] * scores.shape[1]))
+
+
+class _NoisyCrossEntropy(torch.autograd.Function):
+    """Sum over images and channels of LSE_k(s_k / T + v_k) - sum_i p_i (s_i / T - v_i), p the teacher's activation map.
+
+    Scores (B, C, N), table (C, Y + 1) of v by label, rows (B, N) its columns. The gradient is made in the forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, scores: Tensor, table: Tensor, rows: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        spread = table.expand(len(rows), -1, -1).gather(2, rows[:, None].expand_as(scores))
+        noisy, target = torch.add(spread, scores, alpha=1 / temperature), teacher / temperature
+        for x in (noisy, target):
+            x -= x.amax(-1, keepdim=True)
+        gap = torch.sub(noisy, spread, alpha=2)
+        target.exp_().div_(target.sum(-1, keepdim=True))
+        mass = noisy.exp_().sum(-1, keepdim=True)
+        total = mass.log().sum() - torch.dot(target.flatten(), gap.flatten())
+        noisy /= mass
+        members = scores.new_zeros(*rows.shape, table.shape[1]).scatter_(2, rows[:, :, None], 1.0)
+        pulls = ((noisy + target) @ members).sum(0) if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(noisy.sub_(target), pulls)
+        ctx.temperature = temperature
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, pull: Tensor):
+        scores, table = ctx.saved_tensors
+        return scores * (pull / ctx.temperature), None if table is None else table * pull, None, None, None
 
 
 def student_scores(feature: Tensor, classifier: Classifier) -> Tensor:
     """The student's scores (B, C, N) = weight . feature + bias."""
     weight, bias = classifier
-    return weight @ feature.flatten(2) + bias[:, None]
+    feature = feature.flatten(2)
+    return torch.baddbmm(bias[:, None], weight.expand(len(feature), -1, -1), feature)
 
 
-def score_variances(weight: Tensor, statistics: ClassStatistics, labels: Tensor) -> Tensor:
-    """Variance w_c' Sigma_y w_c of each score (B, C, N) under the covariance of the pixel's label; 0 where ignored."""
+def variance_table(weight: Tensor, statistics: ClassStatistics) -> Tensor:
+    """Variance w_c' Sigma_y w_c of each score under the covariance of each label, (Y + 1, C); the last row, no label, is 0."""
     covariance = statistics.covariance.to(weight.dtype)
-    table = ((weight @ covariance) * weight).sum(-1) if statistics.full else covariance @ weight.square().T  # (Y, C)
-    rows = known_or_last(labels, len(table))
-    return F.embedding(rows, torch.cat([table, table.new_zeros(1, table.shape[1])])).transpose(1, 2)
+    table = ((weight @ covariance) * weight).sum(-1) if statistics.full else covariance @ weight.square().T
+    return torch.cat([table, table.new_zeros(1, table.shape[1])])
 
 
 def known_or_last(labels: Tensor, classes: int) -> Tensor:
@@ -140,6 +173,7 @@ def augmented_pixelwise(
     statistics: ClassStatistics,
     lam: float,
     covariance_of: str = "label",
+    scores: Tensor | None = None,
 ) -> Tensor:
     """Upper bound of the pixel-wise cross-entropy under feature noise; FAKD Eq. 8, mean over all pixels.
 
@@ -150,14 +184,16 @@ def augmented_pixelwise(
     if covariance_of not in COVARIANCE_OF:
         raise unknown("covariance_of", covariance_of, COVARIANCE_OF)
     labels = labels_to_grid(labels, feature.shape[-2:]).flatten()
-    scores = student_scores(feature, classifier).transpose(1, 2).flatten(0, 1)
+    scores = student_scores(feature, classifier) if scores is None else scores.flatten(2)
+    scores = scores.transpose(1, 2).flatten(0, 1)
     teacher = teacher_logits.flatten(2).softmax(1).transpose(1, 2).flatten(0, 1)
     group, tables = _noise_groups(labels, classifier[0], statistics, covariance_of)
-    half = 0.5 * lam * tables
-    fast = bool(half.detach().max() <= SAFE_EXPONENT[half.dtype])
-    order, sizes = group.argsort(stable=True), group.bincount(minlength=len(half) + 1).tolist()
-    blocks = zip(scores[order].split(sizes), teacher[order].split(sizes), [*half, None])
-    return sum(_bound(rows, target, table, fast) for rows, target, table in blocks if len(rows)) / len(scores)
+    half = torch.cat([0.5 * lam * tables, torch.zeros_like(tables[:1])])
+    if bool(half.detach().max() <= SAFE_EXPONENT[half.dtype]):
+        total = _bound_by_products(scores, teacher, half, group)
+    else:
+        total = sum(_bound_by_chunks(scores[group == g], teacher[group == g], half[g]) for g in group.unique().tolist())
+    return total / len(scores)
 
 
 def _noise_groups(
@@ -183,25 +219,44 @@ def gap_variances(weight: Tensor, covariance: Tensor) -> Tensor:
     return own[:, None, :] + own[:, :, None] - 2 * products
 
 
-def _bound(scores: Tensor, teacher: Tensor, half: Tensor | None, fast: bool) -> Tensor:
-    """Sum over rows and classes of p_c * (LSE_k(z_k + half[c, k]) - z_c); all (M, C), half (C, C) or None for zero."""
-    if half is None:
-        return -(teacher * scores.log_softmax(1)).sum()
-    if fast:
-        return (teacher * (_product_bound(scores, half) - scores)).sum()
+def _bound_by_products(scores: Tensor, teacher: Tensor, half: Tensor, group: Tensor) -> Tensor:
+    """Sum over rows and classes of p_c * (LSE_k(z_k + half[g, c, k]) - z_c); scores, teacher (M, C), half (G, C, C).
+
+    The log-sum-exp is a matrix product of exponentials, each scaled by its largest. Rows of one group share a matrix, so
+    they are laid out in blocks of equal length, all blocks in one batched product.
+    """
+    rows, kind = _blocks(group, len(half), max(MIN_BLOCK, scores.shape[1]))
+    padding = (rows == len(scores))[:, :, None]
+    rows = rows.clamp_max(len(scores) - 1)
+    take = lambda x: x.index_select(0, rows.flatten()).view(*rows.shape, -1)  # noqa: E731
+    scores, target = take(scores), take(teacher).masked_fill_(padding, 0)  # (blocks, rows, C)
+    top, high = scores.detach().amax(2, keepdim=True), half.detach().amax(2)
+    factors = (half - high[:, :, None]).exp()
+    products = (scores - top).exp() @ factors[kind].transpose(1, 2)
+    return (target * (products.log() + (high[kind][:, None] + top) - scores)).sum()
+
+
+def _blocks(group: Tensor, groups: int, length: int) -> tuple[Tensor, Tensor]:
+    """Row numbers in blocks (n, length) that each hold one group, M where a block is not full; and the groups (n,)."""
+    sizes = group.bincount(minlength=groups)
+    count = (sizes + length - 1) // length
+    kind = torch.arange(groups, device=group.device).repeat_interleave(count)
+    first = torch.arange(len(kind), device=group.device) - (count.cumsum(0) - count)[kind]  # block number in its group
+    inside = first[:, None] * length + torch.arange(length, device=group.device)
+    place = (sizes.cumsum(0) - sizes)[kind][:, None] + inside
+    order = torch.cat([group.argsort(stable=True), group.new_full((1,), len(group))])
+    return order[torch.where(inside < sizes[kind][:, None], place, len(group))], kind
+
+
+def _bound_by_chunks(scores: Tensor, teacher: Tensor, half: Tensor) -> Tensor:
+    """The same for the rows of one group, half (C, C), some classes c at a time: slower, but safe for any size of half."""
     width = max(1, CHUNK // max(1, scores.numel()))
     parts = [checkpoint(_chunk_bound, scores, block, use_reentrant=False) for block in half.split(width)]
     return (teacher * (torch.cat(parts, 1) - scores)).sum()
 
 
-def _product_bound(scores: Tensor, half: Tensor) -> Tensor:
-    """LSE_k(z_ik + half[c, k]) as (M, C) by one matrix product of exponentials, each scaled by its row's largest."""
-    top, high = scores.detach().amax(1, keepdim=True), half.detach().amax(1)
-    return top + high + ((scores - top).exp() @ (half - high[:, None]).exp().T).log()
-
-
 def _chunk_bound(scores: Tensor, half: Tensor) -> Tensor:
-    """The same for some of the classes c, safe for any size of half."""
+    """LSE_k(z_ik + half[c, k]) for some of the classes c."""
     return (scores[:, None, :] + half).logsumexp(-1)
 
 
@@ -264,7 +319,8 @@ class FAKDPD(_FAKD):
     Hyper = FAKDPDHyper
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        value = augmented_pixelwise(*self._arguments(context), self.hyper.covariance_of)
+        arguments, scores = self._arguments(context), context.student.logits
+        value = augmented_pixelwise(*arguments, self.hyper.covariance_of, scores)
         return {self.name: self.hyper.weight * value}
 
 
@@ -275,5 +331,6 @@ class FAKDCWD(_FAKD):
     Hyper = FAKDCWDHyper
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        value = augmented_channelwise(*self._arguments(context), self.hyper.temperature, self.hyper.var_power)
+        arguments, scores = self._arguments(context), context.student.logits
+        value = augmented_channelwise(*arguments, self.hyper.temperature, self.hyper.var_power, scores)
         return {self.name: self.hyper.weight * value}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, wide
@@ -16,7 +17,7 @@ from segkd.prediction import NetworkInfo
 @full_precision
 def feature_mse(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     """Mean over all elements of the squared difference; features (B, A, h, w), the student's already adapted."""
-    return (student_feature - teacher_feature).square().mean()
+    return F.mse_loss(student_feature, teacher_feature)
 
 
 @dataclass(frozen=True)

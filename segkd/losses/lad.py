@@ -58,14 +58,15 @@ class LabelNoise:
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels (B, H, W) to the channel (B, 1, H, W) float32, drawn anew at each call."""
         codes = self._codes(len(labels), generator).to(labels.device)
-        if codes.shape[1] == self.num_classes:  # void is no class: its code is zero
-            codes = torch.cat([codes, codes.new_zeros(len(labels), 1)], 1)
-        valid = (labels != self.ignore_index) & (labels >= 0) & (labels < self.num_classes)
-        index = torch.where(valid, labels, self.num_classes)
-        channel = codes.gather(1, index.flatten(1)).view(labels.shape)
+        void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
+        table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)
+        if 0 <= self.ignore_index < self.num_classes:
+            table[:, self.ignore_index + 1] = void[:, 0]
+        index = labels.clamp(-1, self.num_classes).add_(1)
+        channel = table.gather(1, index.flatten(1)).view(labels.shape)
         if self.alpha:
-            channel = channel + self.alpha * pixel_noise(labels, generator)
-        return self.gain * channel[:, None]
+            channel.add_(pixel_noise(labels, generator), alpha=self.alpha)
+        return channel.mul_(self.gain)[:, None]
 
     def _codes(self, images: int, generator: torch.Generator | None) -> Tensor:
         """One code for each image and class (B, classes)."""

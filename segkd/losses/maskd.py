@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.losses.cross_entropy import pixel_shares, weighted_cross_entropy
@@ -23,7 +24,8 @@ from segkd.prediction import NetworkInfo, Prediction
 @full_precision
 def receptive_masks(teacher_logits: Tensor, tokens: Tensor) -> Tensor:
     """How much each position belongs to each token's region, (B, T, h, w) in [0, 1]; logits (B, C, h, w), tokens (T, C)."""
-    return torch.einsum("tc,bchw->bthw", tokens, teacher_logits).sigmoid()
+    products = tokens.expand(len(teacher_logits), -1, -1) @ teacher_logits.flatten(2)
+    return products.sigmoid().view(len(teacher_logits), len(tokens), *teacher_logits.shape[2:])
 
 
 @full_precision
@@ -33,7 +35,7 @@ def masked_mse(student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor) -
     The mask multiplies both scores before they are squared, so it enters squared above and plain below the line.
     """
     masks = receptive_masks(teacher_logits, tokens).flatten(2)  # (B, T, N)
-    gaps = (student_logits - teacher_logits).square().flatten(2)  # (B, C, N)
+    gaps = F.mse_loss(student_logits, teacher_logits, reduction="none").flatten(2)  # (B, C, N)
     inside = masks.square() @ gaps.transpose(1, 2)  # (B, T, C)
     return 0.5 * (inside / (masks.sum(-1, keepdim=True) + 1e-5)).mean()
 

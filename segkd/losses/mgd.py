@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require
@@ -27,7 +28,7 @@ def masked_generation(
 
     Features (B, A, h, w), the student's already aligned; ``mask`` (B, 1, h, w), 1 = keep.
     """
-    return (generator(student_feature * mask) - teacher_feature).square().sum() / len(student_feature)
+    return F.mse_loss(generator(student_feature * mask), teacher_feature, reduction="sum") / len(student_feature)
 
 
 def random_mask(feature: Tensor, masked: float, generator: torch.Generator | None) -> Tensor:

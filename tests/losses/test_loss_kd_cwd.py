@@ -8,6 +8,7 @@ import torch
 
 from segkd.losses import create_method
 from segkd.losses.cwd import channelwise_kl
+from segkd.losses.divergence import softmax_kl
 from segkd.losses.kd import pixelwise_kl
 from segkd.registry import UserError
 
@@ -129,3 +130,12 @@ def test_terms_are_weighted_and_need_a_positive_temperature(info, context):
         assert method.loss(step)[spec].item() == pytest.approx(expected, abs=1e-8)
         with pytest.raises(UserError, match="temperature"):
             create_method(spec, temperature=0.0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_shared_divergence_pulls_on_both_sides(weighted):
+    g = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(2, 3, 5, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weights = torch.rand(2, 3, 1, generator=g, dtype=torch.float64) if weighted else None
+    loss = lambda s, t: softmax_kl(s, t, 2, 1.7, weights)  # noqa: E731
+    assert torch.autograd.gradcheck(loss, (student, teacher))
