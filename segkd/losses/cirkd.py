@@ -21,6 +21,7 @@ from segkd.losses.method import METHODS, Context, Term, feature_widths, full_pre
 from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
 
 BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
+SAFE = 40.0  # largest score of unit vectors, 1 / temperature, whose exponentials can be summed as they are
 
 
 @full_precision
@@ -58,19 +59,19 @@ class _SimilarityKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor, keys: Tensor, target_rows: Tensor, target_keys: Tensor, scale: float) -> Tensor:
-        groups, count = keys.shape[:2]
-        flat, target = keys.flatten(0, 1), target_keys.flatten(0, 1)
+        groups = len(keys)
+        flat, target = (x.flatten(0, 1) * scale for x in (keys, target_keys))
         row_gradient = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         key_gradient = torch.zeros_like(flat) if ctx.needs_input_grad[1] else None
         total, step = rows.new_zeros(()), max(1, BLOCK // max(len(flat), 1))
         for low in range(0, len(rows), step):
             part = slice(low, low + step)
-            gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, groups, scale)
+            gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, groups, scale > SAFE)
             total += divergence
             if row_gradient is not None:
                 torch.mm(gap, flat, out=row_gradient[part])
             if key_gradient is not None:
-                key_gradient.addmm_(gap.T, rows[part])
+                key_gradient.addmm_(gap.T, rows[part], alpha=scale)
         ctx.save_for_backward(row_gradient, key_gradient)
         ctx.key_shape = keys.shape
         return total
@@ -83,19 +84,20 @@ class _SimilarityKL(torch.autograd.Function):
         return None if rows is None else pull * rows, keys, None, None, None
 
 
-def _block(student: Tensor, teacher: Tensor, groups: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to the similarities (R, G * K), and the summed divergence; both arguments are used up."""
+def _block(student: Tensor, teacher: Tensor, groups: int, shift: bool) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to the scores (R, G * K), and the summed divergence; both arguments are used up.
+
+    ``shift``: the scores may be too large for their exponential.
+    """
     shape = student.shape
-    student, teacher = (x.mul_(scale).view(shape[0], groups, -1) for x in (student, teacher))
-    for x in (student, teacher):
+    student, teacher = (x.view(shape[0], groups, -1) for x in (student, teacher))
+    for x in (student, teacher) if shift else ():
         x -= x.amax(-1, keepdim=True)
     gap = teacher - student
-    teacher.exp_(), student.exp_()
-    mass, target_mass = student.sum(-1, keepdim=True), teacher.sum(-1, keepdim=True)
+    mass, target_mass = (x.exp_().sum(-1, keepdim=True) for x in (student, teacher))
     teacher /= target_mass
-    divergence = torch.linalg.vecdot(teacher, gap).sum() + (mass.log() - target_mass.log()).sum()
-    student /= mass
-    return student.sub_(teacher).mul_(scale).view(shape), divergence
+    divergence = torch.dot(teacher.flatten(), gap.flatten()) + (mass.log() - target_mass.log()).sum()
+    return student.div_(mass).sub_(teacher).view(shape), divergence
 
 
 class MemoryBank(nn.Module):
