@@ -60,7 +60,7 @@ data: env  ## pack and check DATASET
 	@$(BIN)/segkd data "$(DATASET)"
 
 bench: env  ## run the benchmarks
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@for name in losses bench_step; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures

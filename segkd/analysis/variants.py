@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +57,13 @@ class Witnesses:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end."""
-        index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
+        index = [(step * self.batch_size + i) % len(self.packed.images) for i in range(self.batch_size)]
         return to_batch(*(torch.from_numpy(a[index].copy()) for a in (self.packed.images, self.packed.labels)))
 
 
-def differences() -> Iterator[Difference]:
-    """Every switch of every method: one field at a time, then all of the released code's together."""
-    for name in list_methods():
+def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
+    """Every switch of the methods (None: all): one field at a time, then all of the released code's together."""
+    for name in methods or list_methods():
         cls, official = METHODS.get(name), METHODS.get(name).official or {}
         notes, base = field_notes(cls.Hyper), BASE.get(name, {})
         for key, value in official.items():
@@ -84,13 +85,13 @@ def field_notes(hyper: type) -> dict[str, str]:
     return {f.name: found.get(f.name, "") for f in dataclasses.fields(hyper)}
 
 
-def variant_effects(witnesses: Witnesses) -> pd.DataFrame:
-    """One line for each difference: both settings, and loss and gradient of the second over those of the first.
+def variant_effects(witnesses: Witnesses, methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """One line for each difference of the methods (None: all): both settings, and the second's loss and gradient over the first's.
 
-    ``gradient cosine``: 1 = the same direction in weight space, 0 = nothing in common. Networks in eval mode.
+    Empty where the first is zero. ``gradient cosine``: 1 = the same direction in weight space, 0 = nothing in common. Networks in eval mode.
     """
     lines, plain = [], {}
-    for difference in differences():
+    for difference in differences(methods):
         key = _name(difference), repr(difference.base)
         plain[key] = plain.get(key) or _measure(difference, difference.base, witnesses)
         (value, gradient), (other, turned) = plain[key], _measure(difference, difference.changed, witnesses)
@@ -98,7 +99,7 @@ def variant_effects(witnesses: Witnesses) -> pd.DataFrame:
             "method": _name(difference), "difference": difference.what,
             "default": _shown(difference, create_method(difference.part, **difference.base)),
             "other": _shown(difference, create_method(difference.part, **difference.changed)),
-            "loss ratio": other / value, "gradient ratio": (turned.norm() / gradient.norm()).item(),
+            "loss ratio": other / value if value else math.nan, "gradient ratio": (turned.norm() / gradient.norm()).item(),
             "gradient cosine": torch.cosine_similarity(turned, gradient, dim=0).item(), "source": difference.source,
         })  # fmt: skip
     return pd.DataFrame(lines)
@@ -111,7 +112,7 @@ def _name(difference: Difference) -> str:
 
 def _shown(difference: Difference, method) -> str:
     value = method.hyper()[difference.part].get(difference.what, "")
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tuple[float, Tensor]:
@@ -185,7 +186,7 @@ def variants_figure(effects: pd.DataFrame):
 def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:
     """``effects`` ready to show."""
     formats = {"loss ratio": "{:.2f}", "gradient ratio": "{:.2f}", "gradient cosine": "{:+.2f}"}
-    return effects.style.hide(axis="index").format(formats)
+    return effects.style.hide(axis="index").format(formats, na_rep="–")
 
 
 def headline(effects: pd.DataFrame) -> dict[str, str]:

@@ -9,8 +9,9 @@ import json
 import pytest
 import torch
 
-from segkd.losses import METHODS, TaskWeighting, TeacherKind, Term, TrainingData, create_method, list_methods, task_loss
+from segkd.losses import METHODS, ROW_HYPER, ROWS, TaskWeighting, TeacherKind, Term, TrainingData, create_method, list_methods, task_loss
 from segkd.prediction import IGNORE, Prediction
+from segkd.registry import UserError
 
 CASES = [
     (name, variant)
@@ -123,6 +124,41 @@ def test_autocast_changes_nothing(name, variant, step, info, context):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             values.append(total_loss(method, made_step)[0])
     assert torch.equal(*values)
+
+
+LACKS = {
+    "feature": ({"feature_channels": None}, {"feature": None, "classifier": None}),
+    "auxiliary head": ({"has_aux": False}, {"aux_logits": None}),
+    "stages": ({"stage_channels": ()}, {"stages": ()}),
+}
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize("lacking", LACKS)
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_what_a_network_lacks_is_said_before_the_first_step_or_done_without(name, variant, lacking, role, info, context):
+    facts, tensors = LACKS[lacking]
+    setattr(info, role, dataclasses.replace(getattr(info, role), **facts))
+    try:
+        method, _ = made(name, variant, info)
+    except UserError as error:
+        assert "'student'" in str(error) and "'teacher'" in str(error), "both networks are named"
+        return
+    step = context(torch.float32)
+    setattr(step, role, dataclasses.replace(getattr(step, role), **tensors))
+    total, _ = total_loss(method, step)
+    assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("key", ROWS, ids="/".join)
+def test_every_row_of_the_papers_has_a_loss(key, info, context):
+    torch.manual_seed(0)
+    method = create_method(ROWS[key], **ROW_HYPER.get(key, {}))
+    method.build(info.student, info.teacher)
+    step = context(torch.float32)
+    total = sum({**task_loss(step.student, step.labels, weight=method.task_weight(step)), **method.loss(step)}.values())
+    total.backward()
+    assert torch.isfinite(total) and torch.isfinite(step.student.feature.grad).all()
 
 
 @pytest.mark.parametrize("name, variant", [c for c in CASES if issubclass(METHODS.get(c[0]), TeacherKind)])

@@ -1,5 +1,8 @@
 """Studies: rows to runs, reported values, statistics, jobs, the command line's answers to bad input."""
 
+import dataclasses
+import hashlib
+import json
 import math
 
 import pandas as pd
@@ -7,7 +10,7 @@ import pytest
 from scipy import stats
 
 from segkd.cli import main
-from segkd.config import ROOT
+from segkd.config import ROOT, RunConfig, to_dict
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.executor import plan_jobs, with_teachers
@@ -44,6 +47,27 @@ def test_equal_settings_are_one_run():
     assert main_lad.hyper == {}
     assert fakd.config(find_row(fakd, "lambda", "lambda 1"), 0) == fakd.config(find_row(fakd, "main", "FAKD"), 0)
     assert fakd.config(find_row(fakd, "main", "CWD"), 0) == lad.config(find_row(lad, "main", "CWD"), 0)
+
+
+def test_controls_change_the_training_and_not_the_method():
+    study = open_study("all")
+    rows = {row.label: row for row in study.rows("controls")}
+    plain, cwd = study.config(rows["baseline"], 0), study.config(rows["CWD"], 0)
+    longer = study.config(rows["baseline, 1.5 times as long"], 0)
+    assert longer == dataclasses.replace(plain, schedule=dataclasses.replace(plain.schedule, steps=plain.schedule.steps * 3 // 2))
+    untrained = study.config(rows["CWD, untrained teacher"], 0)
+    assert untrained.teacher.schedule.steps == 0 and dataclasses.replace(untrained, teacher=cwd.teacher) == cwd
+    shuffled = study.config(rows["CWD, teacher with shuffled classes"], 0)
+    assert shuffled == dataclasses.replace(cwd, teacher_classes="shuffled") and shuffled.id != cwd.id
+
+
+def test_a_field_that_came_later_leaves_the_ids_of_older_runs_alone():
+    config = RunConfig(method="cwd", teacher=RunConfig())
+    values = to_dict(config)
+    del values["teacher_classes"], values["teacher"]["teacher_classes"]  # as runs were before the controls
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    assert config.id.endswith(digest)
+    assert dataclasses.replace(config, teacher_classes="shuffled").id != config.id
 
 
 def test_profiles_never_change_a_hyper_parameter():
