@@ -25,10 +25,11 @@ READINGS = {
     "dist": {"softmax": (False,)},
     "fakd_cwd": {"var_power": (1,), "covariance": ("full",)},
     "fakd_pd": {"covariance_of": ("teacher_class",), "covariance": ("full",)},
+    "rdd": {"tfe_map": ("mean",)},
 }
 # Settings under which a difference can be seen: a feature term that is on, and memory banks that a few batches fill.
 BASE = {"cwd": {"feature_weight": 50.0}, "cirkd": {"pixel_size": 256, "region_size": 32}}
-STAGED = {"rdd": {"difficulty": "tfe"}}  # RDD's fields act in its second stage, this one in its first
+STAGED = {"rdd": {"difficulty": "tfe", "tfe_map": "tfe"}}  # RDD's fields act in its second stage, these in its first
 TEACHING = ("teaching_alpha", "teaching_codes", "gain", "void")  # LAD: what a finished teacher sees
 WARM_UP = 8  # batches that a method with state sees first
 
@@ -66,16 +67,14 @@ def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
     for name in methods or list_methods():
         cls, official = METHODS.get(name), METHODS.get(name).official or {}
         notes, base = field_notes(cls.Hyper), BASE.get(name, {})
-        for key, value in official.items():
-            stage = {"stage": STAGED[name].get(key, "tse")} if name in STAGED else {}
+        others = [(key, value) for key, values in READINGS.get(name, {}).items() for value in values]
+        for key, value in [*official.items(), *others]:
+            start = base | ({"stage": STAGED[name].get(key, "tse")} if name in STAGED else {})
             teaching = issubclass(cls, TeacherKind) and key in TEACHING
-            yield Difference(name, key, base | stage, base | stage | {key: value}, notes[key], teaching)
+            yield Difference(name, key, start, start | {key: value}, notes[key], teaching)
         if len(official) > 1 and not issubclass(cls, TeacherKind):
             for stage in ({"stage": "tfe"}, {"stage": "tse"}) if name in STAGED else ({},):
                 yield Difference(name, "all of the code's", base | stage, base | stage | official)
-        for key, values in READINGS.get(name, {}).items():
-            for value in values:
-                yield Difference(name, key, base, base | {key: value}, notes[key])
 
 
 def field_notes(hyper: type) -> dict[str, str]:

@@ -7,7 +7,8 @@ train_onlykd_two_stage_diff.py.
 Differences of the code, all in variant="official": KL(aux || main), not KL(main || aux); confidence is the probability
 of the true class, not the largest; at least a number of pixels is kept (here a share of the batch); the mean runs over
 the selected pixels with Cityscapes' class weights; the auxiliary head has masks of its own. In the code's combinations
-with AT, DSD and CIRKD the first stage multiplies two means: not reproduced.
+with AT, DSD and CIRKD the first stage multiplies two means, since its cross-entropy there ignores that it is asked for
+pixels: ``tfe_map="mean"``, off in both variants.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class RDDHyper:
     normaliser: Literal["pixels", "selected"] = "pixels"  # TSE mean, Eq. 10 over all pixels; the code over the selected
     class_weights: Literal["none", "cityscapes"] = "none"  # the code's; ones unless there are 19 classes
     aux_mask: Literal["main", "own"] = "main"  # Eq. 10 has one mask; the code one for each head
+    tfe_map: Literal["pixels", "mean"] = "pixels"  # Eq. 8; "mean" is the code's when joined with AT, DSD or CIRKD
 
     def __post_init__(self):
         require(0 <= self.threshold <= 1, f"rdd: threshold is a probability, got {self.threshold}")
@@ -148,6 +150,9 @@ class RDD(TaskWeighting):
         easy = teacher_difficulty(teacher.logits, teacher.aux_logits, self.hyper.difficulty)
         size, up = context.labels.shape[-2:], full_precision(resize_scores)
         easy = up(easy[:, None], size, context.align_corners)[:, 0]
+        if self.hyper.tfe_map == "mean":  # mean of the map times the mean over valid pixels of the cross-entropy
+            valid = context.labels != IGNORE
+            easy = (easy.mean() * valid.numel() / valid.sum().clamp_min(1)).expand_as(easy)
         return TaskWeight(easy, None if context.student.aux_logits is None else easy, "pixels")
 
     def _tse(self, context: Context) -> TaskWeight:

@@ -172,3 +172,14 @@ def test_shares_out_of_range_are_refused():
     for hyper in ({"threshold": 1.2}, {"warmup": -0.1}, {"min_kept": 100000.0}):
         with pytest.raises(UserError, match=next(iter(hyper))):
             create_method("rdd", **hyper)
+
+
+def test_the_scripts_for_other_methods_multiply_two_means(info, context):
+    method = create_method("rdd", tfe_map="mean")
+    method.build(info.student, info.teacher)
+    step = context(step=0)
+    loss = sum(task_loss(step.student, step.labels, weight=method.task_weight(step)).values())
+    plain = sum(task_loss(step.student, step.labels).values())
+    easy = create_method("rdd")
+    easy.build(info.student, info.teacher)
+    assert loss.item() == pytest.approx(plain.item() * easy.task_weight(step).main.mean().item(), rel=1e-9)
