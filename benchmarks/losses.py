@@ -37,8 +37,8 @@ NOTES = (
     "times the grid. Features: 128 channels for the student and 256 for the teacher (at, dsd, cirkd), 128 for both "
     "(skd, ifvd), 256 for both (fitnet); mgd takes the logits as its maps, with the identity as generator. "
     "cirkd_memory: the pixel and the region term, from unit vectors and keys of 256 channels. fakd_cwd and fakd_pd "
-    "start from the feature and the statistics; fakd_statistics is their update, cwd_head is CWD from the same "
-    "feature. rdd: weights and task loss of both heads. Target of fakd_cwd: 1.3 times cwd, of fakd_pd: 3 times kd, "
+    "start from the logits, the classifier and the statistics, fakd_cwd_feature from the feature; fakd_statistics is "
+    "their update, cwd_head is CWD from the same feature. rdd: weights and task loss of both heads. Target of fakd_cwd: 1.3 times cwd, of fakd_pd: 3 times kd, "
     "timed in turns with them. Extra memory: the peak of the process above its size before the call, gradients "
     "included."
 )

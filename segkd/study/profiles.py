@@ -22,6 +22,7 @@ class Profile:
     shows: str  # what a reader may and may not conclude from it; printed on every page
     needs: str  # disk and time, said before it starts
     teacher_steps: float = 1.0  # a teacher trains this many times as long
+    one_seed: tuple[str, ...] = ()  # tables that get the first seed only, unless seeds are asked for
 
     def data_config(self, dataset: str) -> DataConfig:
         """Size and crop for a data set; UserError names the sets that this profile knows."""
@@ -65,7 +66,8 @@ PROFILES = {
             data=_data((96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
             "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
-            needs="0.3 GB of disk and about 12 minutes on two cores",
+            needs="0.4 GB of disk and about 15 minutes on two cores",
+            one_seed=("rivals", "controls", "integration"),
         ),
         Profile(
             "small", seeds=3, levels=None,

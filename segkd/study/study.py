@@ -43,6 +43,8 @@ def open_study(
     as "cuda:0,cuda:1" or "cpu,cpu" (one process each).
     """
     scale = get_profile(profile)
+    if seeds:
+        scale = replace(scale, one_seed=())
     found = paper_tables(paper, scale.levels)
     scale.data_config(dataset)
     for name in _names(methods) or []:
@@ -99,7 +101,8 @@ class Study:
 
     def configs(self) -> list[RunConfig]:
         """Every run of every chosen table, each once."""
-        found = [self.config(row, seed) for name in self.tables for row in self.rows(name) for seed in self.seeds]
+        seeds = {name: self.seeds[:1] if name in self.profile.one_seed else self.seeds for name in self.tables}
+        found = [self.config(row, seed) for name in self.tables for row in self.rows(name) for seed in seeds[name]]
         return list({c.id: c for c in found}.values())
 
     def run(self) -> None:
@@ -206,9 +209,13 @@ class Study:
             "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
             f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
             f"auxiliary weight {schedule.aux_weight:g}",
-            "seeds": ", ".join(map(str, self.seeds)),
+            "seeds": ", ".join(map(str, self.seeds)) + self._few_seeds(),
             "start": p.student.weights or "random weights, the same for all methods of a seed",
         }
+
+    def _few_seeds(self) -> str:
+        few = [name for name in self.all_tables if name in self.profile.one_seed]
+        return f" ({', '.join(few)}: {self.seeds[0]} alone)" if few and len(self.seeds) > 1 else ""
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""

@@ -49,6 +49,13 @@ def test_equal_settings_are_one_run():
     assert fakd.config(find_row(fakd, "main", "CWD"), 0) == lad.config(find_row(lad, "main", "CWD"), 0)
 
 
+def test_quick_gives_side_tables_one_seed_unless_seeds_are_asked_for():
+    quick, asked = open_study("all", tables="rivals"), open_study("all", tables="rivals", seeds="0,1")
+    assert {c.seed for c in quick.configs()} == {0} and {c.seed for c in asked.configs()} == {0, 1}
+    assert "rivals, controls: 0 alone" in quick.facts()["seeds"] and "alone" not in asked.facts()["seeds"]
+    assert {c.seed for c in open_study("all", tables="main").configs()} == {0, 1}
+
+
 def test_controls_change_the_training_and_not_the_method():
     study = open_study("all")
     rows = {row.label: row for row in study.rows("controls")}
