@@ -183,9 +183,15 @@ def variants_figure(effects: pd.DataFrame):
 
 
 def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:
-    """``effects`` ready to show."""
-    formats = {"loss ratio": "{:.2f}", "gradient ratio": "{:.2f}", "gradient cosine": "{:+.2f}"}
-    return effects.style.hide(axis="index").format(formats, na_rep="–")
+    """``effects`` ready to show, in few enough columns for a page."""
+    joined = [f"{a} → {b}" if b else "" for a, b in zip(effects["default"], effects["other"])]
+    shown = pd.DataFrame({
+        "switch": effects["method"] + ": " + effects["difference"].str.replace("_", " "), "default → other": joined,
+        "loss ×": effects["loss ratio"], "gradient ×": effects["gradient ratio"], "cosine": effects["gradient cosine"],
+        "source": effects["source"],
+    })  # fmt: skip
+    formats = {"loss ×": "{:.2f}", "gradient ×": "{:.2f}", "cosine": "{:+.2f}"}
+    return shown.style.hide(axis="index").format(formats, na_rep="–")
 
 
 def headline(effects: pd.DataFrame) -> dict[str, str]:
