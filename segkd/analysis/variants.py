@@ -85,9 +85,10 @@ def field_notes(hyper: type) -> dict[str, str]:
 
 
 def variant_effects(witnesses: Witnesses, methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """One line for each difference of the methods (None: all): both settings, and the second's loss and gradient over the first's.
+    """One line a difference of the methods (None: all): both settings, and loss and gradient of the second over the first.
 
-    Empty where the first is zero. ``gradient cosine``: 1 = the same direction in weight space, 0 = nothing in common. Networks in eval mode.
+    No ratio where the first is zero. ``gradient cosine``: 1 = the same direction in weight space, 0 = nothing in common.
+    Networks in eval mode.
     """
     lines, plain = [], {}
     for difference in differences(methods):
@@ -169,7 +170,8 @@ def variants_figure(effects: pd.DataFrame):
     """Length and direction of the gradient after each switch, one line a difference; ``effects`` as `variant_effects`."""
     import matplotlib.pyplot as plt
 
-    labels = [f"{m}: {d} = {o}" if o else f"{m}: {d}" for m, d, o in zip(effects["method"], effects["difference"], effects["other"])]
+    names = zip(effects["method"], effects["difference"], effects["other"])
+    labels = [f"{method}: {what} = {other}" if other else f"{method}: {what}" for method, what, other in names]
     rows, hues = range(len(effects)), [method_colour(name) for name in effects["method"]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * len(effects)), sharey=True)
     for axes, column, neutral in ((left, "gradient ratio", 1.0), (right, "gradient cosine", 1.0)):

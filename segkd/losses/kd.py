@@ -47,7 +47,8 @@ class KDHyper:
 
     weight: float = 1.0  # RDD Eq. 3; CIRKD scripts, lambda_kd
     temperature: float = 1.0  # RDD paper section 4.2, T = 1; CIRKD-v1 default
-    reduction: Literal["pixel_mean", "element_mean", "batch_sum"] = "pixel_mean"  # CIRKD-v1, HWD, RDD code; IFVD and CWD code element_mean, SKD code batch_sum
+    # CIRKD-v1, HWD and RDD code average over pixels
+    reduction: Literal["pixel_mean", "element_mean", "batch_sum"] = "pixel_mean"  # IFVD, CWD: elements; SKD: a sum
 
     def __post_init__(self):
         require(self.temperature > 0, f"kd: temperature must be above 0, got {self.temperature}")
