@@ -12,6 +12,7 @@ _WHERE = {
     "Prediction": "segkd.prediction",
     "UserError": "segkd.registry",
     "RunConfig": "segkd.config",
+    "adapt": "segkd.models",
     "create_model": "segkd.models",
     "list_models": "segkd.models",
     "create_method": "segkd.losses",

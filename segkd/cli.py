@@ -1,4 +1,4 @@
-"""The command line: ``segkd reproduce | train | runs | data | doctor | readme``. Bad input is one line and exit code 2."""
+"""The command line: ``segkd reproduce | train | runs | export | data | doctor | readme``. Bad input is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument(f"--{name}", default=None, help=text)
     add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
     add("runs", _runs, "list the runs that are there")
+    export = add("export", _export, "write the network of a run for deployment, checked against the run")
+    export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
+    export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
+    export.add_argument("--out", type=Path, default=None, help="the file; default: the run's id in this folder")
+    export.add_argument("--argmax", action="store_true", help="labels instead of scores")
     data = add("data", _data, "pack and check a data set")
     data.add_argument("name", nargs="?", help="scenes, camvid; none: list them")
     data.add_argument("--root", type=Path, default=None)
@@ -87,6 +92,14 @@ def _runs(arguments: argparse.Namespace) -> None:
     for path in sorted(runs_root().glob("*/config.json")):
         run = load_run(path.parent.name)
         print(f"{run.id}  {'mIoU %.4f' % run.result['miou'] if run.done else 'unfinished'}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from segkd.export import export_run
+    from segkd.runs import load_run
+
+    found = export_run(load_run(arguments.run_id), arguments.format, arguments.out, arguments.argmax)
+    print("\n".join(found.lines()))
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -73,14 +73,15 @@ class PSPHead(Head):
         super().__init__(channels, classes)
         quarter = max(1, in_channels // 4)
         self.pooled = conv_bn_relu(in_channels, quarter)
+        self.bins = nn.ModuleList(nn.AdaptiveAvgPool2d(bins) for bins in self.BINS)
         self.levels = nn.ModuleList(conv_bn_relu(in_channels, quarter) for _ in self.BINS)
         self.block = conv_bn_relu(in_channels + 4 * quarter, channels, 3)
 
     def embed(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         maps = [x, self.pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *size)]
-        for bins, level in zip(self.BINS, self.levels):
-            pooled = level(F.adaptive_avg_pool2d(x, bins))
+        for pool, level in zip(self.bins, self.levels):
+            pooled = level(pool(x))
             maps.append(F.interpolate(pooled, size, mode="bilinear", align_corners=True))
         return self.block(torch.cat(maps, dim=1))
 

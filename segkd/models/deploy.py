@@ -1,0 +1,111 @@
+"""A network as it is deployed: images in, scores or labels out; no auxiliary head, batch norms folded into convolutions."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+SIDE = 64  # of the image that is passed once to see which convolution feeds which batch norm
+
+
+class Deployed(nn.Module):
+    """Images (B, in_channels, H, W), RGB in [0, 1], to scores (B, C, H, W), or with ``argmax`` to labels (B, H, W) int64.
+
+    ``network`` gives a `Prediction` and normalises its input itself; its scores are brought to image size by bilinear
+    resizing with its own ``align_corners``.
+    """
+
+    def __init__(self, network: nn.Module, argmax: bool = False):
+        super().__init__()
+        self.network, self.argmax = network, argmax
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits, size = self.network(images).logits, images.shape[-2:]
+        scores = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.network.align_corners)
+        return scores.argmax(1) if self.argmax else scores
+
+
+def deployed(network: nn.Module, argmax: bool = False) -> Deployed:
+    """A copy of ``network`` to deploy, on the CPU, in eval mode and without gradient; the network itself is untouched.
+
+    It keeps the network's memory layout (channels_last is faster in torch, and of no account in ONNX).
+    """
+    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    if getattr(twin, "aux_head", None) is not None:
+        twin.aux_head = None
+    fold_norms(twin, torch.zeros(1, twin.info.in_channels, SIDE, SIDE))
+    return Deployed(twin, argmax).eval()
+
+
+@torch.no_grad()
+def fold_norms(network: nn.Module, images: Tensor) -> int:
+    """Fold every batch norm that reads what a convolution wrote into that convolution, in place; returns how many.
+
+    Pairs are seen in one pass over ``images``, not guessed from names. What a norm does beside normalising (the
+    activation inside timm's) stays in its place.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are kept, so that no id is given twice
+    pairs: dict[nn.Module, nn.Module] = {}
+    handles = []
+
+    def wrote(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        made[id(output)] = (module, output)
+
+    def reads(module: nn.Module, inputs: tuple) -> None:
+        if id(inputs[0]) in made:
+            pairs[module] = made[id(inputs[0])][0]
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(wrote))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(reads))
+    network(images)
+    for handle in handles:
+        handle.remove()
+    for norm, conv in pairs.items():
+        _replace(network, conv, fuse_conv_bn_eval(conv, norm))
+        _replace(network, norm, nn.Sequential(*(m for m in norm.children() if not isinstance(m, nn.Identity))))
+    return len(pairs)
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)
+
+
+class AnySizePool(nn.Module):
+    """Adaptive average pooling to ``bins`` x ``bins`` as two matrix products that are made from the image's size.
+
+    Equal to `nn.AdaptiveAvgPool2d` up to rounding; ONNX has no operator for it where the size is not known beforehand.
+    """
+
+    def __init__(self, bins: int):
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (pooling(side, self.bins, x) for side in x.shape[-2:])
+        return rows @ (x @ columns.T)
+
+
+def pooling(side: int, bins: int, like: Tensor) -> Tensor:
+    """Matrix (bins, side) of means over floor(i side / bins) .. ceil((i + 1) side / bins)."""
+    number = torch.arange(bins, device=like.device)[:, None]
+    first, end = number * side // bins, ((number + 1) * side + bins - 1) // bins
+    place = torch.arange(side, device=like.device)
+    return ((place >= first) & (place < end)).to(like.dtype) / (end - first).to(like.dtype)
+
+
+def any_size_pools(network: nn.Module) -> nn.Module:
+    """``network`` with every square `nn.AdaptiveAvgPool2d` replaced by an `AnySizePool`, in place."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.AdaptiveAvgPool2d) and isinstance(module.output_size, int):
+            _replace(network, module, AnySizePool(module.output_size))
+    return network
