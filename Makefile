@@ -9,6 +9,7 @@ SEEDS ?=
 METHODS ?=
 TABLES ?=
 DEVICES ?=
+TEACHER ?=
 PYTHON ?=
 PIP_FLAGS ?=
 JOBS ?= 2
@@ -17,12 +18,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.segkd-stamp
 STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(SEEDS)") \
-  $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)")
+  $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)") \
+  $(if $(TEACHER),--teacher "$(TEACHER)")
 
 .PHONY: help env test test-all reproduce lab data report bench clean
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu]"
+	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=file]"
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "env takes PYTHON=python3.12 and PIP_FLAGS=... (for example an index of CPU-only wheels)."
 

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "methods": "only these, comma separated",
         "tables": "only these tables of each paper, such as main",
         "devices": "one process each: cpu,cpu or cuda:0,cuda:1",
+        "teacher": "file of a trained network to use in place of every plain teacher",
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
     add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
@@ -67,7 +68,7 @@ def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
 def _reproduce(arguments: argparse.Namespace) -> None:
     from segkd.study.reproduce import reproduce
 
-    choice = {name: getattr(arguments, name) or None for name in ("seeds", "methods", "tables", "devices")}
+    choice = {name: getattr(arguments, name) or None for name in ("seeds", "methods", "tables", "devices", "teacher")}
     print(reproduce(arguments.profile, arguments.dataset, **choice))
 
 

@@ -13,7 +13,9 @@ from typing import Any, get_type_hints
 from segkd.registry import UserError, unknown
 
 TEACHER_CLASSES = ("own", "shuffled")
-LATER = {"teacher_classes": "own"}  # fields that came after the first results: runs that do not use them keep their ids
+# Fields that came after the first results: runs that do not use them keep their ids.
+LATER = {"teacher_classes": "own", "checkpoint_hash": ""}
+PLACES = ("checkpoint",)  # where a file lies says nothing of a run; the hash of its content, beside it, does
 ROOT = Path(__file__).parents[1]  # the checkout: notebooks, data, reports and runs lie here
 
 
@@ -43,6 +45,8 @@ class NetworkConfig:
     width: float = 1.0
     weights: str | None = None
     extra_channels: int = 0  # 1 for a label-assisted teacher
+    checkpoint: str | None = None  # file of a whole network to start from; with 0 steps the run is that network
+    checkpoint_hash: str = ""  # its `segkd.models.weights.content_hash`: another file is another run
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,10 @@ class RunConfig:
 
 
 def _identity(values: dict) -> dict:
-    """The values that make the id: fields of LATER only where they are not at their default."""
+    """The values that make the id: none of PLACES, and fields of LATER only where they are not at their default."""
     found = {key: _identity(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
+    kept = {key: value for key, value in found.items() if key not in PLACES}
+    return {key: value for key, value in kept.items() if key not in LATER or value != LATER[key]}
 
 
 def to_dict(config: Any) -> dict:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import torch
 
-from segkd.config import ROOT, TEACHER_CLASSES, RunConfig, from_dict, runs_root, to_dict
+from segkd.config import ROOT, TEACHER_CLASSES, NetworkConfig, RunConfig, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind, create_method
 from segkd.metrics import scores
 from segkd.models import list_models
+from segkd.models.checkpoints import read_checkpoint
+from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError, unknown
 from segkd.train.evaluate import evaluate
@@ -61,7 +63,7 @@ class Run:
         """The trained network in eval mode."""
         from safetensors.torch import load_file
 
-        model = build_network(self.config, self.result["num_classes"])
+        model = build_network(self.config, self.result["num_classes"], start=False)
         model.load_state_dict(load_file(self.path / "model.safetensors"))
         return model.to(device).eval()
 
@@ -132,8 +134,18 @@ def check(config: RunConfig) -> None:
         raise unknown("data set", config.data.name, list_datasets())
     if config.network.name not in list_models():
         raise unknown("network", config.network.name, list_models())
+    _check_start(config.network)
     if config.teacher is not None:
         check(config.teacher)
+
+
+def _check_start(network: NetworkConfig) -> None:
+    if network.checkpoint is None and network.checkpoint_hash:
+        raise UserError(f"network.checkpoint_hash '{network.checkpoint_hash}' without a checkpoint; give its file")
+    if network.checkpoint is not None and network.weights is not None:
+        raise UserError(f"network '{network.name}' has weights and a checkpoint; give one of them")
+    if network.checkpoint is not None:
+        read_checkpoint(network.checkpoint, network.checkpoint_hash)
 
 
 def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.device, report: Report | None) -> None:
@@ -193,8 +205,24 @@ def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:
         "parameters": sum(p.numel() for p in trainee.model.parameters()),
         "method": r.config.method,
         "hyper": trainee.method.hyper(),
+        "origin": origin(r.config),
     }
     write_json(r.path / "result.json", result)
+
+
+def origin(config: RunConfig) -> dict[str, dict[str, str]]:
+    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `describe`)."""
+    found, network = {}, config.network
+    if network.weights == "imagenet":
+        found["weights"] = {"file": "imagenet", "from": "timm " + version("timm")}
+    elif network.weights is not None:
+        found["weights"] = describe(network.weights)
+    if network.checkpoint is not None:
+        found["checkpoint"] = describe(network.checkpoint)
+    if config.teacher is not None:
+        teacher = find(config.teacher)
+        found["teacher"] = {"run": teacher.id, **describe(str(teacher.path / "model.safetensors"))}
+    return found
 
 
 def _peak_memory(device: torch.device) -> float:

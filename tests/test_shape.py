@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "segkd"
 FLOORS = [
-    {"prediction", "config", "registry", "metrics"},
+    {"prediction", "config", "registry", "metrics", "download"},
     {"models", "losses", "data"},
     {"train"},
     {"runs"},

@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 from segkd.models.encoders import ENCODERS, Encoder, encoder_spec, scaled
 from segkd.models.heads import HEADS, AuxHead, Head, head_channels_of
+from segkd.models.naming import IMAGENET, Normalisation
 from segkd.models.weights import load_encoder_weights
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
 
 
 class Segmenter(nn.Module):
     """A segmentation network; forward takes images (B, in_channels, H, W), RGB in [0, 1], and gives a `Prediction`.
 
-    It normalises RGB itself; channels beyond the third pass as they are. Sides are at least four times the output
-    stride, odd or even, and the grid is the side over the stride, rounded up. ``align_corners`` is how its scores are
-    brought to label size. ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster).
+    It normalises RGB itself, as its weights expect; channels beyond the third pass as they are (but see
+    `normalise_as`). Sides are at least four times the output stride, odd or even, and the grid is the side over the
+    stride, rounded up. ``align_corners`` is how its scores are brought to label size.
+    ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster).
     Training DeepLabV3 or PSPNet on one image at a time is refused (UserError): the batch norm of their image pooling
     would see one value.
     """
@@ -29,9 +29,14 @@ class Segmenter(nn.Module):
     def __init__(self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: AuxHead | None):
         super().__init__()
         self.info, self.encoder, self.head, self.aux_head = info, encoder, head, aux_head
-        extra = info.in_channels - 3
-        self.register_buffer("mean", torch.tensor((*MEAN, *[0.0] * extra)).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor((*STD, *[1.0] * extra)).view(1, -1, 1, 1))
+        self.normalise_as(IMAGENET)
+
+    def normalise_as(self, normalisation: Normalisation) -> None:
+        """Normalise RGB so. Channels beyond it keep their size beside the image's: unchanged under ImageNet's."""
+        extra, mean, std = self.info.in_channels - 3, normalisation.mean, normalisation.std
+        beside = sum(std) / sum(IMAGENET.std)
+        self.register_buffer("mean", torch.tensor((*mean, *[0.0] * extra)).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor((*std, *[beside] * extra)).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Prediction:
         self._check(images)
@@ -97,13 +102,16 @@ def create_model(
     head = HEADS[arch](encoder.channels[-1], feature_channels, classes, output_stride)
     has_aux = spec.aux if aux is None else aux
     aux_head = AuxHead(encoder.channels[-2], classes) if has_aux else None
+    normalisation = IMAGENET
     if encoder_weights is not None:
-        load_encoder_weights(encoder, encoder_name, encoder_weights, width)
+        normalisation = load_encoder_weights(encoder, encoder_name, encoder_weights, width)
     if in_channels > 3:  # last, so that the same seed gives the same network with and without the extra channels
         encoder.inflate(in_channels)
     name = f"{arch}/{encoder_name}" + ("" if width == 1 else f"-w{width:g}")
     info = NetworkInfo(name, classes, in_channels, feature_channels, encoder.channels, has_aux, output_stride)
-    return Segmenter(info, encoder, head, aux_head)
+    model = Segmenter(info, encoder, head, aux_head)
+    model.normalise_as(normalisation)
+    return model
 
 
 def _check_numbers(in_channels: int, classes: int, output_stride: int, head_channels: int | None, width: float) -> None:

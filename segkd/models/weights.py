@@ -1,43 +1,48 @@
-"""Pretrained encoder weights: from timm or from a file, every key of the encoder filled or a clear refusal."""
+"""Weights from files and from timm: found, read safely, named by content, and every key of an encoder filled."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
+import pickle
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from segkd.models.encoders import Encoder, encoder_spec
+from segkd.config import ROOT
+from segkd.models.encoders import ENCODERS, Encoder, encoder_spec
+from segkd.models.fit import Candidate, fill, nearest
+from segkd.models.naming import Normalisation, encoder_state, split_source
 from segkd.registry import UserError
 
 State = Mapping[str, Tensor]
+WRAPPERS = ("state_dict", "model")  # names under which training scripts file the weights
+FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64}  # of the first convolution at width 1
 
 
-def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> None:
-    """Fill ``encoder`` (still with three input channels) from ``source``.
+def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> Normalisation:
+    """Fill ``encoder`` (still with three input channels) from ``source``; returns the normalisation that it expects.
 
-    "imagenet": timm's network of the same layout. Otherwise a .safetensors or ``torch.save`` state dict with timm's or,
-    for MobileNetV2, torchvision's names; a relative path is also looked up under $SEGKD_WEIGHTS. UserError: no such
-    weights or file, keys that are missing, unexpected or of another shape.
+    "imagenet": timm's network of the same layout. Otherwise a file (see `read_state`) in one of the layouts of
+    `encoder_state`, "rgb:FILE" or "bgr255:FILE" to say what it expects. Weights for BGR are turned round, so images stay
+    RGB in [0, 1]. UserError: no such weights or file, keys that are missing, unexpected or of another shape.
     """
-    spec = encoder_spec(encoder_name)
-    if str(source) == "imagenet":
-        state = _timm_state(encoder_name, spec.pretrained, width)
-    else:
-        state = _read_state(_find(source))
-    if encoder_name == "mobilenet_v2":
-        state = {_timm_key(key): value for key, value in state.items()}
-    _fill(encoder, state, spec.unused, f"encoder_weights '{source}' for {encoder_name}")
+    spec, what = encoder_spec(encoder_name), f"encoder_weights '{source}' for {encoder_name}"
+    said, file = split_source(str(source))
+    state = _timm_state(encoder_name, spec.pretrained, width) if file == "imagenet" else read_state(file, "encoder_weights")
+    found = encoder_state(state, encoder_name, said, what)
+    fill(encoder, found.state, spec.unused + found.unused, what, lambda: _advice(state, said, width))
+    return found.normalisation
 
 
 def _timm_state(encoder_name: str, pretrained: str | None, width: float) -> State:
     if pretrained is None:
         raise UserError(
             f"encoder_weights 'imagenet': timm has none for {encoder_name} with the deep 64-64-128 stem; "
-            "give a state-dict file with timm's names, or None"
+            "give a state-dict file with timm's or the CIRKD family's names, or None"
         )
     if width != 1:
         raise UserError(f"encoder_weights 'imagenet': they fit width 1 only, not {width:g}; use encoder_weights=None")
@@ -52,59 +57,90 @@ def _timm_state(encoder_name: str, pretrained: str | None, width: float) -> Stat
         ) from error
 
 
-def _find(source: str) -> Path:
-    places = [Path(source).expanduser()]
+def _advice(state: State, said: str | None, width: float) -> str:
+    """What to give instead: the networks whose encoder the weights do fit."""
+    from segkd.models.segmenter import list_models  # which is built on this file
+
+    candidates = []
+    for name, spec in ENCODERS.items():
+        try:
+            found = encoder_state(state, name, said or "rgb", "")
+        except UserError:  # another stem
+            continue
+        for scale in sorted({1.0, width, *guess_width(found.state)}):
+            build, text = partial(spec.build, scale, 8), name if scale == 1 else f"{name} at width {scale:g}"
+            candidates.append(Candidate(text, build, found.state, spec.unused + found.unused))
+    best, misfits = nearest(candidates)
+    if best is None or misfits:
+        return "give weights of this encoder and width; no network of list_models() has such an encoder"
+    networks = [name for name in list_models() if name.split("/")[1] == best.name.split()[0]]
+    return f"the weights fit {best.name}, encoder of {', '.join(networks)}"
+
+
+def guess_width(state: State, prefix: str = "") -> list[float]:
+    """The width that the first convolution speaks of, where there is one (empty otherwise)."""
+    found = [len(state[prefix + key]) / full for key, full in FIRST_CHANNELS.items() if prefix + key in state]
+    return [width for width in found if 0 < width <= 4]
+
+
+def find_weights(source: str, key: str) -> Path:
+    """The file ``source``: as it is, in the checkout, or under $SEGKD_WEIGHTS. UserError naming the config's ``key``."""
+    places = [Path(source).expanduser(), ROOT / source]
     if root := os.environ.get("SEGKD_WEIGHTS"):
         places.append(Path(root) / source)
     for place in places:
         if place.is_file():
             return place
-    looked = " and ".join(map(str, places))
-    raise UserError(f"encoder_weights '{source}': no file at {looked}; give None, 'imagenet' or a file")
+    looked = " and ".join(dict.fromkeys(map(str, places)))
+    choice = "None, 'imagenet' or a file" if key == "encoder_weights" else "a file that is there"
+    raise UserError(f"{key} '{source}': no file at {looked}; give {choice}")
 
 
-def _read_state(path: Path) -> State:
+def read_state(source: str, key: str = "weights") -> State:
+    """The tensors of a .safetensors file or of a ``torch.save`` of a state dict (bare, or as "state_dict" or "model").
+
+    Nothing in a file is ever run: pickles with code in them are refused. UserError, naming the config's ``key``: no such
+    file, a broken one, one that holds something else.
+    """
+    path = find_weights(source, key)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise their own kinds on a broken file
-        raise UserError(f"encoder_weights '{path}': cannot be read as a state dict ({type(error).__name__})") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else None
-    if state is None or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"encoder_weights '{path}': holds no state dict of tensors")
+        why = f"cannot be read as a state dict ({type(error).__name__}); the file may be cut short"
+        if isinstance(error, pickle.UnpicklingError):
+            why = "is not a pickle of tensors alone, and nothing else in it is run; save model.state_dict() anew"
+        raise UserError(f"{key} '{path}': {why}") from error
+    state = next((state[name] for name in WRAPPERS if name in state), state) if isinstance(state, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{key} '{path}': holds no state dict of tensors")
     return state
 
 
-# torchvision: features.<n>.conv.<layer>; timm: blocks.<stage>.<n>.<layer>. Module 1 has no expansion, so fewer layers.
-_STARTS = (1, 2, 4, 7, 11, 14, 17)  # first torchvision module of each timm stage
-_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
-_OTHERS = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+def fingerprint(state: State) -> str:
+    """The layout of a state: SHA-256 over sorted names, shapes and dtypes, 16 hex digits. Equal for equal networks."""
+    return _hash(f"{name} {tuple(value.shape)} {value.dtype}".encode() for name, value in sorted(state.items()))
 
 
-def _timm_key(key: str) -> str:
-    """timm's name of a torchvision MobileNetV2 key; names that are not torchvision's pass as they are."""
-    if stem := re.fullmatch(r"features\.0\.([01])\.(\w+)", key):
-        return f"{('conv_stem', 'bn1')[int(stem[1])]}.{stem[2]}"
-    match = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
-    if match is None:
-        return key
-    module = int(match[1])
-    stage = sum(module >= start for start in _STARTS) - 1
-    layers = _FIRST if module == 1 else _OTHERS
-    return f"blocks.{stage}.{module - _STARTS[stage]}.{layers.get(match[2], match[2])}.{match[3]}"
+def content_hash(state: State) -> str:
+    """The layout and values of a state: SHA-256, 16 hex digits; the same however and wherever it is filed."""
+    parts = (value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() for _, value in sorted(state.items()))
+    return _hash([fingerprint(state).encode(), *parts])
 
 
-def _fill(encoder: Encoder, state: State, unused: tuple[str, ...], what: str) -> None:
-    own = encoder.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from old files
-    missing = [key for key in own if key not in state and key not in counters]
-    surplus = [key for key in state if key not in own and not key.startswith(unused)]
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    for problem, keys in (("lacks", missing), ("has unexpected", surplus), ("has another shape for", wrong)):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UserError(f"{what} {problem} {', '.join(keys[:3])}{more}; give weights of this encoder and width")
-    encoder.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+def _hash(parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
+
+
+def describe(source: str, key: str = "weights") -> dict[str, str]:
+    """What a run records of a file: its name, the fingerprint of its layout and the hash of its content."""
+    state = read_state(split_source(source)[1], key)
+    return {"file": Path(source).name, "layout": fingerprint(state), "content": content_hash(state)}

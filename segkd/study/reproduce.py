@@ -44,8 +44,8 @@ NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
 def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
     """Everything for one profile and data set; returns the path of the report's first page.
 
-    ``choice``: seeds, methods, tables, devices as ``open_study`` takes them. Mistyped names and missing data are found
-    before anything is trained or written.
+    ``choice``: seeds, methods, tables, devices, teacher as ``open_study`` takes them. Mistyped names and missing data
+    are found before anything is trained or written.
     """
     studies = [open_study(paper, profile, dataset, **choice) for paper in (COMPARISON, *PAPERS)]
     for split in ("train", "val", "test"):

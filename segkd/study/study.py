@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkd.config import RunConfig
+from segkd.config import NetworkConfig, RunConfig
 from segkd.data.store import Packed
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.registry import unknown
 from segkd.runs import Run, environment, find, split_of
 from segkd.study.executor import execute
+from segkd.study.own_teacher import about_teacher, teacher_from_file
 from segkd.study.papers import PAPERS, Row, Table, paper_tables
 from segkd.study.profiles import Profile, get_profile, seed_list
 from segkd.study.results import summary, tidy
@@ -36,11 +37,13 @@ def open_study(
     methods: str | None = None,
     tables: str | None = None,
     devices: str | None = None,
+    teacher: str | None = None,
 ) -> Study:
     """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
 
     ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated); ``devices`` such
-    as "cuda:0,cuda:1" or "cpu,cpu" (one process each).
+    as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: the file of a whole trained network (see
+    `segkd.models.checkpoints`), used as it is wherever the profile would train a plain teacher.
     """
     scale = get_profile(profile)
     if seeds:
@@ -55,7 +58,8 @@ def open_study(
                 raise unknown(f"table of {paper}:", name, found)
     keep = _names(tables)
     chosen = {k: v for k, v in found.items() if keep is None or k in keep}
-    return Study(paper, scale, dataset, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
+    own = teacher_from_file(teacher, dataset) if teacher else None
+    return Study(paper, scale, dataset, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices), own)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Study:
     all_tables: dict[str, Table]
     methods: list[str] | None = None
     devices: list[str] | None = None
+    own_teacher: NetworkConfig | None = None  # a trained network from a file instead of the profile's teacher
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that this study runs."""
@@ -84,6 +89,8 @@ class Study:
         p = self.profile
         longer = replace(p.schedule, steps=round(p.schedule.steps * p.teacher_steps))
         config = RunConfig(p.data_config(self.dataset), p.student, p.schedule, seed=seed)
+        if row.role == "teacher" and self.own_teacher:
+            return replace(config, network=self.own_teacher, schedule=replace(p.schedule, steps=0))
         if row.role == "teacher":
             return replace(config, network=p.teacher, schedule=longer)
         hyper = _changed(row)
@@ -204,7 +211,7 @@ class Study:
             "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
             f"validated on val, no checkpoint chosen on either{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
-            "teacher": network(p.teacher) + longer,
+            "teacher": self._teacher_from_file() if self.own_teacher else network(p.teacher) + longer,
             "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
             "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
             f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
@@ -225,7 +232,12 @@ class Study:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
         done = [find(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
+        if self.own_teacher:
+            values["teacher"] = self._teacher_from_file()
         return as_table(values)
+
+    def _teacher_from_file(self) -> str:
+        return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))
 
 
 def _controlled(config: RunConfig, control: str) -> RunConfig:
@@ -234,7 +246,8 @@ def _controlled(config: RunConfig, control: str) -> RunConfig:
         return replace(config, schedule=replace(config.schedule, steps=round(LONGER * config.schedule.steps)))
     if control == "untrained_teacher":
         teacher = config.teacher
-        return replace(config, teacher=replace(teacher, schedule=replace(teacher.schedule, steps=0)))
+        network = replace(teacher.network, checkpoint=None, checkpoint_hash="")
+        return replace(config, teacher=replace(teacher, network=network, schedule=replace(teacher.schedule, steps=0)))
     if control == "shuffled_teacher":
         return replace(config, teacher_classes="shuffled")
     return config

@@ -12,6 +12,7 @@ from segkd.config import RunConfig
 from segkd.losses.cross_entropy import task_loss
 from segkd.losses.method import Context, TrainingData, create_method
 from segkd.models import create_model
+from segkd.models.checkpoints import load_checkpoint
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.runtime import derive, generator
@@ -22,14 +23,18 @@ class NonFiniteLoss(RuntimeError):
     """A loss term became NaN or infinite; the update was not made."""
 
 
-def build_network(config: RunConfig, num_classes: int) -> torch.nn.Module:
-    """The network of a run, its first weights drawn from the seed alone: all methods of a seed start alike."""
+def build_network(config: RunConfig, num_classes: int, start: bool = True) -> torch.nn.Module:
+    """The network of a run, its first weights drawn from the seed alone: all methods of a seed start alike.
+
+    ``start=False``: without the weights of files, for whoever fills it himself.
+    """
     torch.manual_seed(derive(config.seed, "weights"))
     arch, encoder = config.network.name.split("/", 1)
     channels = 3 + config.network.extra_channels
-    model = create_model(
-        arch, encoder, config.network.weights, in_channels=channels, classes=num_classes, width=config.network.width
-    )
+    weights = config.network.weights if start else None
+    model = create_model(arch, encoder, weights, in_channels=channels, classes=num_classes, width=config.network.width)
+    if start and config.network.checkpoint is not None:
+        load_checkpoint(model, config.network.checkpoint, config.network.checkpoint_hash)
     return model.to(memory_format=torch.channels_last)  # 10 to 40 % faster, on CPUs and GPUs
 
 
