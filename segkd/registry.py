@@ -16,8 +16,9 @@ class UserError(Exception):
 def unknown(kind: str, value: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not known, with the nearest known one and the list."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    spelled = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(value).lower(), spelled, n=1, cutoff=0.4)
+    hint = f"did you mean '{spelled[near[0]]}'? " if near else ""
     return UserError(f"unknown {kind} '{value}': {hint}known: {', '.join(known)}")
 
 

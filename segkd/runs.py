@@ -20,7 +20,7 @@ from segkd.data import list_datasets
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind, create_method
 from segkd.metrics import scores
-from segkd.models import list_models
+from segkd.models import check_model_name
 from segkd.models.checkpoints import read_checkpoint
 from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
@@ -132,8 +132,7 @@ def check(config: RunConfig) -> None:
         raise unknown("teacher_classes", config.teacher_classes, TEACHER_CLASSES)
     if config.data.name not in list_datasets():
         raise unknown("data set", config.data.name, list_datasets())
-    if config.network.name not in list_models():
-        raise unknown("network", config.network.name, list_models())
+    check_model_name(config.network.name)
     _check_start(config.network)
     if config.teacher is not None:
         check(config.teacher)

@@ -1,63 +1,17 @@
-"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, giving four maps, shallow to deep."""
+"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, HRNet, and the table of all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.models.backbone import Encoder, StridedPointwise, scaled
+from segkd.models.hrnet import HRNetEncoder
 from segkd.registry import unknown
 
 # timm is imported inside the builders: with torchvision behind it, it costs seconds that `import segkd` need not pay.
-LABEL_INIT_STD = 0.1  # LAD, released code: the slices of the first convolution that read more than RGB are N(0, 0.1^2)
-
-
-def scaled(channels: int, width: float) -> int:
-    """``channels`` times ``width``, rounded, at least 4."""
-    return max(4, int(channels * width + 0.5))
-
-
-class Encoder(nn.Module):
-    """A backbone: forward (B, in_channels, H, W) -> four maps, shallow to deep, with ``channels`` channels."""
-
-    channels: tuple[int, ...]
-
-    @property
-    def first_conv(self) -> nn.Conv2d:
-        """The convolution that reads the image."""
-        return next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-
-    @torch.no_grad()
-    def inflate(self, in_channels: int) -> None:
-        """Let the first convolution read ``in_channels`` >= 3: RGB slices stay, the new ones are N(0, 0.1^2) (LAD)."""
-        conv = self.first_conv
-        shape = (conv.out_channels, in_channels - conv.in_channels, *conv.kernel_size)
-        extra = torch.randn(shape, device=conv.weight.device, dtype=conv.weight.dtype) * LABEL_INIT_STD
-        conv.weight = nn.Parameter(torch.cat([conv.weight, extra], dim=1))
-        conv.in_channels = in_channels
-
-
-class StridedPointwise(nn.Conv2d):
-    """A 1x1 convolution with a stride, done as subsampling and a plain 1x1: the same values, parameters and cost.
-
-    oneDNN's strided 1x1 kernel writes out of bounds (crash or wrong gradients) in channels_last with under 16 channels,
-    which narrow networks have (oneDNN issue 6035, seen with torch 2.15).
-    """
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> StridedPointwise:
-        """The same convolution, sharing its weight."""
-        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
-        twin = cls(*shape, bias=False, device="meta")
-        twin.weight = conv.weight
-        return twin
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.stride
-        return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 class ResNetEncoder(Encoder):
@@ -85,6 +39,7 @@ class ResNetEncoder(Encoder):
         for layer in (self.layer2, self.layer3, self.layer4):
             layer[0].downsample[0] = StridedPointwise.of(layer[0].downsample[0])
         self.channels = tuple(info["num_chs"] for info in net.feature_info[1:])
+        self.output_stride, self.smallest = output_stride, 4 * output_stride
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
@@ -110,6 +65,7 @@ class MobileNetV2Encoder(Encoder):
         net = _gen_mobilenet_v2("mobilenetv2_100", width, num_classes=0, output_stride=output_stride)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
         self.channels = tuple(net.blocks[tap][-1].bn3.num_features for tap in self.TAPS)
+        self.output_stride, self.smallest = output_stride, 4 * output_stride
         for module in self.modules():  # timm's fan out is per group here; the released code's is not
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -138,6 +94,11 @@ class EncoderSpec:
     unused: tuple[str, ...]
 
 
+def _hrnet(name: str) -> EncoderSpec:
+    classifier = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+    return EncoderSpec(lambda width, stride: HRNetEncoder(name, width, stride), False, name, classifier)
+
+
 def _resnet(block: str, layers: tuple[int, ...], pretrained: str | None) -> EncoderSpec:
     return EncoderSpec(lambda width, stride: ResNetEncoder(block, layers, width, stride), True, pretrained, ("fc.",))
 
@@ -149,6 +110,9 @@ ENCODERS = {
     "mobilenet_v2": EncoderSpec(
         MobileNetV2Encoder, False, "mobilenetv2_100", ("conv_head.", "bn2.", "classifier.", "features.18.")
     ),
+    "hrnet_w18_small": _hrnet("hrnet_w18_small"),
+    "hrnet_w18": _hrnet("hrnet_w18"),
+    "hrnet_w48": _hrnet("hrnet_w48"),
 }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from segkd.models.encoders import ENCODERS, Encoder, encoder_spec, scaled
-from segkd.models.heads import HEADS, AuxHead, Head, head_channels_of
+from segkd.models.backbone import Encoder, inflate, scaled
+from segkd.models.encoders import encoder_spec
+from segkd.models.heads import Head, Plan
+from segkd.models.images import add_normalisation, check_images, normalise
 from segkd.models.naming import IMAGENET, Normalisation
+from segkd.models.smp import SmpSegmenter, check_smp_name, create_smp, is_smp
 from segkd.models.weights import load_encoder_weights
+from segkd.models.zoo import NETWORKS, network_spec
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
 
@@ -17,60 +20,56 @@ class Segmenter(nn.Module):
     """A segmentation network; forward takes images (B, in_channels, H, W), RGB in [0, 1], and gives a `Prediction`.
 
     It normalises RGB itself, as its weights expect; channels beyond the third pass as they are (but see
-    `normalise_as`). Sides are at least four times the output stride, odd or even, and the grid is the side over the
-    stride, rounded up. ``align_corners`` is how its scores are brought to label size.
-    ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster).
-    Training DeepLabV3 or PSPNet on one image at a time is refused (UserError): the batch norm of their image pooling
-    would see one value.
+    `normalise_as`). Sides are at least four times the encoder's output stride (HRNet: 64), odd or even, and the grid is
+    the side over ``info.output_stride``, rounded up. ``align_corners`` is how its scores are brought to label size.
+    ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster). Training a network with image
+    pooling (DeepLabV3, PSPNet) on one image at a time is refused (UserError): the batch norm of the pooling would see
+    one value.
     """
 
     align_corners = True
 
-    def __init__(self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: AuxHead | None):
+    def __init__(self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: nn.Module | None):
         super().__init__()
         self.info, self.encoder, self.head, self.aux_head = info, encoder, head, aux_head
         self.normalise_as(IMAGENET)
 
     def normalise_as(self, normalisation: Normalisation) -> None:
         """Normalise RGB so. Channels beyond it keep their size beside the image's: unchanged under ImageNet's."""
-        extra, mean, std = self.info.in_channels - 3, normalisation.mean, normalisation.std
-        beside = sum(std) / sum(IMAGENET.std)
-        self.register_buffer("mean", torch.tensor((*mean, *[0.0] * extra)).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor((*std, *[beside] * extra)).view(1, -1, 1, 1))
+        add_normalisation(self, self.info.in_channels, normalisation.mean, normalisation.std)
 
     def forward(self, images: Tensor) -> Prediction:
         self._check(images)
-        # The weights decide the memory layout, not the way in which a batch happened to be made.
-        layout = torch.channels_last if _is_channels_last(self.encoder.first_conv.weight) else torch.contiguous_format
-        stages = self.encoder(((images - self.mean) / self.std).contiguous(memory_format=layout))
-        logits, feature = self.head(stages[-1])
-        aux_logits = None if self.aux_head is None else self.aux_head(stages[-2])
+        stages = self.encoder(normalise(self, images, self.encoder.first_conv))
+        logits, aux_logits, feature = self.head(stages, self.aux_head)
         classifier = self.head.classifier
         return Prediction(logits, aux_logits, feature, stages, (classifier.weight.flatten(1), classifier.bias))
 
     def _check(self, images: Tensor) -> None:
-        name, shape, channels = self.info.name, tuple(images.shape), self.info.in_channels
-        smallest = 4 * self.info.output_stride
-        if not images.is_floating_point():
-            raise UserError(f"{name}: images are {images.dtype}; give floats in [0, 1] (bytes / 255)")
-        if images.ndim != 4 or shape[1] != channels:
-            raise UserError(f"{name}: images have shape {shape}; give (B, {channels}, H, W)")
-        if min(shape[-2:]) < smallest:
-            raise UserError(f"{name}: images are {shape[-2]}x{shape[-1]}; both sides must be at least {smallest}")
-        if shape[0] == 1 and self.head.single_image_norm() is not None:
+        check_images(self.info, images, self.encoder.smallest)
+        if images.shape[0] == 1 and self.head.single_image_norm() is not None:
             raise UserError(
-                f"{name}: cannot train on a batch of one image (batch norm of the image pooling); "
+                f"{self.info.name}: cannot train on a batch of one image (batch norm of the image pooling); "
                 "use two or more, SyncBatchNorm, or arch 'fcn'"
             )
 
 
-def _is_channels_last(weight: Tensor) -> bool:
-    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-
-
 def list_models() -> list[str]:
-    """All networks, as ``arch/encoder``."""
-    return sorted(f"{arch}/{encoder}" for arch in HEADS for encoder in ENCODERS)
+    """All networks of the papers, as ``arch/encoder``; those of segmentation-models-pytorch work too, unlisted."""
+    return sorted(NETWORKS)
+
+
+def check_model_name(name: str) -> None:
+    """UserError with the nearest name unless ``name`` is one of `list_models` or ``smp.<Arch>/<encoder>``."""
+    if is_smp(name):
+        check_smp_name(*_split(name))
+    elif name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+
+
+def _split(name: str) -> tuple[str, str]:
+    arch, _, encoder_name = name.partition("/")
+    return arch, encoder_name
 
 
 def create_model(
@@ -84,31 +83,36 @@ def create_model(
     output_stride: int = 8,
     head_channels: int | None = None,
     width: float = 1.0,
-) -> Segmenter:
-    """Build a network of `list_models`; the argument order is smp's.
+) -> Segmenter | SmpSegmenter:
+    """Build a network of `list_models`, or ``arch="smp.<Arch>"`` with an encoder of smp, whose argument order this is.
 
     ``encoder_weights``: None, "imagenet" (timm) or a file (see `segkd.models.weights`). ``in_channels`` >= 3.
-    ``aux``: auxiliary head on the third encoder map; None as in the papers (ResNets yes, MobileNetV2 no).
+    ``aux``: auxiliary head; None as in the papers (ResNets and OCRNet yes, MobileNetV2 and HRNet with FCN no).
+    ``output_stride``: of the dilated encoders; HRNet and smp have their own, and refuse any other value than the default.
     ``head_channels``: width of the head as given; by default the papers' times ``width``, which scales the whole
     network. Defaults reproduce the networks of CIRKD, RDD and HWD to the last parameter (DeepLabV3, PSPNet).
     UserError: unknown names, numbers out of range, weights that do not fit.
     """
-    if arch not in HEADS:
-        raise unknown("arch", arch, HEADS)
-    spec = encoder_spec(encoder_name)
     _check_numbers(in_channels, classes, output_stride, head_channels, width)
+    if is_smp(arch):
+        fixed = {"aux": (aux, None), "output_stride": (output_stride, 8), "head_channels": (head_channels, None)}
+        return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
+    network, spec = network_spec(arch, encoder_name), encoder_spec(encoder_name)
     encoder = spec.build(width, output_stride)
-    feature_channels = head_channels or scaled(head_channels_of(arch, encoder_name), width)
-    head = HEADS[arch](encoder.channels[-1], feature_channels, classes, output_stride)
-    has_aux = spec.aux if aux is None else aux
-    aux_head = AuxHead(encoder.channels[-2], classes) if has_aux else None
+    default = sum(encoder.channels) if network.channels is None else scaled(network.channels, width)
+    plan = Plan(encoder.channels, head_channels or default, classes, encoder.output_stride, width)
+    head = network.head(plan)
+    has_aux = spec.aux or head.aux_needed if aux is None else aux
+    if head.aux_needed and not has_aux:
+        raise UserError(f"create_model: aux=False; {arch} looks at its auxiliary scores, leave aux out")
+    aux_head = head.make_aux(plan) if has_aux else None
     normalisation = IMAGENET
     if encoder_weights is not None:
         normalisation = load_encoder_weights(encoder, encoder_name, encoder_weights, width)
     if in_channels > 3:  # last, so that the same seed gives the same network with and without the extra channels
-        encoder.inflate(in_channels)
+        inflate(encoder.first_conv, in_channels)
     name = f"{arch}/{encoder_name}" + ("" if width == 1 else f"-w{width:g}")
-    info = NetworkInfo(name, classes, in_channels, feature_channels, encoder.channels, has_aux, output_stride)
+    info = NetworkInfo(name, classes, in_channels, plan.channels, encoder.channels, has_aux, head.output_stride)
     model = Segmenter(info, encoder, head, aux_head)
     model.normalise_as(normalisation)
     return model

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from segkd.config import ROOT
-from segkd.models.encoders import ENCODERS, Encoder, encoder_spec
+from segkd.models.backbone import Encoder
+from segkd.models.encoders import ENCODERS, encoder_spec
 from segkd.models.fit import Candidate, fill, nearest
 from segkd.models.naming import Normalisation, encoder_state, split_source
 from segkd.registry import UserError

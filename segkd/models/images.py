@@ -1,0 +1,40 @@
+"""What every network does to its images before the first layer: check them, normalise them, choose their layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segkd.prediction import NetworkInfo
+from segkd.registry import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
+
+
+def add_normalisation(network: nn.Module, in_channels: int, mean: tuple = MEAN, std: tuple = STD) -> None:
+    """Buffers ``mean`` and ``std`` (1, in_channels, 1, 1).
+
+    Channels beyond the third keep their size beside the image's: they pass as they are under ImageNet's ``std``.
+    """
+    extra, beside = in_channels - 3, sum(std) / sum(STD)
+    network.register_buffer("mean", torch.tensor((*mean, *[0.0] * extra)).view(1, -1, 1, 1))
+    network.register_buffer("std", torch.tensor((*std, *[beside] * extra)).view(1, -1, 1, 1))
+
+
+def normalise(network: nn.Module, images: Tensor, first_conv: nn.Conv2d) -> Tensor:
+    """Images less ``mean``, over ``std``, in the memory layout of the weights, however the batch happened to be made."""
+    weight = first_conv.weight
+    last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return ((images - network.mean) / network.std).contiguous(memory_format=layout)
+
+
+def check_images(info: NetworkInfo, images: Tensor, smallest: int) -> None:
+    """UserError unless ``images`` are floats (B, in_channels, H, W) with both sides at least ``smallest``."""
+    name, shape, channels = info.name, tuple(images.shape), info.in_channels
+    if not images.is_floating_point():
+        raise UserError(f"{name}: images are {images.dtype}; give floats in [0, 1] (bytes / 255)")
+    if images.ndim != 4 or shape[1] != channels:
+        raise UserError(f"{name}: images have shape {shape}; give (B, {channels}, H, W)")
+    if min(shape[-2:]) < smallest:
+        raise UserError(f"{name}: images are {shape[-2]}x{shape[-1]}; both sides must be at least {smallest}")

@@ -1,0 +1,86 @@
+"""Heads on HRNet's joined maps: FCN (Wang et al., 2020) and object-contextual representations (OCRNet, Yuan et al., 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segkd.models.backbone import bilinear
+from segkd.models.heads import AuxHead, Head, Plan, conv_bn_relu
+
+
+def join(maps: tuple[Tensor, ...]) -> Tensor:
+    """All maps at the size of the first, channels side by side."""
+    return torch.cat([bilinear(x, maps[0].shape[-2:]) for x in maps], dim=1)
+
+
+class JoinedFCNHead(Head):
+    """One 1x1 over the joined maps, classifier; no dropout. An auxiliary head reads the joined maps too."""
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan, dropout=0.0)
+        self.block = conv_bn_relu(sum(plan.maps), plan.channels)
+
+    @staticmethod
+    def make_aux(plan: Plan) -> nn.Module:
+        return AuxHead(sum(plan.maps), plan.classes)
+
+    def aux_map(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return join(maps)
+
+    def embed(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return self.block(join(maps))
+
+
+class OCRHead(Head):
+    """Pixels look at the regions of the objects that a coarse FCN head sees; what they find is joined to them.
+
+    The coarse head is the auxiliary head, trained by its own cross-entropy; gradient also reaches it through the regions.
+    """
+
+    aux_needed = True
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan, dropout=0.05)
+        self.pixels = conv_bn_relu(sum(plan.maps), plan.channels, 3)
+        self.attention = ObjectAttention(plan.channels, max(1, plan.channels // 2))
+        self.fuse = conv_bn_relu(2 * plan.channels, plan.channels)
+
+    @staticmethod
+    def make_aux(plan: Plan) -> nn.Module:
+        joined = sum(plan.maps)
+        return nn.Sequential(conv_bn_relu(joined, joined), nn.Conv2d(joined, plan.classes, 1))
+
+    def forward(
+        self, maps: tuple[Tensor, ...], aux_head: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        joined = join(maps)
+        coarse = aux_head(joined)
+        pixels = self.pixels(joined)
+        context = self.attention(pixels, object_regions(pixels, coarse))
+        feature = self.dropout(self.fuse(torch.cat([context, pixels], dim=1)))
+        return self.classifier(feature), coarse, feature
+
+
+def object_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
+    """Mean pixel of each class, weighted by the softmax over pixels of its coarse scores (Eq. 8): (B, A, C, 1)."""
+    share = coarse.flatten(2).softmax(-1)
+    return (pixels.flatten(2) @ share.mT).unsqueeze(-1)
+
+
+class ObjectAttention(nn.Module):
+    """Each pixel's mean of the regions, weighted by likeness (Eq. 9 to 11): (B, A, h, w), (B, A, C, 1) -> (B, A, h, w)."""
+
+    def __init__(self, channels: int, key: int):
+        super().__init__()
+        self.query = nn.Sequential(conv_bn_relu(channels, key), conv_bn_relu(key, key))
+        self.key = nn.Sequential(conv_bn_relu(channels, key), conv_bn_relu(key, key))
+        self.value = conv_bn_relu(channels, key)
+        self.out = conv_bn_relu(key, channels)
+
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        query = self.query(pixels)
+        key, value = self.key(regions).flatten(2), self.value(regions).flatten(2)
+        likeness = query.flatten(2).mT @ key * key.shape[1] ** -0.5
+        found = value @ likeness.softmax(-1).mT
+        return self.out(found.unflatten(2, query.shape[-2:]))
