@@ -71,15 +71,19 @@ def write_onnx(model: Deployed, run: Run, path: Path) -> None:
     any_size_pools(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (_example(model),),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=[_output(model.argmax)],
-            dynamic_shapes={"images": free},
-        )
+        try:
+            program = torch.onnx.export(
+                model,
+                (_example(model),),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=[_output(model.argmax)],
+                dynamic_shapes={"images": free},
+            )
+        except Exception as error:  # the exporter has many kinds; a network that depends on its image's size is one reason
+            name, kind = model.network.info.name, type(error).__name__
+            raise UserError(f"{name} cannot be written as ONNX for images of any size ({kind}): use --format safetensors") from error
         _forget_origin(program.model)
         program.model.metadata_props.update(description(model, run))
         program.save(path, external_data=False)

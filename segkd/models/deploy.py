@@ -35,7 +35,7 @@ def deployed(network: nn.Module, argmax: bool = False) -> Deployed:
     It keeps the network's memory layout (channels_last is faster in torch, and of no account in ONNX).
     """
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    if getattr(twin, "aux_head", None) is not None:
+    if getattr(twin, "aux_head", None) is not None and not twin.head.aux_needed:  # OCRNet looks at its coarse scores
         twin.aux_head = None
     fold_norms(twin, torch.zeros(1, twin.info.in_channels, SIDE, SIDE))
     return Deployed(twin, argmax).eval()
