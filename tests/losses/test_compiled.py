@@ -1,4 +1,4 @@
-"""Every method under torch.compile in its default mode, and in bf16 autocast: the same value and gradient."""
+"""Every method under torch.compile in its default mode, also in bf16 autocast: the same value and gradient."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ CASES = [(name, "paper", autocast) for name in NAMES for autocast in (False, Tru
 CASES += [(name, "official", False) for name in NAMES if METHODS.get(name).official]
 
 
-def value_and_gradient(name, variant, info, step, compiled):
+def value_and_gradient(name, variant, info, step, compiled, autocast):
     """Loss of a step and its gradient with respect to the student's feature and classifier, compiled or not."""
     torch.manual_seed(0)
     method = create_method(name, variant)
@@ -21,7 +21,8 @@ def value_and_gradient(name, variant, info, step, compiled):
         parts = task_loss(step.student, step.labels, weight=weight) if weight else method.loss(step)
         return sum(parts.values())
 
-    value = (torch.compile(total) if compiled else total)(step)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # around the forward pass alone, as in training
+        value = (torch.compile(total) if compiled else total)(step)
     leaves = [step.student.feature, *step.student.classifier, step.student.aux_logits]
     return [value, *torch.autograd.grad(value, leaves, allow_unused=True)]
 
@@ -30,11 +31,13 @@ def value_and_gradient(name, variant, info, step, compiled):
 @pytest.mark.parametrize("name, variant, autocast", CASES)
 def test_compiled_is_the_same(name, variant, autocast, info, context):
     torch._dynamo.reset()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        plain, compiled = (
-            value_and_gradient(name, variant, info, context(torch.float32, step=5), flag) for flag in (False, True)
-        )
-    for ours, theirs in zip(plain, compiled):
+    plain, compiled = (
+        value_and_gradient(name, variant, info, context(torch.float32, step=5), flag, autocast) for flag in (False, True)
+    )
+    torch.testing.assert_close(plain[0], compiled[0], rtol=2e-4, atol=2e-6)
+    for ours, theirs in zip(plain[1:], compiled[1:]):
         assert (ours is None) == (theirs is None)
-        if ours is not None:
+        if ours is not None and autocast:  # compiled backward passes take the autocast around them: bf16's precision
+            assert (ours - theirs).norm() <= 0.02 * ours.norm() + 2e-6
+        elif ours is not None:
             torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-6)
