@@ -74,6 +74,12 @@ def _nearest(old: int, new: int, device: torch.device) -> Tensor:
     return F.interpolate(index[None, None], size=new, mode="nearest")[0, 0].long().to(device)
 
 
+def class_index(labels: Tensor, classes: int, ignore_index: int = IGNORE) -> Tensor:
+    """Labels with everything that is no class (ignored, negative, too large) as the number ``classes``."""
+    valid = (labels >= 0) & (labels < classes) & (labels != ignore_index)
+    return torch.where(valid, labels, classes)
+
+
 def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:
     """Scores (B, C, h, w) at label size (H, W), bilinear; ``align_corners=True`` is the protocol of the four papers.
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -43,7 +43,7 @@ class Difference:
     base: dict[str, Any]
     changed: dict[str, Any]
     source: str = ""
-    teaching: bool = field(default=False)  # LAD: seen through the student's loss instead of the teacher's
+    teaching: bool = False  # LAD: seen through the student's loss instead of the teacher's
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from segkd.losses.method import (
     create_method,
     list_methods,
 )
-from segkd.losses.rows import LONGER, ROW_CONTROL, ROW_HYPER, ROWS
+from segkd.losses.rows import LONGER, ROW_HYPER, ROWS
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -25,7 +25,6 @@ __all__ = [
     "LONGER",
     "METHODS",
     "ROWS",
-    "ROW_CONTROL",
     "ROW_HYPER",
     "Context",
     "Method",

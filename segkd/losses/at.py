@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require
-from segkd.prediction import NetworkInfo, resize_scores
+from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, stage_widths
+from segkd.prediction import NetworkInfo
 
 STAGES = 3  # groups of the original
 
@@ -60,20 +60,13 @@ class AT(Term):
         """No state; UserError where a network lacks the maps."""
         if self.hyper.maps == "feature":
             feature_widths(self.name, student, teacher)
-        for network in (student, teacher):
-            require(
-                self.hyper.maps == "feature" or len(network.stage_channels) > 0,
-                f"{self.name}: '{network.name}' (student '{student.name}', teacher '{teacher.name}') shows no encoder "
-                "stages: set maps='feature'",
-            )
+        else:
+            stage_widths(self.name, student, teacher, "maps='feature'")
         return nn.Module()
 
     def loss(self, context: Context) -> dict[str, Tensor]:
         pairs = [(context.student.feature, context.teacher.feature)]
         if self.hyper.maps == "stages":
             pairs = zip(context.student.stages[-STAGES:], context.teacher.stages[-STAGES:])
-        up = full_precision(resize_scores)
-        values = [
-            attention_transfer(s, up(t, s.shape[-2:], context.align_corners), self.hyper.squared) for s, t in pairs
-        ]
+        values = [attention_transfer(s, context.on_student_grid(t, s), self.hyper.squared) for s, t in pairs]
         return {self.name: self.hyper.weight * sum(values)}

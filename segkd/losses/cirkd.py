@@ -184,12 +184,11 @@ class CIRKDHyper:
     pixels_per_class: int = 16  # CIRKD-v1 losses/cirkd_memory.py: stored from each image
     pixel_keys: int = 4096  # CIRKD-v1 losses/cirkd_memory.py: keys of a step, all classes together
     region_keys: int = 1024  # CIRKD-v1 losses/cirkd_memory.py
-    pool: int = 1  # CIRKD-v1: average pooling before the mini-batch term, off; a flag of the code
     legacy_queue: bool = False  # CIRKD-v1 stores pixels of the wrong classes: see the top of this file
 
     def __post_init__(self):
         require(self.temperature > 0, f"cirkd: temperature must be above 0, got {self.temperature}")
-        for key in ("pixel_size", "region_size", "pixels_per_class", "pixel_keys", "region_keys", "pool"):
+        for key in ("pixel_size", "region_size", "pixels_per_class", "pixel_keys", "region_keys"):
             require(getattr(self, key) >= 1, f"cirkd: {key} must be 1 or more, got {getattr(self, key)}")
 
 
@@ -217,8 +216,7 @@ class CIRKD(Term):
         teacher = context.on_student_grid(context.teacher.feature)
         losses = {}
         if hyper.batch_weight:
-            small = [F.avg_pool2d(f, hyper.pool) if hyper.pool > 1 else f for f in (student, teacher)]
-            losses[f"{self.name}/batch"] = hyper.batch_weight * cross_image_kl(*small, hyper.temperature)
+            losses[f"{self.name}/batch"] = hyper.batch_weight * cross_image_kl(student, teacher, hyper.temperature)
         return losses | (self._memory(context, student, teacher) if self.uses_memory else {})
 
     def _memory(self, context: Context, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:

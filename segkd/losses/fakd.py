@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segkd.losses.distributed import sum_over_processes
 from segkd.losses.method import METHODS, Context, Term, full_precision, require
-from segkd.prediction import NetworkInfo, labels_to_grid
+from segkd.prediction import NetworkInfo, class_index, labels_to_grid
 from segkd.registry import UserError, unknown
 
 Classifier = tuple[Tensor, Tensor]
@@ -108,7 +108,7 @@ def augmented_channelwise(
     At ``lam=0``: `channelwise_kl` plus the teacher's entropy. ``scores`` (B, C, h, w): feature times classifier, where the
     network has computed it already.
     """
-    rows = known_or_last(labels_to_grid(labels, feature.shape[-2:]).flatten(1), len(statistics.count))
+    rows = class_index(labels_to_grid(labels, feature.shape[-2:]).flatten(1), len(statistics.count))
     scores = student_scores(feature, classifier) if scores is None else scores.flatten(2)
     spread = variance_table(classifier[0], statistics) * (lam / (2 * temperature**var_power))
     total = _NoisyCrossEntropy.apply(scores, spread.T, rows, teacher_logits.flatten(2), temperature)
@@ -159,11 +159,6 @@ def variance_table(weight: Tensor, statistics: ClassStatistics) -> Tensor:
     return torch.cat([table, table.new_zeros(1, table.shape[1])])
 
 
-def known_or_last(labels: Tensor, classes: int) -> Tensor:
-    """Labels with everything that is no class (ignore) as the number ``classes``."""
-    return torch.where((labels >= 0) & (labels < classes), labels, classes)
-
-
 @full_precision
 def augmented_pixelwise(
     feature: Tensor,
@@ -204,7 +199,7 @@ def _noise_groups(
     Number G stands for no noise.
     """
     tables = gap_variances(weight, statistics.covariance.to(weight.dtype))
-    group = known_or_last(labels, len(tables))
+    group = class_index(labels, len(tables))
     if covariance_of == "label":
         return group, tables
     own = torch.arange(len(tables), device=labels.device)

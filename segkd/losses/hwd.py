@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.method import METHODS, Context, Term, full_precision, require
-from segkd.prediction import IGNORE, labels_to_grid
+from segkd.prediction import IGNORE, class_index, labels_to_grid
 from segkd.registry import unknown
 
 COUNTS = {"n": lambda n: n, "sqrt": lambda n: n.sqrt(), "n2": lambda n: n * n, "none": torch.ones_like}
@@ -91,8 +91,7 @@ def activation_maps(scores: Tensor, temperature: float) -> Tensor:
 
 def class_counts(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Pixels of each class in each image (B, C), for labels (B, h, w)."""
-    labels = labels.flatten(1)
-    index = torch.where((labels >= 0) & (labels < num_classes) & (labels != ignore_index), labels, num_classes)
+    index = class_index(labels.flatten(1), num_classes, ignore_index)
     counts = torch.zeros(len(labels), num_classes + 1, dtype=torch.int64, device=labels.device)
     return counts.scatter_add_(1, index, torch.ones_like(index))[:, :num_classes]
 

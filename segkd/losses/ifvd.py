@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision
-from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
+from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
 EPS = 1e-8  # of the cosine, as torch's
 
@@ -31,12 +31,11 @@ def intra_class_variation(
     class in one image, with gradient. Ignored pixels contribute zero and stay in the mean.
     """
     labels = labels_to_grid(labels, student_feature.shape[-2:]).flatten(1)
-    valid = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
-    index = torch.where(valid, labels, 0)[:, None]
-    members = torch.zeros(len(labels), num_classes, labels.shape[1], dtype=student_feature.dtype, device=labels.device)
-    members.scatter_(1, index, valid[:, None].to(members.dtype))
-    teacher, _ = prototype_cosine(teacher_feature.flatten(2), members, index)
-    return _Variation.apply(student_feature.flatten(2), members, index, torch.where(valid[:, None], teacher, 0), valid[:, None])
+    index = class_index(labels, num_classes, ignore_index)[:, None]
+    members = student_feature.new_zeros(len(labels), num_classes + 1, labels.shape[1]).scatter_(1, index, 1.0)
+    members, valid, index = members[:, :-1], index < num_classes, index.clamp_max(num_classes - 1)
+    target, _ = prototype_cosine(teacher_feature.flatten(2), members, index)
+    return _Variation.apply(student_feature.flatten(2), members, index, target, valid)
 
 
 class _Variation(torch.autograd.Function):

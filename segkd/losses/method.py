@@ -42,9 +42,10 @@ class Context:
         """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
         return self.on_student_grid(self.teacher.logits)
 
-    def on_student_grid(self, scores: Tensor) -> Tensor:
-        """Scores or features (B, A, h, w) of the teacher on the grid of the student's logits, bilinear."""
-        return full_precision(resize_scores)(scores, self.student.logits.shape[-2:], self.align_corners)
+    def on_student_grid(self, maps: Tensor, like: Tensor | None = None) -> Tensor:
+        """Maps (B, A, h, w) of the teacher on the grid of the student's logits, or of ``like``; bilinear."""
+        size = (self.student.logits if like is None else like).shape[-2:]
+        return full_precision(resize_scores)(maps, size, self.align_corners)
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,17 @@ def feature_widths(part: str, student: NetworkInfo, teacher: NetworkInfo) -> tup
                 "before a linear classifier, which the method compares: choose another network or method"
             )
     return student.feature_channels, teacher.feature_channels
+
+
+def stage_widths(part: str, student: NetworkInfo, teacher: NetworkInfo, instead: str) -> tuple[int, int]:
+    """Channels of the last encoder stage of both networks; UserError, naming both and ``instead``, where one shows none."""
+    for network in (student, teacher):
+        require(
+            len(network.stage_channels) > 0,
+            f"{part}: '{network.name}' (student '{student.name}', teacher '{teacher.name}') shows no encoder stages: "
+            f"set {instead}",
+        )
+    return student.stage_channels[-1], teacher.stage_channels[-1]
 
 
 def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:

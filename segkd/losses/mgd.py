@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require
-from segkd.prediction import NetworkInfo, Prediction, resize_scores
+from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, stage_widths, wide
+from segkd.prediction import NetworkInfo, Prediction
 
 
 @full_precision
@@ -69,27 +69,13 @@ class MGD(Term):
     def _widths(self, student: NetworkInfo, teacher: NetworkInfo) -> tuple[int, int]:
         if self.hyper.layer == "feature":
             return feature_widths(self.name, student, teacher)
-        for network in (student, teacher):
-            require(
-                len(network.stage_channels) > 0,
-                f"{self.name}: '{network.name}' (student '{student.name}', teacher '{teacher.name}') shows no encoder "
-                "stages: set layer='feature'",
-            )
-        return student.stage_channels[-1], teacher.stage_channels[-1]
+        return stage_widths(self.name, student, teacher, "layer='feature'")
 
     def _layer(self, prediction: Prediction) -> Tensor:
         return prediction.feature if self.hyper.layer == "feature" else prediction.stages[-1]
 
     def loss(self, context: Context) -> dict[str, Tensor]:
         student, teacher = self._layer(context.student), self._layer(context.teacher)
-        teacher = full_precision(resize_scores)(teacher, student.shape[-2:], context.align_corners)
-        mask = random_mask(student, self.hyper.masked, context.generator)
-        value = _aligned_generation(student, teacher, self.module.align, self.module.generator, mask)
-        return {self.name: self.hyper.weight * value}
-
-
-@full_precision
-def _aligned_generation(
-    student: Tensor, teacher: Tensor, align: nn.Module, generator: nn.Module, mask: Tensor
-) -> Tensor:
-    return masked_generation(align(student), teacher, generator, mask)
+        aligned, target = wide(self.module.align, student), context.on_student_grid(teacher, student)
+        mask = random_mask(aligned, self.hyper.masked, context.generator)
+        return {self.name: self.hyper.weight * masked_generation(aligned, target, self.module.generator, mask)}

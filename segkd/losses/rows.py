@@ -1,6 +1,7 @@
 """What a row of a paper's table stands for: the same word hides different sums of parts in different papers.
 
-Keys are (paper, method) as in data/papers/reported.csv, values are specs for `create_method`. Rows named "CIRKD scripts"
+Keys are (paper, method) as in data/papers/reported.csv, or ("controls", what is changed besides the method); values are
+specs for `create_method`. Rows named "CIRKD scripts"
 are numbers that LAD and RDD took over from CIRKD's paper, so they are what its scripts combine (train_scripts of
 winycg/CIRKD@2d8ad0f): SKD, IFVD and CWD contain pixel-wise KD and the adversarial term, AT contains KD, DSD does not.
 FAKD does not say how its rivals are set; they are taken to be the same.
@@ -71,8 +72,4 @@ ROW_HYPER: dict[tuple[str, str], dict[str, Any]] = {
     ("rdd", "rdd_tse"): {"stage": "tse"},  # RDD Table 5, row b: masks throughout
 }  # fmt: skip
 
-# What a control changes besides the method: the length of the training, or the teacher.
-ROW_CONTROL: dict[tuple[str, str], str] = {
-    ("controls", name): name for name in ("longer", "untrained_teacher", "shuffled_teacher")
-}
 LONGER = 1.5  # times as many steps as the students of the same study

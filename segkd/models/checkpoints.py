@@ -25,7 +25,7 @@ class Identity:
     content: str
 
 
-def load_checkpoint(model: Segmenter, source: str, content: str) -> None:
+def load_network(model: Segmenter, source: str, content: str) -> None:
     """Fill a whole network, normalisation included, from a file in our own or the CIRKD family's layout.
 
     ``content``: the file's `content_hash`, so that another file under the same name is noticed. UserError: that, or no

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from segkd.models.naming import State
 from segkd.registry import UserError
 
-State = Mapping[str, Tensor]
 SHOWN = 3  # keys of each kind that an error names
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segkd.models.naming import IMAGENET, Normalisation
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
 
-
-def add_normalisation(network: nn.Module, in_channels: int, mean: tuple = MEAN, std: tuple = STD) -> None:
+def add_normalisation(network: nn.Module, in_channels: int, normalisation: Normalisation) -> None:
     """Buffers ``mean`` and ``std`` (1, in_channels, 1, 1).
 
-    Channels beyond the third keep their size beside the image's: they pass as they are under ImageNet's ``std``.
+    Channels beyond the third keep their size beside the image's: they pass as they are under ImageNet's.
     """
-    extra, beside = in_channels - 3, sum(std) / sum(STD)
+    mean, std = normalisation.mean, normalisation.std
+    extra, beside = in_channels - 3, sum(std) / sum(IMAGENET.std)
     network.register_buffer("mean", torch.tensor((*mean, *[0.0] * extra)).view(1, -1, 1, 1))
     network.register_buffer("std", torch.tensor((*std, *[beside] * extra)).view(1, -1, 1, 1))
 

@@ -36,7 +36,7 @@ class Segmenter(nn.Module):
 
     def normalise_as(self, normalisation: Normalisation) -> None:
         """Normalise RGB so. Channels beyond it keep their size beside the image's: unchanged under ImageNet's."""
-        add_normalisation(self, self.info.in_channels, normalisation.mean, normalisation.std)
+        add_normalisation(self, self.info.in_channels, normalisation)
 
     def forward(self, images: Tensor) -> Prediction:
         self._check(images)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from segkd.models.backbone import inflate
 from segkd.models.complexity import meta_twin
-from segkd.models.images import MEAN, STD, add_normalisation, check_images, normalise
+from segkd.models.images import add_normalisation, check_images, normalise
+from segkd.models.naming import IMAGENET, Normalisation
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
 
@@ -29,14 +30,14 @@ class SmpSegmenter(nn.Module):
     align_corners = True  # smp's own upsampling
     aux_head = None
 
-    def __init__(self, net: nn.Module, in_channels: int, mean: tuple, std: tuple):
+    def __init__(self, net: nn.Module, in_channels: int, normalisation: Normalisation):
         super().__init__()
         self.net = net
         self.with_tokens = type(net).__name__ == "DPT"  # its encoder also gives class tokens, and no map of the image
         self.divisor = net.encoder.output_stride * (2 if self.with_tokens else 1)  # DPT halves its deepest map again
         self.smallest = self.divisor
         self.info: NetworkInfo | None = None  # create_smp sets both, asking the network itself
-        add_normalisation(self, in_channels, mean, std)
+        add_normalisation(self, in_channels, normalisation)
 
     @property
     def encoder(self) -> SimpleNamespace:
@@ -109,8 +110,8 @@ def create_smp(
             raise UserError(f"create_model: {key}={value}; {PREFIX}{arch} is as smp makes it, leave {key} out")
     name = f"{PREFIX}{arch}/{encoder_name}"
     try:
-        net, mean, std = _build(arch, encoder_name, encoder_weights, classes)
-        model = SmpSegmenter(net, in_channels, mean, std)
+        net, normalisation = _build(arch, encoder_name, encoder_weights, classes)
+        model = SmpSegmenter(net, in_channels, normalisation)
     except Exception as error:  # smp, timm and the hub raise every kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"smp cannot build {name} with encoder_weights={encoder_weights!r}: {reason}") from error
@@ -127,17 +128,17 @@ def create_smp(
     return model
 
 
-def _build(arch: str, encoder_name: str, encoder_weights: str | None, classes: int) -> tuple[nn.Module, tuple, tuple]:
+def _build(arch: str, encoder_name: str, encoder_weights: str | None, classes: int) -> tuple[nn.Module, Normalisation]:
     import segmentation_models_pytorch as smp
 
     any_size = {"dynamic_img_size": True} if arch == "DPT" else {}
     net = getattr(smp, arch)(encoder_name, encoder_weights=encoder_weights, in_channels=3, classes=classes, **any_size)
     if encoder_weights is None:
-        return net, MEAN, STD
+        return net, IMAGENET
     settings = smp.encoders.get_preprocessing_params(encoder_name, encoder_weights)
     if settings["input_space"] != "RGB":
         raise ValueError(f"its weights want {settings['input_space']}, the images here are RGB")
-    return net, *(tuple(v / settings["input_range"][1] for v in settings[key]) for key in ("mean", "std"))
+    return net, Normalisation(*(tuple(v / settings["input_range"][1] for v in settings[key]) for key in ("mean", "std")))
 
 
 def _ask(model: SmpSegmenter, in_channels: int) -> tuple[int, Prediction]:

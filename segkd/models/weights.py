@@ -16,10 +16,9 @@ from segkd.config import ROOT
 from segkd.models.backbone import Encoder
 from segkd.models.encoders import ENCODERS, encoder_spec
 from segkd.models.fit import Candidate, fill, nearest
-from segkd.models.naming import Normalisation, encoder_state, split_source
+from segkd.models.naming import Normalisation, State, encoder_state, split_source
 from segkd.registry import UserError
 
-State = Mapping[str, Tensor]
 WRAPPERS = ("state_dict", "model")  # names under which training scripts file the weights
 FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64}  # of the first convolution at width 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from segkd.losses.rows import ROW_CONTROL, ROW_HYPER, ROWS
+from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.registry import unknown
 
 
@@ -19,7 +19,7 @@ class Row:
     role: str = "student"
     level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
     reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
-    control: str = ""  # longer, untrained_teacher or shuffled_teacher, see losses/rows.py
+    control: str = ""  # the "controls" of losses/rows.py
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _row(label: str, paper: str, method: str, setting: str | None = "") -> Row:
     """A row as ROWS defines it. ``setting``: the one in reported.csv; None where nothing is reported."""
     key = paper, method
     reported = None if setting is None else (method, setting)
-    return Row(label, ROWS[key], ROW_HYPER.get(key, {}), reported=reported, control=ROW_CONTROL.get(key, ""))
+    return Row(label, ROWS[key], ROW_HYPER.get(key, {}), reported=reported, control=method if paper == "controls" else "")
 
 
 TEACHER = Row("teacher (plain, larger)", role="teacher", reported=("teacher", ""))

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from segkd.models import create_model
-from segkd.models.checkpoints import identify, load_checkpoint
+from segkd.models.checkpoints import identify, load_network
 from segkd.models.naming import BGR255
 from segkd.models.weights import content_hash
 from segkd.registry import UserError
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_recognised_and_loaded_whole(name, options, tmp_path):
     found = identify(path)
     wanted = (name, options.get("width", 0.125), 5, options.get("in_channels", 3), content_hash(model.state_dict()))
     assert (found.name, found.width, found.classes, found.in_channels, found.content) == wanted
-    load_checkpoint(other, path, found.content)
+    load_network(other, path, found.content)
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
 
 
@@ -71,7 +71,7 @@ def test_networks_of_the_cirkd_family_are_renamed(arch, tmp_path):
     path = saved(tmp_path, family(model, arch))
     found = identify(path)
     assert (found.name, found.classes, found.width) == (f"{arch}/resnet18", 5, 0.125)
-    load_checkpoint(other, path, found.content)
+    load_network(other, path, found.content)
     images = torch.rand(1, 3, 48, 64)
     with torch.no_grad():
         torch.testing.assert_close(other(images).logits, model(images).logits, rtol=0, atol=0)
@@ -83,14 +83,14 @@ def test_misfits_and_changes_are_refused(tmp_path):
     state = model.state_dict()
     path, content = saved(tmp_path, state), content_hash(state)
     with pytest.raises(UserError, match=r"has another shape for .*the file holds pspnet/resnet18 at width 0.125: 5 classes"):
-        load_checkpoint(network(classes=7), path, content)
+        load_network(network(classes=7), path, content)
     with pytest.raises(UserError, match=f"its content is {content}; give the config checkpoint_hash='{content}'"):
-        load_checkpoint(network(), path, "")
+        load_network(network(), path, "")
     with pytest.raises(UserError, match="no file at"):
-        load_checkpoint(network(), str(tmp_path / "elsewhere"), content)
+        load_network(network(), str(tmp_path / "elsewhere"), content)
     saved(tmp_path, {**state, "head.classifier.bias": state["head.classifier.bias"] + 1})
     with pytest.raises(UserError, match=f"its content is now .*, not {content}"):
-        load_checkpoint(network(), path, content)
+        load_network(network(), path, content)
     saved(tmp_path, {key: value for key, value in state.items() if not key.startswith("aux_head.")})
     with pytest.raises(UserError, match="beside pspnet/resnet18 it lacks aux_head.0.weight"):
         identify(path)
