@@ -67,17 +67,20 @@ def fold_norms(network: nn.Module, images: Tensor) -> int:
     network(images)
     for handle in handles:
         handle.remove()
+    replaced: dict[nn.Module, nn.Module] = {}
     for norm, conv in pairs.items():
-        _replace(network, conv, fuse_conv_bn_eval(conv, norm))
-        _replace(network, norm, nn.Sequential(*(m for m in norm.children() if not isinstance(m, nn.Identity))))
+        replaced[conv] = fuse_conv_bn_eval(conv, norm)
+        replaced[norm] = nn.Sequential(*(m for m in norm.children() if not isinstance(m, nn.Identity)))
+    _replace(network, replaced)
     return len(pairs)
 
 
-def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def _replace(network: nn.Module, replaced: dict[nn.Module, nn.Module]) -> None:
+    """Every module that is a key of ``replaced`` by its value, wherever it is used, in place."""
     for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if child is old:
-                setattr(parent, name, new)
+        for name, child in list(parent.named_children()):
+            if child in replaced:
+                setattr(parent, name, replaced[child])
 
 
 class AnySizePool(nn.Module):
@@ -105,7 +108,6 @@ def pooling(side: int, bins: int, like: Tensor) -> Tensor:
 
 def any_size_pools(network: nn.Module) -> nn.Module:
     """``network`` with every square `nn.AdaptiveAvgPool2d` replaced by an `AnySizePool`, in place."""
-    for module in list(network.modules()):
-        if isinstance(module, nn.AdaptiveAvgPool2d) and isinstance(module.output_size, int):
-            _replace(network, module, AnySizePool(module.output_size))
+    pools = (m for m in network.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and isinstance(m.output_size, int))
+    _replace(network, {pool: AnySizePool(pool.output_size) for pool in pools})
     return network

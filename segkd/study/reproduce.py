@@ -32,6 +32,7 @@ NOTEBOOKS = {  # and their names in the navigation
     "analysis/feature_tsne": "Features",
     "analysis/shortcut_layercam": "Shortcut",
     "analysis/variants": "Variants",
+    "analysis/cost": "Cost",
 }
 
 NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
