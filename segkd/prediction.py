@@ -17,7 +17,8 @@ class Prediction:
     """Output of a segmentation network, before upsampling.
 
     ``logits`` (B, C, h, w); ``aux_logits`` (B, C, h, w) or None; ``feature`` (B, A, h, w), the input of the last 1x1
-    classifier (after dropout); ``stages`` encoder maps, shallow to deep; ``classifier`` its weight (C, A) and bias (C,).
+    classifier (after dropout); ``stages`` encoder maps, shallow to deep; ``classifier`` its weight (C, A) and bias (C,);
+    ``detail_logits`` (B, 1, h, w) of a network with detail guidance (STDC), in training only.
     """
 
     logits: Tensor
@@ -25,25 +26,28 @@ class Prediction:
     feature: Tensor | None = None
     stages: tuple[Tensor, ...] = ()
     classifier: tuple[Tensor, Tensor] | None = None
+    detail_logits: Tensor | None = None
 
     def detach(self) -> Prediction:
         """The same values without gradient: what a teacher may give to a loss."""
         cut = lambda t: None if t is None else t.detach()  # noqa: E731
         pair = None if self.classifier is None else tuple(map(cut, self.classifier))
-        return Prediction(cut(self.logits), cut(self.aux_logits), cut(self.feature), tuple(map(cut, self.stages)), pair)
+        maps = map(cut, (self.logits, self.aux_logits, self.feature))
+        return Prediction(*maps, tuple(map(cut, self.stages)), pair, cut(self.detail_logits))
 
     def reorder_classes(self, order: Tensor) -> Prediction:
         """The same prediction with class ``order[c]`` in the place of class c."""
         move = lambda t, dim: None if t is None else t.index_select(dim, order)  # noqa: E731
         pair = None if self.classifier is None else tuple(move(t, 0) for t in self.classifier)
-        return Prediction(move(self.logits, 1), move(self.aux_logits, 1), self.feature, self.stages, pair)
+        scores = move(self.logits, 1), move(self.aux_logits, 1)
+        return Prediction(*scores, self.feature, self.stages, pair, self.detail_logits)
 
     def split(self, parts: int) -> list[Prediction]:
         """Cut a prediction on a stacked batch into ``parts`` equal predictions (one forward pass, several paths)."""
         chunks = lambda t: [None] * parts if t is None else list(t.chunk(parts))  # noqa: E731
         stages = list(zip(*(t.chunk(parts) for t in self.stages))) or [()] * parts
-        rows = zip(chunks(self.logits), chunks(self.aux_logits), chunks(self.feature), stages)
-        return [Prediction(z, a, f, tuple(s), self.classifier) for z, a, f, s in rows]
+        rows = zip(chunks(self.logits), chunks(self.aux_logits), chunks(self.feature), stages, chunks(self.detail_logits))
+        return [Prediction(z, a, f, tuple(s), self.classifier, d) for z, a, f, s, d in rows]
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,13 @@ def test_resizing_equals_interpolate(h, w, height, width, align):
 
 def test_prediction_split_and_detach():
     logits = torch.randn(4, 3, 2, 2, requires_grad=True)
-    whole = Prediction(logits, None, logits * 2, (logits,), (torch.ones(3, 1), torch.zeros(3)))
+    whole = Prediction(logits, None, logits * 2, (logits,), (torch.ones(3, 1), torch.zeros(3)), logits[:, :1])
     first, second = whole.split(2)
     assert torch.equal(torch.cat([first.feature, second.feature]), whole.feature) and second.aux_logits is None
-    assert second.stages[0].shape[0] == 2
+    assert second.stages[0].shape[0] == 2 and torch.equal(torch.cat([first.detail_logits, second.detail_logits]), logits[:, :1])
     cut = whole.detach()
+    assert not cut.detail_logits.requires_grad and torch.equal(cut.detail_logits, logits[:, :1])
+    assert whole.reorder_classes(torch.tensor([1, 2, 0])).detail_logits is whole.detail_logits
     assert not cut.logits.requires_grad and not cut.stages[0].requires_grad and whole.logits.requires_grad
 
 

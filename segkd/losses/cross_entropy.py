@@ -1,4 +1,4 @@
-"""The task loss: cross-entropy at label size for the main and the auxiliary head, plain or weighted pixel by pixel."""
+"""The task loss: cross-entropy at label size for the main and the auxiliary head, plain or weighted; detail guidance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segkd.losses.detail import detail_loss
 from segkd.losses.method import TaskWeight, full_precision
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
 
@@ -20,6 +21,7 @@ def task_loss(
 ) -> dict[str, Tensor]:
     """``{"task": CE(main), "task_aux": aux_weight * CE(aux)}``, scalars; "task_aux" only if the network has that head.
 
+    A prediction with ``detail_logits`` adds "detail" (`detail.detail_loss`), which ``weight`` leaves as it is.
     ``labels`` (B, H, W), 255 = ignore. Without ``weight`` each is the mean over the pixels that are not ignored; with
     it, ``weight.main`` and ``weight.aux`` (B, H, W) multiply the pixels (an aux of None leaves that head plain).
     A batch that selects nothing gives zero. Source: the CIRKD code family, which all four papers follow (aux 0.4).
@@ -30,6 +32,8 @@ def task_loss(
     if prediction.aux_logits is not None:
         share = pixel_shares(labels, aux, normaliser)
         losses["task_aux"] = aux_weight * weighted_cross_entropy(prediction.aux_logits, labels, share, align_corners)
+    if prediction.detail_logits is not None:
+        losses["detail"] = detail_loss(prediction.detail_logits, labels, align_corners)
     return losses
 
 

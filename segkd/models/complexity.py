@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     """Cost of ``model`` (a `Segmenter`, untouched) on one image of ``size`` (H, W).
 
-    ``params``: all parameters, ``aux_params``: those of the auxiliary head, included. ``macs``: multiply-adds of
-    convolutions, linear layers and the matrix products of attention, auxiliary head included, biases and all else
-    ignored (torch's own count). ``macs_paper``: by the rule behind the tables of CIRKD, RDD and HWD, which knows only
+    ``params``: all parameters, ``aux_params``: those of the auxiliary and the detail head, included. ``macs``: multiply-adds
+    of convolutions, linear layers and the matrix products of attention, these heads included, biases and all else ignored
+    (torch's own count). ``macs_paper``: by the rule behind the tables of CIRKD, RDD and HWD, which knows only
     2-d convolutions and linear layers and sizes a layer's output without its dilation, so a dilated convolution counts
     on a map larger by 2(d-1). Runs on the meta device: no memory, no arithmetic.
     """
@@ -24,12 +24,13 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     for module in twin.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(lambda m, inputs, output: paper.append(_macs_paper(m, inputs[0], output)))
+    twin.training = True  # the network's own flag, not its layers': it then runs the heads that only training has
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         twin(torch.empty(1, model.info.in_channels, *size, device="meta"))
-    aux = getattr(model, "aux_head", None)
+    heads = (getattr(model, name, None) for name in ("aux_head", "detail_head"))
     return {
         "params": _parameters(model),
-        "aux_params": 0 if aux is None else _parameters(aux),
+        "aux_params": sum(_parameters(head) for head in heads if head is not None),
         "macs": flops.get_total_flops() // 2,
         "macs_paper": sum(paper),
     }

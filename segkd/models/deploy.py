@@ -1,4 +1,4 @@
-"""A network as it is deployed: images in, scores or labels out; no auxiliary head, batch norms folded into convolutions."""
+"""A network as it is deployed: images in, scores or labels out; no head for training, batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def deployed(network: nn.Module, argmax: bool = False) -> Deployed:
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     if getattr(twin, "aux_head", None) is not None and not twin.head.aux_needed:  # OCRNet looks at its coarse scores
         twin.aux_head = None
+    if getattr(twin, "detail_head", None) is not None:
+        twin.detail_head = None
     fold_norms(twin, torch.zeros(1, twin.info.in_channels, SIDE, SIDE))
     return Deployed(twin, argmax).eval()
 

@@ -1,4 +1,4 @@
-"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, HRNet, and the table of all of them."""
+"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, and the table of these, HRNet and STDC."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segkd.models.backbone import Encoder, StridedPointwise, scaled
 from segkd.models.hrnet import HRNetEncoder
+from segkd.models.stdc import STDCEncoder
 from segkd.registry import unknown
 
 # timm is imported inside the builders: with torchvision behind it, it costs seconds that `import segkd` need not pay.
@@ -103,6 +104,10 @@ def _resnet(block: str, layers: tuple[int, ...], pretrained: str | None) -> Enco
     return EncoderSpec(lambda width, stride: ResNetEncoder(block, layers, width, stride), True, pretrained, ("fc.",))
 
 
+def _stdc(name: str) -> EncoderSpec:
+    return EncoderSpec(lambda width, stride: STDCEncoder(name, width, stride), True, None, ())
+
+
 ENCODERS = {
     "resnet18": _resnet("BasicBlock", (2, 2, 2, 2), None),
     "resnet50": _resnet("Bottleneck", (3, 4, 6, 3), "resnet50s"),
@@ -113,6 +118,8 @@ ENCODERS = {
     "hrnet_w18_small": _hrnet("hrnet_w18_small"),
     "hrnet_w18": _hrnet("hrnet_w18"),
     "hrnet_w48": _hrnet("hrnet_w48"),
+    "stdc1": _stdc("stdc1"),
+    "stdc2": _stdc("stdc2"),
 }
 
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from segkd.models.backbone import bilinear
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False
-    )
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size (under ``stride``, rounded up), batch norm, ReLU."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
@@ -64,6 +63,11 @@ class Head(nn.Module):
         """The auxiliary head that goes with this head: on the encoder's last map but one."""
         return AuxHead(plan.maps[-2], plan.classes)
 
+    @staticmethod
+    def make_detail(plan: Plan) -> nn.Module | None:
+        """The detail head, on the encoder's second map, None where the architecture has none."""
+        return None
+
     def aux_map(self, maps: tuple[Tensor, ...]) -> Tensor:
         """What the auxiliary head reads."""
         return maps[-2]
@@ -79,9 +83,13 @@ class Head(nn.Module):
         logits = self.classifier(feature)
         return logits, None if aux_head is None else aux_head(self.aux_map(maps)), feature
 
+    def pooled_parts(self) -> list[nn.Module]:
+        """The branches with one value per image and channel."""
+        return [] if self.pooled is None else [self.pooled]
+
     def single_image_norm(self) -> nn.Module | None:
         """The batch norm that cannot train on one image, None if there is none or it is frozen or synchronised."""
-        norms = [] if self.pooled is None else [m for m in self.pooled.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for part in self.pooled_parts() for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
         return next((norm for norm in norms if norm.training), None)
 
 

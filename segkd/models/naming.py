@@ -29,6 +29,7 @@ INPUTS = ("rgb", "bgr255")  # what a file may be said to expect: "bgr255:FILE"
 
 FIRST = {  # the first convolution, by encoder, and the variance of its batch norm
     "conv1.0.weight": "conv1.1.running_var", "conv_stem.weight": "bn1.running_var", "conv1.weight": "bn1.running_var",
+    "stem.0.0.weight": "stem.0.1.running_var",
 }  # fmt: skip
 RAW_VARIANCE = 60.0  # between about 1 (inputs of variance 1; 1.09 in MobileNetV2's weights) and 57^2 (0-255)
 
@@ -57,7 +58,7 @@ def encoder_state(state: State, encoder_name: str, said: str | None, what: str) 
     names = {key.removeprefix("module."): value for key, value in state.items()}
     if _is_own(names):
         names = {key.removeprefix("encoder."): value for key, value in names.items()}
-        return Converted(names, _own_normalisation(names), ("head.", "aux_head.", "mean", "std"))
+        return Converted(names, _own_normalisation(names), ("head.", "aux_head.", "detail_head.", "mean", "std"))
     whole = _is_family(names)
     names = {re.sub(r"^(pretrained\.)?(net\.(?=features))?", "", key): value for key, value in names.items()}
     _refuse_other_stem(names, encoder_name, what)

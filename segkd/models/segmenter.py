@@ -23,15 +23,17 @@ class Segmenter(nn.Module):
     `normalise_as`). Sides are at least four times the encoder's output stride (HRNet: 64), odd or even, and the grid is
     the side over ``info.output_stride``, rounded up. ``align_corners`` is how its scores are brought to label size.
     ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster). Training a network with image
-    pooling (DeepLabV3, PSPNet) on one image at a time is refused (UserError): the batch norm of the pooling would see
+    pooling (DeepLabV3, PSPNet, STDC) on one image at a time is refused (UserError): the batch norm of the pooling would see
     one value.
     """
 
     align_corners = True
 
-    def __init__(self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: nn.Module | None):
+    def __init__(
+        self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: nn.Module | None, detail_head: nn.Module | None
+    ):
         super().__init__()
-        self.info, self.encoder, self.head, self.aux_head = info, encoder, head, aux_head
+        self.info, self.encoder, self.head, self.aux_head, self.detail_head = info, encoder, head, aux_head, detail_head
         self.normalise_as(IMAGENET)
 
     def normalise_as(self, normalisation: Normalisation) -> None:
@@ -42,8 +44,9 @@ class Segmenter(nn.Module):
         self._check(images)
         stages = self.encoder(normalise(self, images, self.encoder.first_conv))
         logits, aux_logits, feature = self.head(stages, self.aux_head)
-        classifier = self.head.classifier
-        return Prediction(logits, aux_logits, feature, stages, (classifier.weight.flatten(1), classifier.bias))
+        detail = self.detail_head(stages[1]) if self.training and self.detail_head is not None else None
+        classifier = self.head.classifier.weight.flatten(1), self.head.classifier.bias
+        return Prediction(logits, aux_logits, feature, stages, classifier, detail)
 
     def _check(self, images: Tensor) -> None:
         check_images(self.info, images, self.encoder.smallest)
@@ -87,8 +90,9 @@ def create_model(
     """Build a network of `list_models`, or ``arch="smp.<Arch>"`` with an encoder of smp, whose argument order this is.
 
     ``encoder_weights``: None, "imagenet" (timm) or a file (see `segkd.models.weights`). ``in_channels`` >= 3.
-    ``aux``: auxiliary head; None as in the papers (ResNets and OCRNet yes, MobileNetV2 and HRNet with FCN no).
-    ``output_stride``: of the dilated encoders; HRNet and smp have their own, and refuse any other value than the default.
+    ``aux``: auxiliary head, and with it STDC's detail head; None as in the papers (ResNets, OCRNet and STDC yes,
+    MobileNetV2 and HRNet with FCN no). ``output_stride``: of the dilated encoders; HRNet, STDC and smp have their own,
+    and refuse any other value than the default.
     ``head_channels``: width of the head as given; by default the papers' times ``width``, which scales the whole
     network. Defaults reproduce the networks of CIRKD, RDD and HWD to the last parameter (DeepLabV3, PSPNet).
     UserError: unknown names, numbers out of range, weights that do not fit.
@@ -105,7 +109,7 @@ def create_model(
     has_aux = spec.aux or head.aux_needed if aux is None else aux
     if head.aux_needed and not has_aux:
         raise UserError(f"create_model: aux=False; {arch} looks at its auxiliary scores, leave aux out")
-    aux_head = head.make_aux(plan) if has_aux else None
+    aux_head, detail_head = (head.make_aux(plan), head.make_detail(plan)) if has_aux else (None, None)
     normalisation = IMAGENET
     if encoder_weights is not None:
         normalisation = load_encoder_weights(encoder, encoder_name, encoder_weights, width)
@@ -113,7 +117,7 @@ def create_model(
         inflate(encoder.first_conv, in_channels)
     name = f"{arch}/{encoder_name}" + ("" if width == 1 else f"-w{width:g}")
     info = NetworkInfo(name, classes, in_channels, plan.channels, encoder.channels, has_aux, head.output_stride)
-    model = Segmenter(info, encoder, head, aux_head)
+    model = Segmenter(info, encoder, head, aux_head, detail_head)
     model.normalise_as(normalisation)
     return model
 

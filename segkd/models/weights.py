@@ -20,7 +20,8 @@ from segkd.models.naming import Normalisation, State, encoder_state, split_sourc
 from segkd.registry import UserError
 
 WRAPPERS = ("state_dict", "model")  # names under which training scripts file the weights
-FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64}  # of the first convolution at width 1
+# of the first convolution at width 1
+FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64, "stem.0.0.weight": 32}
 
 
 def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> Normalisation:
@@ -41,8 +42,8 @@ def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width
 def _timm_state(encoder_name: str, pretrained: str | None, width: float) -> State:
     if pretrained is None:
         raise UserError(
-            f"encoder_weights 'imagenet': timm has none for {encoder_name} with the deep 64-64-128 stem; "
-            "give a state-dict file with timm's or the CIRKD family's names, or None"
+            f"encoder_weights 'imagenet': timm has none for {encoder_name} in this layout; "
+            "give a state-dict file with our, timm's or the CIRKD family's names, or None"
         )
     if width != 1:
         raise UserError(f"encoder_weights 'imagenet': they fit width 1 only, not {width:g}; use encoder_weights=None")

@@ -8,6 +8,7 @@ from segkd.models.deeplabv3plus import DeepLabV3PlusHead
 from segkd.models.heads import DeepLabV3Head, FCNHead, Head, PSPHead
 from segkd.models.isanet import ISAHead
 from segkd.models.ocrnet import JoinedFCNHead, OCRHead
+from segkd.models.stdc import STDCHead
 from segkd.registry import unknown
 
 NARROW = ("resnet18", "mobilenet_v2")
@@ -40,6 +41,7 @@ _ROWS = (
     ("ocrnet", OCRHead, HRNETS, 512),
     ("pspnet", PSPHead, NARROW, 128),
     ("pspnet", PSPHead, BOTTLENECK, 512),
+    ("stdc", STDCHead, ("stdc1", "stdc2"), 256),
 )
 NETWORKS = {
     f"{arch}/{encoder}": NetworkSpec(head, channels) for arch, head, encoders, channels in _ROWS for encoder in encoders

@@ -187,8 +187,8 @@ def test_bad_images_are_refused(images, message):
 
 def test_one_image_in_training():
     images = torch.rand(1, 3, 40, 40)
-    for arch in ("deeplabv3", "pspnet"):
-        model = small(f"{arch}/resnet18").train()
+    for name in ("deeplabv3/resnet18", "pspnet/resnet18", "stdc/stdc1"):
+        model = small(name).train()
         with pytest.raises(UserError, match="batch of one image"):
             model(images)
         for module in model.modules():  # frozen statistics are fine
@@ -206,6 +206,8 @@ def test_one_image_in_training():
         (("ocrnet", "hrnet_w19"), {}, "encoder of ocrnet .* did you mean 'hrnet_w18'"),
         (("ocrnet", "hrnet_w18"), {"aux": False}, "leave aux out"),
         (("fcn", "hrnet_w18"), {"output_stride": 16}, "always has 4"),
+        (("stdc", "stdc1"), {"output_stride": 16}, "always has 8"),
+        (("stdc", "stdc3"), {}, "did you mean 'stdc"),
         (("fcn", "resnet18"), {"in_channels": 1}, "in_channels=1"),
         (("fcn", "resnet18"), {"classes": 0}, "classes=0"),
         (("fcn", "resnet18"), {"output_stride": 4}, "output_stride=4"),

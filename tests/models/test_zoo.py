@@ -11,7 +11,7 @@ from segkd.models.isanet import DOWN, FAR, NEAR, SparseAttention, from_groups, t
 from segkd.models.ocrnet import ObjectAttention, join, object_regions
 from segkd.registry import UserError
 
-# Parameters at 19 classes and width 1, auxiliary head included.
+# Parameters at 19 classes and width 1, auxiliary and detail head included.
 PARAMETERS = {
     "deeplabv3-512/resnet101": 79_084_262,  # 79.1 and 22.8 million in CIRKD's later code
     "deeplabv3-512/resnet18": 22_762_918,
@@ -41,8 +41,10 @@ PARAMETERS = {
     "pspnet/resnet101": 68_072_166,
     "pspnet/resnet18": 12_919_334,
     "pspnet/resnet50": 49_080_038,
+    "stdc/stdc1": 8_497_863,
+    "stdc/stdc2": 12_528_327,
 }
-HRNET_STRIDES, DILATED_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8)
+OWN_STRIDES, DILATED_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8)
 SMALL = [name for name in list_models() if "w48" not in name and "101" not in name and "50" not in name]
 SIZE = (65, 79)
 
@@ -71,7 +73,7 @@ def test_info_tells_of_the_full_network(name):
     model = full(name).eval()
     with torch.no_grad():
         said = model(torch.empty(1, 3, *SIZE, device="meta"))
-    info, strides = model.info, HRNET_STRIDES if "hrnet" in name else DILATED_STRIDES
+    info, strides = model.info, OWN_STRIDES if "hrnet" in name or "stdc" in name else DILATED_STRIDES
     assert info.name == name and info.has_aux == (said.aux_logits is not None)
     assert info.stage_channels == tuple(x.shape[1] for x in said.stages)
     assert [tuple(x.shape[-2:]) for x in said.stages] == [grid(stride) for stride in strides]
@@ -87,9 +89,10 @@ def test_forward_and_backward_with_a_fourth_channel(name):
     weight, bias = said.classifier
     rebuilt = torch.einsum("bahw,ca->bchw", said.feature, weight) + bias[:, None, None]
     torch.testing.assert_close(rebuilt, said.logits, rtol=1e-4, atol=1e-5)
-    aux = 0 if said.aux_logits is None else said.aux_logits.square().sum()
-    (said.logits.square().sum() + aux).backward()
+    shown = [scores for scores in (said.logits, said.aux_logits, said.detail_logits) if scores is not None]
+    sum(scores.square().sum() for scores in shown).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert (said.detail_logits is not None) == ("stdc" in name)
     assert said.stages[1].is_contiguous(memory_format=torch.channels_last)
 
 
