@@ -119,7 +119,8 @@ def create_dataset(name: str, root: str | Path | None = None, split: str = "trai
 def root_candidates(root: str | Path | None, children: tuple[str, ...]) -> list[Path]:
     """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw."""
     named = root if root is not None else os.environ.get("SEGKD_DATA")
-    found = [Path(named), *(Path(named) / child for child in children)] if named else []
+    named = Path(named).expanduser() if named else None
+    found = [named, *(named / child for child in children)] if named else []
     if root is None:  # a notebook's working directory is not the checkout's
         found += [base / "data" / "raw" / children[0] for base in (Path.cwd(), CHECKOUT)]
     return list(dict.fromkeys(found))

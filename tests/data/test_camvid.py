@@ -8,13 +8,15 @@ import pytest
 from PIL import Image
 
 from segkd.data import catalog
-from segkd.data.camvid import SPLITS, CamVid
+from segkd.data.camvid import CamVid
+from segkd.data.sets import about
 from segkd.registry import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL, TINY = ROOT.parent / "shared" / "camvid", ROOT.parent / "shared" / "camvid_tiny"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real CamVid beside the project")
 needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason="no tiny CamVid beside the project")
+SPLITS = about("camvid").splits
 NAMES = ["0001TP_b", "0001TP_a", "0016E5_c"]
 
 
@@ -108,11 +110,11 @@ def broken(segnet, what):
     [
         ("cut off image", r"train/0001TP_a.png cannot be read"),
         ("no image at all", r"train/0001TP_a.png cannot be read"),
-        ("value", r"trainannot/0001TP_a.png holds the label 12"),
+        ("value", r"trainannot/0001TP_a.png holds the label 12 in 48 pixels: classes are 0-10, void is 11"),
         ("size", r"train/0001TP_a.png is \(6, 8\).*trainannot/0001TP_a.png is \(8, 6\)"),
-        ("colours", r"trainannot/0001TP_a.png has pixel mode RGB, expected P or L"),
-        ("label missing", r"trainannot lacks 1 label\(s\), the first is '0001TP_a'"),
-        ("image missing", r"train lacks 1 image\(s\), the first is '0001TP_a'"),
+        ("colours", r"trainannot/0001TP_a.png holds RGB colours where class numbers are due"),
+        ("label missing", r"trainannot has no mask for '0001TP_a'"),
+        ("image missing", r"train has no image for '0001TP_a'"),
     ],
 )
 def test_unusable_files_are_named(segnet, what, message):

@@ -1,0 +1,135 @@
+"""What all readers of files share: finding the files, pairing images with masks, ids, and the fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from segkd.data import files
+from segkd.data.archives import open_source
+from segkd.data.catalog import DATASETS, Dataset, root_candidates
+from segkd.data.ids import ColourMap, IdMap
+from segkd.data.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.sets import About, about
+from segkd.data.sources import Source
+from segkd.registry import UserError
+
+WHOLE = 256 * 2**20  # a split with up to so many bytes of images is fingerprinted by all of them
+
+
+def register(name: str) -> Callable[[type[Reader]], type[Reader]]:
+    """Decorator: files a reader under ``name``, with what the catalogue says of it."""
+
+    def add(reader: type[Reader]) -> type[Reader]:
+        entry = about(name)
+        reader.name, reader.about, reader.how = name, entry, entry.how
+        reader.classes, reader.palette, reader.splits = entry.classes, entry.palette, tuple(entry.splits)
+        return DATASETS.register(name)(reader)
+
+    return add
+
+
+class Reader(Dataset):
+    """One split of a set of image and mask files, in a folder or an archive, names sorted.
+
+    A reader says in which ``layouts`` below which ``bases`` it comes and what its splits' folders are called.
+    """
+
+    about: ClassVar[About]
+    how: ClassVar[str]  # how to get the files, for messages
+    bases: ClassVar[tuple[str, ...]] = ("",)
+    layouts: ClassVar[tuple[Layout, ...]] = ()
+    folder_of: ClassVar[dict[str, str]] = {}  # split -> folder name, where they differ
+
+    def __init__(self, root: str | Path | None = None, split: str = "train"):
+        super().__init__(split)
+        self.source, self.base, self.layout = self.find(root)
+        self.pairs = self.list_pairs()
+        self.names = sorted(self.pairs)
+        if not self.names:
+            raise UserError(f"no images in {self.source.where(self.layout.images)}: {self.how}")
+        self.ids = self.id_map()
+
+    @property
+    def root(self) -> Path:
+        """The folder, or the archive and the folder in it, below which the layout lies."""
+        return self.source.path / self.base
+
+    def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
+        """The first place, base and layout whose folders of images and masks are there."""
+        places = root_candidates(root, self.about.folders)
+        for place in places:
+            if not place.exists():
+                continue
+            source = open_source(place, self.about.archives)
+            for base in self.bases:
+                for layout in self.layouts:
+                    here = layout.at(base, self.folder_of.get(self.split, self.split))
+                    if source.has_folder(here.images) and source.has_folder(here.masks):
+                        return source, base, here
+        looked = ", ".join(map(str, places))
+        raise UserError(f"{self.name} ({self.split}) is not in {looked}: {self.how}, or point SEGKD_DATA at where it is")
+
+    def list_pairs(self) -> dict[str, Pair]:
+        """Name -> files; UserError if an image has no mask or a mask no image."""
+        images = by_name(self.source, self.layout.images, self.layout.image_ends, one_each=True)
+        masks = by_name(self.source, self.layout.masks, self.layout.mask_ends)
+        names, listed = self.listed(), True
+        if names is None:
+            names, listed = images.keys() | masks.keys(), False
+        for what, found, folder in (("image", images, self.layout.images), ("mask", masks, self.layout.masks)):
+            missing = sorted(names - found.keys())
+            if missing:
+                remedy = "or take it off the list" if listed else f"or take the {'mask' if what == 'image' else 'image'} away"
+                raise UserError(f"{join(str(self.source.path), folder)} has no {what} for {some(missing)}: get it again {remedy}")
+        return {name: Pair(images[name], masks[name]) for name in names}
+
+    def listed(self) -> set[str] | None:
+        """The names that a list file selects; None if the set comes without lists."""
+        if not self.layout.lists:
+            return None
+        for path in self.layout.lists:
+            if self.source.has(path):
+                return set(read_list(self.source, path))
+        raise UserError(f"{self.source.where(self.layout.lists[0])}, the list of {self.split}, is not there: {self.how}")
+
+    def id_map(self) -> IdMap | ColourMap:
+        """Raw values to train ids for the layout that was found."""
+        return IdMap(self.about.ids, self.about.void)
+
+    def raw_label(self, path: str) -> np.ndarray:
+        """What a mask file holds, before the id map: integers (H, W), or colours (H, W, 3) for a ColourMap."""
+        return files.decode_mask(self.source.read(path), self.source.where(path))
+
+    def label(self, path: str) -> np.ndarray:
+        """Train ids uint8 (H, W) of a mask file."""
+        return self.ids(self.raw_label(path), self.source.where(path))
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = self.pairs[self.names[index]]
+        image = files.decode_image(self.source.read(pair.image), self.source.where(pair.image))
+        label = self.label(pair.mask)
+        files.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
+        return image, label
+
+    def fingerprint(self) -> str:
+        """Digest of names, sizes, the id map and the masks' CRC-32, and up to ``WHOLE`` bytes of images of theirs too.
+
+        So a changed mask, another list or an image of another size always shows. In a large set an image that was
+        exchanged for one of the same number of bytes does not: reading all of COCO would take minutes at each start. A
+        folder and an archive of the same files have the same digest; a zip has the checksums in its index.
+        """
+        pairs = [self.pairs[name] for name in self.names]
+        sizes = [self.source.size(pair.image) for pair in pairs]
+        whole = sum(sizes) <= WHOLE
+        facts = (self.name, self.split, self.classes, self.ids.ids, self.ids.void)
+        digest = hashlib.sha256(repr(facts).encode())
+        for name, pair, size in zip(self.names, pairs, sizes):
+            image = self.source.checksum(pair.image) if whole else None
+            facts = (name, size, image, self.source.size(pair.mask), self.source.checksum(pair.mask))
+            digest.update(repr(facts).encode())
+        return digest.hexdigest()

