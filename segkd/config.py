@@ -15,7 +15,8 @@ from segkd.registry import UserError, unknown
 TEACHER_CLASSES = ("own", "shuffled")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {"teacher_classes": "own", "checkpoint_hash": ""}
-PLACES = ("checkpoint",)  # where a file lies says nothing of a run; the hash of its content, beside it, does
+# No part of an id: where a file lies (the hash of its content, beside it, is), and what changes no value.
+PLACES = ("checkpoint", "grad_checkpointing")
 ROOT = Path(__file__).parents[1]  # the checkout: notebooks, data, reports and runs lie here
 
 
@@ -47,6 +48,7 @@ class NetworkConfig:
     extra_channels: int = 0  # 1 for a label-assisted teacher
     checkpoint: str | None = None  # file of a whole network to start from; with 0 steps the run is that network
     checkpoint_hash: str = ""  # its `segkd.models.weights.content_hash`: another file is another run
+    grad_checkpointing: bool = False  # less memory, a longer step, the same run
 
 
 @dataclass(frozen=True)

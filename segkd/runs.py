@@ -22,6 +22,7 @@ from segkd.losses.method import TeacherKind, create_method
 from segkd.metrics import scores
 from segkd.models import check_model_name
 from segkd.models.checkpoints import read_checkpoint
+from segkd.models.smp import is_smp
 from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError, unknown
@@ -141,6 +142,8 @@ def check(config: RunConfig) -> None:
 def _check_start(network: NetworkConfig) -> None:
     if network.checkpoint is None and network.checkpoint_hash:
         raise UserError(f"network.checkpoint_hash '{network.checkpoint_hash}' without a checkpoint; give its file")
+    if network.grad_checkpointing and is_smp(network.name):
+        raise UserError(f"network.grad_checkpointing: '{network.name}' of smp has none; leave it out")
     if network.checkpoint is not None and network.weights is not None:
         raise UserError(f"network '{network.name}' has weights and a checkpoint; give one of them")
     if network.checkpoint is not None:

@@ -116,13 +116,14 @@ def _shown(difference: Difference, method) -> str:
 
 
 def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tuple[float, Tensor]:
-    """Value of the loss, and its gradient with respect to all weights of the network that it trains."""
+    """Value of the loss, and its gradient with respect to all weights that it trains."""
     kind = issubclass(METHODS.get(difference.part), TeacherKind)
     if kind and not difference.teaching:
         network, loss = witnesses.label_teacher, _teacher_loss(difference.part, setting, witnesses)
     else:
         network, loss = witnesses.student, _student_loss(difference.part, setting, witnesses, kind)
-    gradient = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
     return loss.item(), torch.cat([g.flatten() for g in gradient]).double()
 
 

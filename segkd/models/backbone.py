@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.models.recompute import recomputed
+
 LABEL_INIT_STD = 0.1  # LAD, released code: the slices of the first convolution that read more than RGB are N(0, 0.1^2)
 
 
@@ -28,20 +30,42 @@ def inflate(conv: nn.Conv2d, in_channels: int) -> None:
     conv.in_channels = in_channels
 
 
+def replace_modules(network: nn.Module, replaced: dict[nn.Module, nn.Module]) -> None:
+    """Every module that is a key of ``replaced`` by its value, wherever it is used, in place."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child in replaced:
+                setattr(parent, name, replaced[child])
+
+
 class Encoder(nn.Module):
     """A backbone: forward (B, in_channels, H, W) -> four maps, shallow to deep, with ``channels`` channels.
 
     ``output_stride``: pixels per cell of the grid that heads work on; ``smallest``: shortest side of an image.
+    ``grad_checkpointing``: blocks keep nothing of what they compute inside for the backward pass (see `recomputed`).
     """
 
     channels: tuple[int, ...]
     output_stride: int
     smallest: int
+    grad_checkpointing = False
 
     @property
     def first_conv(self) -> nn.Conv2d:
         """The convolution that reads the image."""
         return next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+
+    def block(self, block: nn.Module, x: Tensor) -> Tensor:
+        """``block(x)``, as ``grad_checkpointing`` has it."""
+        return recomputed(block, x) if self.grad_checkpointing else block(x)
+
+    def layer(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        """``blocks(x)``, as ``grad_checkpointing`` has it, block by block."""
+        if not self.grad_checkpointing:
+            return blocks(x)
+        for block in blocks:
+            x = recomputed(block, x)
+        return x
 
 
 class StridedPointwise(nn.Conv2d):

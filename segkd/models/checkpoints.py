@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 
 from segkd.models.encoders import ENCODERS
 from segkd.models.fit import Candidate, fill, nearest
-from segkd.models.naming import FIRST, State, network_state
+from segkd.models.naming import FIRST, PATCHES, State, network_state
 from segkd.models.segmenter import Segmenter, create_model, list_models
 from segkd.models.weights import content_hash, find_weights, guess_width, read_state
 from segkd.registry import UserError
@@ -95,10 +95,10 @@ def _encoders(state: State) -> Iterator[Candidate]:
         except UserError:  # another stem
             continue
         widths = guess_width(found, "encoder.")
-        if "head.classifier.weight" in found and widths:
+        if "head.classifier.weight" in found and f"encoder.{spec.first}" in found and widths:
             own = {key.removeprefix("encoder."): value for key, value in found.items() if key.startswith("encoder.")}
             yield Candidate(name, partial(spec.build, widths[0], 8), own)
 
 
 def _in_channels(state: State) -> int:
-    return max(3, *(state[key].shape[1] for key in (f"encoder.{name}" for name in FIRST) if key in state))
+    return max(3, *(state[key].shape[1] for key in (f"encoder.{name}" for name in (*FIRST, PATCHES)) if key in state))

@@ -13,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     """Cost of ``model`` (a `Segmenter`, untouched) on one image of ``size`` (H, W).
 
-    ``params``: all parameters, ``aux_params``: those of the auxiliary and the detail head, included. ``macs``: multiply-adds
-    of convolutions, linear layers and the matrix products of attention, these heads included, biases and all else ignored
-    (torch's own count). ``macs_paper``: by the rule behind the tables of CIRKD, RDD and HWD, which knows only
-    2-d convolutions and linear layers and sizes a layer's output without its dilation, so a dilated convolution counts
-    on a map larger by 2(d-1). Runs on the meta device: no memory, no arithmetic.
+    ``params``: all parameters, ``trained_params``: those that are not frozen, ``aux_params``: those of the auxiliary and
+    the detail head, included. ``macs``: multiply-adds of convolutions, linear layers and the matrix products of
+    attention, these heads included, biases and all else ignored (torch's own count); adapters (LoRA) as in training,
+    unmerged. ``macs_paper``: by the rule behind the tables of CIRKD, RDD and HWD, which knows only 2-d convolutions and
+    linear layers and sizes a layer's output without its dilation, so a dilated convolution counts on a map larger by
+    2(d-1). Runs on the meta device: no memory, no arithmetic.
     """
     paper: list[int] = []
     twin = meta_twin(model)
@@ -30,6 +31,7 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     heads = (getattr(model, name, None) for name in ("aux_head", "detail_head"))
     return {
         "params": _parameters(model),
+        "trained_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "aux_params": sum(_parameters(head) for head in heads if head is not None),
         "macs": flops.get_total_flops() // 2,
         "macs_paper": sum(paper),

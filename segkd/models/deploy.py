@@ -1,4 +1,4 @@
-"""A network as it is deployed: images in, scores or labels out; no head for training, batch norms folded into convolutions."""
+"""A network as it is deployed: images in, scores or labels out; no head for training, batch norms and LoRA folded away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from segkd.models.backbone import replace_modules
+from segkd.models.dinov2 import LinearHead, merge_lora
 
 SIDE = 64  # of the image that is passed once to see which convolution feeds which batch norm
 
@@ -39,6 +42,9 @@ def deployed(network: nn.Module, argmax: bool = False) -> Deployed:
         twin.aux_head = None
     if getattr(twin, "detail_head", None) is not None:
         twin.detail_head = None
+    merge_lora(twin)
+    for head in (m for m in twin.modules() if isinstance(m, LinearHead)):
+        head.fold_norm()
     fold_norms(twin, torch.zeros(1, twin.info.in_channels, SIDE, SIDE))
     return Deployed(twin, argmax).eval()
 
@@ -73,16 +79,8 @@ def fold_norms(network: nn.Module, images: Tensor) -> int:
     for norm, conv in pairs.items():
         replaced[conv] = fuse_conv_bn_eval(conv, norm)
         replaced[norm] = nn.Sequential(*(m for m in norm.children() if not isinstance(m, nn.Identity)))
-    _replace(network, replaced)
+    replace_modules(network, replaced)
     return len(pairs)
-
-
-def _replace(network: nn.Module, replaced: dict[nn.Module, nn.Module]) -> None:
-    """Every module that is a key of ``replaced`` by its value, wherever it is used, in place."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if child in replaced:
-                setattr(parent, name, replaced[child])
 
 
 class AnySizePool(nn.Module):
@@ -111,5 +109,5 @@ def pooling(side: int, bins: int, like: Tensor) -> Tensor:
 def any_size_pools(network: nn.Module) -> nn.Module:
     """``network`` with every square `nn.AdaptiveAvgPool2d` replaced by an `AnySizePool`, in place."""
     pools = (m for m in network.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and isinstance(m.output_size, int))
-    _replace(network, {pool: AnySizePool(pool.output_size) for pool in pools})
+    replace_modules(network, {pool: AnySizePool(pool.output_size) for pool in pools})
     return network

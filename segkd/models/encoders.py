@@ -1,4 +1,4 @@
-"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, and the table of these, HRNet and STDC."""
+"""Encoders: dilated ResNets with a deep stem and MobileNetV2, built from timm, and the table of all encoders."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from segkd.models.backbone import Encoder, StridedPointwise, scaled
+from segkd.models.dinov2 import DINOv2Encoder
 from segkd.models.hrnet import HRNetEncoder
 from segkd.models.stdc import STDCEncoder
 from segkd.registry import unknown
@@ -46,7 +47,7 @@ class ResNetEncoder(Encoder):
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         stages = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+            x = self.layer(layer, x)
             stages.append(x)
         return tuple(stages)
 
@@ -74,8 +75,8 @@ class MobileNetV2Encoder(Encoder):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.bn1(self.conv_stem(x))
         stages = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
+        for index, blocks in enumerate(self.blocks):
+            x = self.layer(blocks, x)
             if index in self.TAPS:
                 stages.append(x)
         return tuple(stages)
@@ -85,11 +86,13 @@ class MobileNetV2Encoder(Encoder):
 class EncoderSpec:
     """How an encoder is built and what is known of it.
 
-    ``build(width, output_stride)``; ``aux``: whether the papers give its networks an auxiliary head; ``pretrained``:
-    timm's ImageNet network of the same layout, or None; ``unused``: prefixes of keys that a classifier has beyond it.
+    ``build(width, output_stride)``; ``first``: its first weight; ``aux``: whether the papers give its networks an
+    auxiliary head; ``pretrained``: timm's network of the same layout, or None; ``unused``: prefixes of keys that weights
+    have beyond it (a classifier's).
     """
 
     build: Callable[[float, int], Encoder]
+    first: str
     aux: bool
     pretrained: str | None
     unused: tuple[str, ...]
@@ -97,15 +100,21 @@ class EncoderSpec:
 
 def _hrnet(name: str) -> EncoderSpec:
     classifier = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
-    return EncoderSpec(lambda width, stride: HRNetEncoder(name, width, stride), False, name, classifier)
+    return EncoderSpec(lambda width, stride: HRNetEncoder(name, width, stride), "conv1.weight", False, name, classifier)
 
 
 def _resnet(block: str, layers: tuple[int, ...], pretrained: str | None) -> EncoderSpec:
-    return EncoderSpec(lambda width, stride: ResNetEncoder(block, layers, width, stride), True, pretrained, ("fc.",))
+    build = lambda width, stride: ResNetEncoder(block, layers, width, stride)  # noqa: E731
+    return EncoderSpec(build, "conv1.0.weight", True, pretrained, ("fc.",))
+
+
+def _dinov2(name: str, heads: int) -> EncoderSpec:
+    build = lambda width, stride: DINOv2Encoder(name, heads, width, stride)  # noqa: E731
+    return EncoderSpec(build, "patch_embed.proj.weight", False, f"{name}.lvd142m", ("mask_token",))
 
 
 def _stdc(name: str) -> EncoderSpec:
-    return EncoderSpec(lambda width, stride: STDCEncoder(name, width, stride), True, None, ())
+    return EncoderSpec(lambda width, stride: STDCEncoder(name, width, stride), "stem.0.0.weight", True, None, ())
 
 
 ENCODERS = {
@@ -113,11 +122,13 @@ ENCODERS = {
     "resnet50": _resnet("Bottleneck", (3, 4, 6, 3), "resnet50s"),
     "resnet101": _resnet("Bottleneck", (3, 4, 23, 3), "resnet101s"),
     "mobilenet_v2": EncoderSpec(
-        MobileNetV2Encoder, False, "mobilenetv2_100", ("conv_head.", "bn2.", "classifier.", "features.18.")
+        MobileNetV2Encoder, "conv_stem.weight", False, "mobilenetv2_100", ("conv_head.", "bn2.", "classifier.", "features.18.")
     ),
     "hrnet_w18_small": _hrnet("hrnet_w18_small"),
     "hrnet_w18": _hrnet("hrnet_w18"),
     "hrnet_w48": _hrnet("hrnet_w48"),
+    "vits14": _dinov2("vit_small_patch14_dinov2", heads=6),
+    "vitb14": _dinov2("vit_base_patch14_dinov2", heads=12),
     "stdc1": _stdc("stdc1"),
     "stdc2": _stdc("stdc2"),
 }

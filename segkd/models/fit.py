@@ -13,12 +13,18 @@ from segkd.models.naming import State
 from segkd.registry import UserError
 
 SHOWN = 3  # keys of each kind that an error names
+ADAPTER = ".lora_"  # in names of peft's adapters
 
 
 def misfit_keys(own: State, state: State, unused: tuple[str, ...] = ()) -> tuple[list[str], list[str], list[str]]:
-    """Keys that are missing, unexpected (unless they begin as ``unused``), and of another shape (with both shapes)."""
-    counters = {key for key in own if key.endswith("num_batches_tracked")}  # absent from old files
-    missing = [key for key in own if key not in state and key not in counters]
+    """Keys that are missing, unexpected (unless they begin as ``unused``), and of another shape (with both shapes).
+
+    Counters of batch norms may be missing, and adapters, if none of them is there.
+    """
+    absent = {key for key in own if key.endswith("num_batches_tracked")}  # from old files
+    if not any(ADAPTER in key for key in state):  # weights of before the adapters came, which then start as zero
+        absent |= {key for key in own if ADAPTER in key}
+    missing = [key for key in own if key not in state and key not in absent]
     surplus = [key for key in state if key not in own and not key.startswith(unused)]
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
     return missing, surplus, [f"{key} {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed" for key in wrong]

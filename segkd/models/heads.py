@@ -46,10 +46,12 @@ class Head(nn.Module):
 
     Logits (B, C, h, w) have a cell every ``output_stride`` pixels. The feature (B, A, h, w) is what enters the last 1x1
     ``classifier``, so in training it has passed the dropout. ``pooled`` is the branch with one value per image and
-    channel, None if there is none. ``aux_needed``: the head cannot do without its auxiliary head.
+    channel, None if there is none. ``aux_needed``: the head cannot do without its auxiliary head. ``align_corners``: how
+    its scores are brought to another size.
     """
 
     aux_needed = False
+    align_corners = True
 
     def __init__(self, plan: Plan, dropout: float = 0.1):
         super().__init__()
@@ -57,6 +59,11 @@ class Head(nn.Module):
         self.pooled = None
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(plan.channels, plan.classes, 1)
+
+    @staticmethod
+    def natural_width(maps: tuple[int, ...]) -> int:
+        """Width of the feature where the architecture does not fix it: that of all maps together."""
+        return sum(maps)
 
     @staticmethod
     def make_aux(plan: Plan) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models.backbone import Encoder, bilinear, scaled
+from segkd.models.recompute import recomputed
 from segkd.registry import UserError
 
 
@@ -41,21 +42,22 @@ class HRNetEncoder(Encoder):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))))
-        x = self.layer1(x)
-        maps = _stage(self.stage2, [layer(x) for layer in self.transition1])
+        x = self.layer(self.layer1, x)
+        maps = self._stage(self.stage2, [layer(x) for layer in self.transition1])
         for transition, stage in ((self.transition2, self.stage3), (self.transition3, self.stage4)):
-            maps = _stage(stage, [*maps, transition[-1](maps[-1])])  # the new branch starts from the coarsest
+            maps = self._stage(stage, [*maps, transition[-1](maps[-1])])  # the new branch starts from the coarsest
         return tuple(maps)
 
 
-def _stage(stage: nn.Module, maps: list[Tensor]) -> list[Tensor]:
-    for module in stage:
-        maps = _exchange(module, [branch(x) for branch, x in zip(module.branches, maps)])
-    return maps
+    def _stage(self, stage: nn.Module, maps: list[Tensor]) -> list[Tensor]:
+        for module in stage:
+            maps = recomputed(module, maps, _exchange) if self.grad_checkpointing else _exchange(module, maps)
+        return maps
 
 
 def _exchange(module: nn.Module, maps: list[Tensor]) -> list[Tensor]:
-    """Each branch becomes the sum of all, brought to its width and size."""
+    """Each branch goes its way, then becomes the sum of all, brought to its width and size."""
+    maps = [branch(x) for branch, x in zip(module.branches, maps)]
     fused = []
     for layers, own in zip(module.fuse_layers, maps):
         parts = [bilinear(layer(x), own.shape[-2:]) for layer, x in zip(layers, maps)]

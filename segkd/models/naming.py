@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ FIRST = {  # the first convolution, by encoder, and the variance of its batch no
     "conv1.0.weight": "conv1.1.running_var", "conv_stem.weight": "bn1.running_var", "conv1.weight": "bn1.running_var",
     "stem.0.0.weight": "stem.0.1.running_var",
 }  # fmt: skip
+PATCHES = "patch_embed.proj.weight"  # DINOv2's first convolution, which no batch norm follows
+DINOV2_GRID = (37, 37)  # of its position embedding: images of 518x518
 RAW_VARIANCE = 60.0  # between about 1 (inputs of variance 1; 1.09 in MobileNetV2's weights) and 57^2 (0-255)
 
 
@@ -108,7 +111,20 @@ def _has_family_names(state: State) -> bool:
     return "conv3.weight" in state or "features.1.conv.3.weight" in state
 
 
+def _dinov2_names(state: State) -> State:
+    """Names under LoRA, and the position embedding of any square grid (beside the class token) on DINOv2's own."""
+    names = {re.sub(r"\.attn\.qkv\.(weight|bias)$", r".attn.qkv.base_layer.\1", key): value for key, value in state.items()}
+    place = names.get("pos_embed")
+    if place is not None and place.ndim == 3 and math.isqrt(place.shape[1] - 1) ** 2 == place.shape[1] - 1:
+        from timm.layers import resample_abs_pos_embed
+
+        names["pos_embed"] = resample_abs_pos_embed(place, DINOV2_GRID)
+    return names
+
+
 def _timm_names(state: State, encoder_name: str) -> State:
+    if PATCHES in state:
+        return _dinov2_names(state)
     family = _has_family_names(state)
     names = {_family_key(key) if family else key: value for key, value in state.items()}
     return {_timm_key(key): value for key, value in names.items()} if encoder_name == "mobilenet_v2" else names

@@ -20,25 +20,31 @@ class Segmenter(nn.Module):
     """A segmentation network; forward takes images (B, in_channels, H, W), RGB in [0, 1], and gives a `Prediction`.
 
     It normalises RGB itself, as its weights expect; channels beyond the third pass as they are (but see
-    `normalise_as`). Sides are at least four times the encoder's output stride (HRNet: 64), odd or even, and the grid is
-    the side over ``info.output_stride``, rounded up. ``align_corners`` is how its scores are brought to label size.
+    `normalise_as`). Sides are at least four times the encoder's output stride (HRNet: 64, DINOv2: 28), odd or even, and
+    the grid is the side over ``info.output_stride``, rounded up. ``align_corners`` is how its scores are brought to label size.
     ``.to(memory_format=torch.channels_last)`` makes it compute in that layout (faster). Training a network with image
     pooling (DeepLabV3, PSPNet, STDC) on one image at a time is refused (UserError): the batch norm of the pooling would see
     one value.
     """
-
-    align_corners = True
 
     def __init__(
         self, info: NetworkInfo, encoder: Encoder, head: Head, aux_head: nn.Module | None, detail_head: nn.Module | None
     ):
         super().__init__()
         self.info, self.encoder, self.head, self.aux_head, self.detail_head = info, encoder, head, aux_head, detail_head
+        self.align_corners = head.align_corners
         self.normalise_as(IMAGENET)
 
     def normalise_as(self, normalisation: Normalisation) -> None:
         """Normalise RGB so. Channels beyond it keep their size beside the image's: unchanged under ImageNet's."""
         add_normalisation(self, self.info.in_channels, normalisation)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let the encoder's blocks compute their inner values again in the backward pass: less memory, a longer step.
+
+        No value changes, neither scores nor gradients nor running statistics.
+        """
+        self.encoder.grad_checkpointing = enable
 
     def forward(self, images: Tensor) -> Prediction:
         self._check(images)
@@ -89,10 +95,10 @@ def create_model(
 ) -> Segmenter | SmpSegmenter:
     """Build a network of `list_models`, or ``arch="smp.<Arch>"`` with an encoder of smp, whose argument order this is.
 
-    ``encoder_weights``: None, "imagenet" (timm) or a file (see `segkd.models.weights`). ``in_channels`` >= 3.
-    ``aux``: auxiliary head, and with it STDC's detail head; None as in the papers (ResNets, OCRNet and STDC yes,
-    MobileNetV2 and HRNet with FCN no). ``output_stride``: of the dilated encoders; HRNet, STDC and smp have their own,
-    and refuse any other value than the default.
+    ``encoder_weights``: None, "imagenet" (timm's; DINOv2's are from LVD-142M) or a file (see `segkd.models.weights`).
+    ``in_channels`` >= 3. ``aux``: auxiliary head, and with it STDC's detail head; None as in the papers (ResNets, OCRNet
+    and STDC yes, MobileNetV2, HRNet with FCN and DINOv2 no). ``output_stride``: of the dilated encoders; HRNet, STDC,
+    DINOv2 and smp have their own, and refuse any other value than the default.
     ``head_channels``: width of the head as given; by default the papers' times ``width``, which scales the whole
     network. Defaults reproduce the networks of CIRKD, RDD and HWD to the last parameter (DeepLabV3, PSPNet).
     UserError: unknown names, numbers out of range, weights that do not fit.
@@ -103,7 +109,8 @@ def create_model(
         return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
     network, spec = network_spec(arch, encoder_name), encoder_spec(encoder_name)
     encoder = spec.build(width, output_stride)
-    default = sum(encoder.channels) if network.channels is None else scaled(network.channels, width)
+    natural = network.head.natural_width(encoder.channels)
+    default = natural if network.channels is None else scaled(network.channels, width)
     plan = Plan(encoder.channels, head_channels or default, classes, encoder.output_stride, width)
     head = network.head(plan)
     has_aux = spec.aux or head.aux_needed if aux is None else aux

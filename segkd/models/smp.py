@@ -44,6 +44,10 @@ class SmpSegmenter(nn.Module):
         """``.encoder.first_conv``: the convolution that reads the image."""
         return SimpleNamespace(first_conv=next(m for m in self.net.encoder.modules() if isinstance(m, nn.Conv2d)))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """UserError: smp's networks keep everything for the backward pass."""
+        raise UserError(f"{self.info.name}: networks of smp have no gradient checkpointing; leave grad_checkpointing out")
+
     def forward(self, images: Tensor) -> Prediction:
         check_images(self.info, images, self.smallest)
         height, width = images.shape[-2:]

@@ -76,7 +76,7 @@ class STDCEncoder(Encoder):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = [self.stem(x)]
         for stage in self.stages:
-            maps.append(stage(maps[-1]))
+            maps.append(self.layer(stage, maps[-1]))
         return tuple(maps)
 
 

@@ -16,12 +16,13 @@ from segkd.config import ROOT
 from segkd.models.backbone import Encoder
 from segkd.models.encoders import ENCODERS, encoder_spec
 from segkd.models.fit import Candidate, fill, nearest
-from segkd.models.naming import Normalisation, State, encoder_state, split_source
+from segkd.models.naming import PATCHES, Normalisation, State, encoder_state, split_source
 from segkd.registry import UserError
 
 WRAPPERS = ("state_dict", "model")  # names under which training scripts file the weights
 # of the first convolution at width 1
 FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64, "stem.0.0.weight": 32}
+DINOV2_CHANNELS = (384, 768)  # likewise; narrower ones do not tell ViT-S from ViT-B
 
 
 def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> Normalisation:
@@ -68,6 +69,8 @@ def _advice(state: State, said: str | None, width: float) -> str:
             found = encoder_state(state, name, said or "rgb", "")
         except UserError:  # another stem
             continue
+        if spec.first not in found.state:
+            continue
         for scale in sorted({1.0, width, *guess_width(found.state)}):
             build, text = partial(spec.build, scale, 8), name if scale == 1 else f"{name} at width {scale:g}"
             candidates.append(Candidate(text, build, found.state, spec.unused + found.unused))
@@ -81,6 +84,7 @@ def _advice(state: State, said: str | None, width: float) -> str:
 def guess_width(state: State, prefix: str = "") -> list[float]:
     """The width that the first convolution speaks of, where there is one (empty otherwise)."""
     found = [len(state[prefix + key]) / full for key, full in FIRST_CHANNELS.items() if prefix + key in state]
+    found += [1.0] * (len(state.get(prefix + PATCHES, ())) in DINOV2_CHANNELS)
     return [width for width in found if 0 < width <= 4]
 
 

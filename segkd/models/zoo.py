@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segkd.models.deeplabv3plus import DeepLabV3PlusHead
+from segkd.models.dinov2 import LinearHead
 from segkd.models.heads import DeepLabV3Head, FCNHead, Head, PSPHead
 from segkd.models.isanet import ISAHead
 from segkd.models.ocrnet import JoinedFCNHead, OCRHead
@@ -19,7 +20,7 @@ HRNETS = ("hrnet_w18_small", "hrnet_w18", "hrnet_w48")
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A head and the width of its feature at width 1; None: as wide as the encoder's maps together."""
+    """A head and the width of its feature at width 1; None: as the head has it from the encoder's maps."""
 
     head: type[Head]
     channels: int | None
@@ -33,6 +34,7 @@ _ROWS = (
     ("deeplabv3-512", DeepLabV3Head, RESNETS, 512),
     ("deeplabv3plus", DeepLabV3PlusHead, NARROW, 128),
     ("deeplabv3plus", DeepLabV3PlusHead, BOTTLENECK, 256),
+    ("dinov2", LinearHead, ("vits14", "vitb14"), None),
     ("fcn", FCNHead, NARROW, 128),
     ("fcn", FCNHead, BOTTLENECK, 512),
     ("fcn", JoinedFCNHead, HRNETS, None),

@@ -35,6 +35,8 @@ def build_network(config: RunConfig, num_classes: int, start: bool = True) -> to
     model = create_model(arch, encoder, weights, in_channels=channels, classes=num_classes, width=config.network.width)
     if start and config.network.checkpoint is not None:
         load_network(model, config.network.checkpoint, config.network.checkpoint_hash)
+    if config.network.grad_checkpointing:
+        model.set_grad_checkpointing()
     return model.to(memory_format=torch.channels_last)  # 10 to 40 % faster, on CPUs and GPUs
 
 
@@ -46,14 +48,14 @@ class Trainee:
         self.method = create_method(config.method, variant=config.variant, **config.hyper)
         self.model = build_network(config, num_classes).to(device).train()
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
-        self.optimiser = make_optimiser([*self.model.parameters(), *self._adapters()], config.schedule)
+        self.optimiser = make_optimiser(self._trained(), config.schedule)
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict] = []
         self.context: Context | None = None  # of the step in progress
 
-    def _adapters(self) -> list[torch.nn.Parameter]:
-        """Parameters of the method that the student's optimiser trains (parts train frozen ones themselves)."""
-        return [p for p in self.modules.parameters() if p.requires_grad]
+    def _trained(self) -> list[torch.nn.Parameter]:
+        """Parameters of network and method that the optimiser trains: not the frozen ones (parts train theirs themselves)."""
+        return [p for p in (*self.model.parameters(), *self.modules.parameters()) if p.requires_grad]
 
     @property
     def label_assisted(self) -> bool:

@@ -1,6 +1,7 @@
 """Users' networks: what `segkd.adapt` makes of them, every method on them, and what it refuses."""
 
 import copy
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ from segkd.registry import UserError
 CLASSES = 4
 CONV = {"logits": "classifier", "stages": ("backbone.1", "backbone.3", "backbone.6", "backbone.16")}
 TOKEN = {"logits": "classify", "stages": ("blocks.0", "blocks.1", "blocks.2")}
+SEGFORMER = {"logits": "decode_head.classifier", "stages": [f"segformer.stages.{n}.layer_norm" for n in range(4)]}
+STRIDES = {"convolutional": (2, 4, 8, 16), "transformer": (4, 8, 16), "segformer": (4, 8, 16, 32)}
 
 
 class Attend(nn.Module):
@@ -68,16 +71,28 @@ def transformer(**options):
     return segkd.adapt(TokenSegmenter(), **{**TOKEN, **options})
 
 
+def segformer(**options):
+    """transformers' own SegFormer, from a configuration (no weights are fetched); returns an object with ``logits``."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 16, 16, 32], "depths": [1] * 4, "num_attention_heads": [1, 1, 1, 2], "decoder_hidden_size": 12}
+    network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=CLASSES, **sizes))
+    return segkd.adapt(network, **{**SEGFORMER, **options})
+
+
 def papers():
     torch.manual_seed(1)
     return create_model("fcn", "resnet18", classes=CLASSES, width=0.125)
 
 
 NETWORKS = {"convolutional": convolutional, "transformer": transformer}
+NETWORKS |= {"segformer": segformer} if find_spec("transformers") else {}  # comes with the extra `lora`
 FEATURE = {"at", "cirkd", "dsd", "fitnet", "ifvd", "mgd", "skd"}
 UNSERVED = {  # what each network lacks decides which methods it cannot serve, as (student, teacher)
     "convolutional": ({*FEATURE, "fakd_cwd", "fakd_pd"}, {*FEATURE, "lad", "rdd"}),
     "transformer": (set(), {"lad", "rdd"}),
+    "segformer": (set(), {"lad", "rdd"}),
 }
 
 
@@ -155,10 +170,9 @@ def test_prediction_agrees_with_the_network_and_its_description(kind, size):
     torch.testing.assert_close(shown, scores, rtol=1e-4, atol=1e-5)
     assert info.num_classes == prediction.logits.shape[1] == CLASSES and info.in_channels == 3 and not info.has_aux
     assert tuple(s.shape[1] for s in prediction.stages) == info.stage_channels
-    strides = (2, 4, 8, 16) if kind == "convolutional" else (4, 8, 16)
-    assert [s.shape[-2:] for s in prediction.stages] == [tuple(-(-side // k) for side in size) for k in strides]
-    assert info.output_stride == {"convolutional": 8, "transformer": 4}[kind]
-    if kind == "transformer":
+    assert [s.shape[-2:] for s in prediction.stages] == [tuple(-(-side // k) for side in size) for k in STRIDES[kind]]
+    assert info.output_stride == (8 if kind == "convolutional" else 4)
+    if kind != "convolutional":
         weight, bias = prediction.classifier
         made = torch.einsum("ca,bahw->bchw", weight, prediction.feature) + bias[:, None, None]
         torch.testing.assert_close(made, prediction.logits, rtol=1e-4, atol=1e-5)

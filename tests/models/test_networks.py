@@ -206,6 +206,8 @@ def test_one_image_in_training():
         (("ocrnet", "hrnet_w19"), {}, "encoder of ocrnet .* did you mean 'hrnet_w18'"),
         (("ocrnet", "hrnet_w18"), {"aux": False}, "leave aux out"),
         (("fcn", "hrnet_w18"), {"output_stride": 16}, "always has 4"),
+        (("dinov2", "vits14"), {"output_stride": 16}, "always has 14"),
+        (("dinov2", "vits14"), {"head_channels": 100}, r"as wide as its encoder \(384\)"),
         (("stdc", "stdc1"), {"output_stride": 16}, "always has 8"),
         (("stdc", "stdc3"), {}, "did you mean 'stdc"),
         (("fcn", "resnet18"), {"in_channels": 1}, "in_channels=1"),

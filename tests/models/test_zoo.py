@@ -24,6 +24,8 @@ PARAMETERS = {
     "deeplabv3plus/resnet101": 61_832_262,
     "deeplabv3plus/resnet18": 13_814_150,
     "deeplabv3plus/resnet50": 42_840_134,
+    "dinov2/vitb14": 86_890_771,  # 86.6 million of ViT-B/14 (518x518), adapters and head
+    "dinov2/vits14": 22_211_731,
     "fcn/hrnet_w18": 9_640_849,
     "fcn/hrnet_w18_small": 1_540_579,
     "fcn/hrnet_w48": 65_858_659,
@@ -44,7 +46,7 @@ PARAMETERS = {
     "stdc/stdc1": 8_497_863,
     "stdc/stdc2": 12_528_327,
 }
-OWN_STRIDES, DILATED_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8)
+OWN_STRIDES, DILATED_STRIDES, VIT_STRIDES = (4, 8, 16, 32), (4, 8, 8, 8), (14,) * 4
 SMALL = [name for name in list_models() if "w48" not in name and "101" not in name and "50" not in name]
 SIZE = (65, 79)
 
@@ -60,6 +62,10 @@ def full(name: str) -> torch.nn.Module:
         return create_model(*name.split("/"))
 
 
+def strides(name: str) -> tuple[int, ...]:
+    return OWN_STRIDES if "hrnet" in name or "stdc" in name else VIT_STRIDES if "dinov2" in name else DILATED_STRIDES
+
+
 def grid(stride: int) -> tuple[int, int]:
     return tuple(-(-side // stride) for side in SIZE)
 
@@ -73,13 +79,13 @@ def test_info_tells_of_the_full_network(name):
     model = full(name).eval()
     with torch.no_grad():
         said = model(torch.empty(1, 3, *SIZE, device="meta"))
-    info, strides = model.info, OWN_STRIDES if "hrnet" in name or "stdc" in name else DILATED_STRIDES
+    info = model.info
     assert info.name == name and info.has_aux == (said.aux_logits is not None)
     assert info.stage_channels == tuple(x.shape[1] for x in said.stages)
-    assert [tuple(x.shape[-2:]) for x in said.stages] == [grid(stride) for stride in strides]
+    assert [tuple(x.shape[-2:]) for x in said.stages] == [grid(stride) for stride in strides(name)]
     assert info.feature_channels == said.feature.shape[1]
     assert tuple(said.logits.shape) == (1, 19, *grid(info.output_stride))
-    assert info.output_stride == (4 if "hrnet" in name or "plus" in name else 8)
+    assert info.output_stride == (4 if "hrnet" in name or "plus" in name else 14 if "dinov2" in name else 8)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -91,8 +97,9 @@ def test_forward_and_backward_with_a_fourth_channel(name):
     torch.testing.assert_close(rebuilt, said.logits, rtol=1e-4, atol=1e-5)
     shown = [scores for scores in (said.logits, said.aux_logits, said.detail_logits) if scores is not None]
     sum(scores.square().sum() for scores in shown).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.isfinite().all() if p.requires_grad else p.grad is None for p in model.parameters())
     assert (said.detail_logits is not None) == ("stdc" in name)
+    assert model.encoder.first_conv.weight.grad[:, 3].abs().sum() > 0
     assert said.stages[1].is_contiguous(memory_format=torch.channels_last)
 
 
