@@ -1,4 +1,4 @@
-"""The command line: ``segkd reproduce | train | runs | export | data | doctor | readme``. Bad input is one line and exit code 2."""
+"""The command line: ``segkd reproduce | train | runs | replay | export | data | doctor | readme``. Bad input is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument(f"--{name}", default=None, help=text)
     add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
     add("runs", _runs, "list the runs that are there")
+    again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
+    again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
     export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
     export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
@@ -89,10 +91,23 @@ def _train(arguments: argparse.Namespace) -> None:
 def _runs(arguments: argparse.Namespace) -> None:
     from segkd.config import runs_root
     from segkd.runs import load_run
+    from segkd.train.failure import REPORT
 
     for path in sorted(runs_root().glob("*/config.json")):
-        run = load_run(path.parent.name)
-        print(f"{run.id}  {'mIoU %.4f' % run.result['miou'] if run.done else 'unfinished'}")
+        try:
+            run = load_run(path.parent.name)
+            stopped = "stopped: see `segkd replay`" if (run.path / REPORT).exists() else "unfinished"
+            print(f"{run.id}  {'mIoU %.4f' % run.result['miou'] if run.done else stopped}")
+        except UserError as error:  # one damaged folder hides no other
+            print(f"{path.parent.name}  damaged: {error}")
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from segkd.replay import replay
+    from segkd.runs import load_run
+
+    for line in replay(load_run(arguments.run_id)):
+        print(line, flush=True)
 
 
 def _export(arguments: argparse.Namespace) -> None:

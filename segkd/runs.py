@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from segkd.config import ROOT, TEACHER_CLASSES, NetworkConfig, RunConfig, from_dict, runs_root, to_dict
+from segkd.config import ROOT, TEACHER_CLASSES, NetworkConfig, RunConfig, differences, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind, create_method
@@ -27,9 +28,10 @@ from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError, unknown
 from segkd.train.evaluate import evaluate
+from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import Cohort, Report, input_kind, train_cohort
 from segkd.train.runtime import one_thread, pick_device
-from segkd.train.state import locked, write_json, write_whole
+from segkd.train.state import checkpoints, locked, read_json, write_json, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
@@ -54,7 +56,7 @@ class Run:
     @cached_property
     def result(self) -> dict:
         """Final, last-five and best scores, per-class IoU, confusion matrix, times."""
-        return json.loads((self.path / "result.json").read_text())
+        return read_json(self.path / "result.json", "delete the file: its run then scores its last checkpoint again")
 
     def metrics(self) -> list[dict]:
         """Rows of ``metrics.jsonl``: kind 'train' (losses) and kind 'val' (mIoU)."""
@@ -62,10 +64,17 @@ class Run:
 
     def load_model(self, device: str = "cpu") -> torch.nn.Module:
         """The trained network in eval mode."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model = build_network(self.config, self.result["num_classes"], start=False)
-        model.load_state_dict(load_file(self.path / "model.safetensors"))
+        model, path = build_network(self.config, self.result["num_classes"], start=False), self.path / "model.safetensors"
+        try:
+            model.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: not the weights of this run ({reason}); delete result.json beside it: its run then writes both again"
+            ) from error
         return model.to(device).eval()
 
 
@@ -75,11 +84,16 @@ def find(config: RunConfig) -> Run:
 
 
 def load_run(run_id: str) -> Run:
-    """A run by its id; UserError if there is none."""
+    """A run by its id; UserError if there is none, or if its folder does not hold the run of that name."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", run_id):
+        raise UserError(f"run '{run_id}': the id of a run has only a-z, 0-9, '.', '_' and '-'; `segkd runs` lists what is there")
     path = runs_root() / run_id
     if not (path / "config.json").exists():
         raise UserError(f"run '{run_id}' not found under {runs_root()}; `segkd runs` lists what is there")
-    return Run(from_dict(json.loads((path / "config.json").read_text())), path)
+    config = from_dict(read_json(path / "config.json", "the command that trained the run writes it again if it is deleted"))
+    if config.id != run_id:
+        raise UserError(f"{path}: its config.json is that of run {config.id}; give the folder its own name back")
+    return Run(config, path)
 
 
 def split_of(config: RunConfig, split: str) -> Packed:
@@ -108,6 +122,8 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
     if len({cohort_key(c) for c in configs}) > 1:
         raise ValueError("runs of a cohort must share data, schedule, seed, teacher and the way it is fed")
     found = [find(config) for config in configs]
+    for r in found:
+        _agrees(r)
     if all(r.done for r in found):
         return found
     where = pick_device(device)
@@ -122,6 +138,15 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
             stack.enter_context(one_thread())
             _train_missing(missing, teacher_run, where, report)
     return found
+
+
+def _agrees(r: Run) -> None:
+    """UserError if the run's folder holds the run of another config."""
+    path = r.path / "config.json"
+    if path.exists():
+        differ = differences(read_json(path, "delete the file: the same command writes it again"), to_dict(r.config))
+        if differ:
+            raise UserError(f"{path} is not of this run: {', '.join(differ)}; move that folder away or mend its config.json")
 
 
 def check(config: RunConfig) -> None:
@@ -151,18 +176,34 @@ def _check_start(network: NetworkConfig) -> None:
 
 
 def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.device, report: Report | None) -> None:
-    config = missing[0].config
-    train, val, test = (split_of(config, s) for s in ("train", "val", config.data.split))
+    """Train and score runs whose locks are held; RunFailed, once the others are done, if some were not finite."""
+    cohort = cohort_of(missing, teacher_run, device)
+    cohort.report = report or cohort.report
+    test = split_of(missing[0].config, missing[0].config.data.split)
+    origins = [origin(r.config, cohort.environment) for r in missing]  # now: their files may be gone at the end
     for r in missing:
         write_json(r.path / "config.json", to_dict(r.config))
-        write_json(r.path / "env.json", environment(device))
-    teacher = None
+        if not checkpoints(r.path):
+            write_json(r.path / "env.json", cohort.environment)
+    failures = []
+    for r, trainee, known in zip(missing, train_cohort(cohort), origins):
+        if trainee.failure is None:
+            _finish(r, trainee, test, known)
+        else:
+            failures.append(trainee.failure)
+    if failures:
+        raise RunFailed("; ".join(failures))
+
+
+def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -> Cohort:
+    """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
+    config, here = group[0].config, environment(device)
+    train, val = (split_of(config, split) for split in ("train", "val"))
+    here["data"], teacher = train.fingerprint, None
     if teacher_run is not None:
         teacher = _teacher(teacher_run, config, device)
-    cohort = Cohort([r.config for r in missing], [r.path for r in missing], train, val, teacher, device)
-    cohort.report = report or cohort.report
-    for r, trainee in zip(missing, train_cohort(cohort)):
-        _finish(r, trainee, test, cohort)
+        here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
+    return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here)
 
 
 def _teacher(teacher_run: Run, config: RunConfig, device: torch.device) -> Teacher:
@@ -179,14 +220,13 @@ def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
     return kind
 
 
-def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:
+def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     """Score the final iterate on the declared split, save the weights, and write the result last."""
-    from safetensors.torch import save_file
-
     data, steps = r.config.data, max(r.config.schedule.steps, 1)
     counts = evaluate(trainee.model, test, input_kind(trainee), r.config.seed)
-    tensors = {name: value.contiguous().cpu() for name, value in trainee.model.state_dict().items()}
-    write_whole(r.path / "model.safetensors", lambda p: save_file(tensors, p))
+    write_tensors(r.path / "model.safetensors", trainee.model.state_dict())
+    first, *resumed = trainee.begun
+    write_json(r.path / "env.json", {**first, "resumed": resumed})
     validation = [row["miou"] for row in trainee.rows if row["kind"] == "val"]
     final = scores(counts)
     result = {
@@ -202,18 +242,23 @@ def _finish(r: Run, trainee: Trainee, test: Packed, cohort: Cohort) -> None:
         "val_last5": sum(validation[-5:]) / len(validation[-5:]),
         "val_best": max(validation),
         "seconds_per_step": trainee.seconds / steps,
-        "teacher_seconds_per_step": cohort.teacher_seconds / steps,
-        "peak_memory_mib": _peak_memory(cohort.device),
+        "teacher_seconds_per_step": trainee.teacher_seconds / steps,
+        "peak_memory_mib": _peak_memory(trainee.device),
         "parameters": sum(p.numel() for p in trainee.model.parameters()),
         "method": r.config.method,
         "hyper": trainee.method.hyper(),
-        "origin": origin(r.config),
+        "origin": known_origin,
     }
+    for leftover in (REPORT, TENSORS):  # of an attempt that stopped, on another machine or with other code
+        (r.path / leftover).unlink(missing_ok=True)
     write_json(r.path / "result.json", result)
 
 
-def origin(config: RunConfig) -> dict[str, dict[str, str]]:
-    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `describe`)."""
+def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
+    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `describe`).
+
+    ``here``: the environment of the run's cohort, which knows the teacher.
+    """
     found, network = {}, config.network
     if network.weights == "imagenet":
         found["weights"] = {"file": "imagenet", "from": "timm " + version("timm")}
@@ -221,10 +266,7 @@ def origin(config: RunConfig) -> dict[str, dict[str, str]]:
         found["weights"] = describe(network.weights)
     if network.checkpoint is not None:
         found["checkpoint"] = describe(network.checkpoint)
-    if config.teacher is not None:
-        teacher = find(config.teacher)
-        found["teacher"] = {"run": teacher.id, **describe(str(teacher.path / "model.safetensors"))}
-    return found
+    return found | {key: value for key, value in here.items() if key == "teacher"}
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -237,7 +279,7 @@ def environment(device: torch.device | str = "cpu") -> dict:
     """Versions, commit and device, for the record."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class would not be read back with weights_only
         "timm": version("timm"),
         "machine": platform.machine(),
         "cores": os.cpu_count(),

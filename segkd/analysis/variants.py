@@ -194,7 +194,7 @@ def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:
         "source": effects["source"],
     })  # fmt: skip
     formats = {"loss ×": "{:.2f}", "gradient ×": "{:.2f}", "cosine": "{:+.2f}"}
-    return shown.style.hide(axis="index").format(formats, na_rep="–")
+    return shown.style.hide(axis="index").format(formats, na_rep="–", escape="html")
 
 
 def headline(effects: pd.DataFrame) -> dict[str, str]:

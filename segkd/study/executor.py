@@ -8,10 +8,13 @@ import queue
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from segkd.config import RunConfig
+from segkd.registry import UserError
 from segkd.runs import Run, cohort_key, find, run_cohort
 from segkd.study.progress import Progress
+from segkd.train.failure import RunFailed
 
 Job = list[RunConfig]
 
@@ -47,6 +50,8 @@ def plan_jobs(configs: Iterable[RunConfig], workers: int) -> list[Job]:
 def execute(configs: list[RunConfig], devices: list[str] | None = None) -> list[Run]:
     """Train what is missing and return all runs in the order given.
 
+    RunFailed, once all else is done, if some stopped at a step that was not finite; UserError if a worker was killed.
+
     ``devices``: one worker process each (default: one per CPU core, or the one GPU in this process).
     """
     devices = devices or default_devices()
@@ -79,24 +84,36 @@ def _train_in_processes(jobs: list[Job], devices: list[str], progress: Progress)
     messages, free = context.Queue(), context.Queue()
     for device in devices:
         free.put(device)
-    waiting, running = list(jobs), {}
+    waiting, running, failures = list(jobs), {}, []
     pool = ProcessPoolExecutor(min(len(devices), len(jobs)), context, _start_worker, (messages, free, os.getpid()))
     try:
         while waiting or running:
             ready = [job for job in waiting if all(c.teacher is None or find(c.teacher).done for c in job)]
+            if not ready and not running:  # they wait for a teacher that failed
+                break
             for job in ready[: len(devices) - len(running)]:
                 running[pool.submit(_work, job)] = job
                 waiting.remove(job)
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             _drain(messages, progress)
             for future in done:
-                _report_done(future, running.pop(future), progress)
+                failures += _report_done(future, running[future], progress)
+                del running[future]
         pool.shutdown()
+    except BrokenProcessPool as error:
+        lost = ", ".join(c.id for job in running.values() for c in job)
+        raise UserError(
+            f"a worker process was killed (out of memory?) while these were trained: {lost}; "
+            "finished runs and checkpoints are kept, the same command goes on"
+        ) from error
     except BaseException:  # an error in a worker or Ctrl-C: stop the others now, their checkpoints stay
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(cancel_futures=True)
         raise
+    if failures:
+        left = sum(map(len, waiting))
+        raise RunFailed("; ".join(failures) + (f"; {left} runs wait for it as their teacher" if left else ""))
 
 
 def _drain(messages: multiprocessing.Queue, progress: Progress) -> None:
@@ -107,10 +124,17 @@ def _drain(messages: multiprocessing.Queue, progress: Progress) -> None:
             return
 
 
-def _report_done(future: Future, job: Job, progress: Progress) -> None:
-    future.result()
+def _report_done(future: Future, job: Job, progress: Progress) -> list[str]:
+    """Tell which runs of a job are done; returns what is to be said of those that failed."""
+    failures = []
+    try:
+        future.result()
+    except RunFailed as error:
+        failures.append(str(error))
     for config in job:
-        progress.finished(config.id, find(config).result["miou"])
+        if find(config).done:
+            progress.finished(config.id, find(config).result["miou"])
+    return failures
 
 
 class _Reporter:

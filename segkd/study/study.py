@@ -184,7 +184,7 @@ class Study:
         empty = [c for c in found if found[c].isna().all() or (found[c] == "").all()]
         found = found.drop(columns=empty)
         formats = {column: text for column, text in PERCENT.items() if column in found}
-        return found.style.hide(axis="index").format(formats, na_rep="–")
+        return found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
 
     def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
         """The numbers behind ``table``; a sweep is compared with its first row (the plain loss)."""
@@ -256,7 +256,7 @@ def _controlled(config: RunConfig, control: str) -> RunConfig:
 def as_table(values: dict) -> pd.io.formats.style.Styler:
     """Facts as a table of two columns without a header, nothing cut short."""
     frame = pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
-    return frame.style.hide(axis="index").hide(axis="columns")
+    return frame.style.hide(axis="index").hide(axis="columns").format(escape="html")
 
 
 def _changed(row: Row) -> dict:

@@ -16,11 +16,14 @@ from segkd.data.sampler import batch_indices
 from segkd.data.store import Packed
 from segkd.losses.method import TeacherKind, TrainingData
 from segkd.metrics import scores
+from segkd.prediction import Prediction
+from segkd.registry import UserError
 from segkd.train.evaluate import evaluate
+from segkd.train.failure import write_failure
 from segkd.train.runtime import generator
 from segkd.train.state import load_checkpoint, save_checkpoint, write_rows
 from segkd.train.teacher import Teacher
-from segkd.train.trainee import Trainee
+from segkd.train.trainee import NonFiniteStep, Trainee
 
 Report = Callable[[str, int, float], None]  # run id, step, loss
 CHECKPOINT_SECONDS = 30.0
@@ -28,7 +31,10 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass
 class Cohort:
-    """Runs that may step together, their folders, and the teacher that they share (None: no teacher)."""
+    """Runs that may step together, their folders, and the teacher that they share (None: no teacher).
+
+    ``environment``: what is recorded of this process; its "teacher" and "data" must stay the same for a run.
+    """
 
     configs: list[RunConfig]
     folders: list[Path]
@@ -37,7 +43,7 @@ class Cohort:
     teacher: Teacher | None
     device: torch.device
     report: Report = lambda run, step, loss: None
-    teacher_seconds: float = 0.0
+    environment: dict = field(default_factory=dict)
     last_saved: float = field(default_factory=time.monotonic)
 
 
@@ -45,34 +51,60 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     """Train every run of the cohort to its last step, resuming from its checkpoints; returns the trainees.
 
     A run gives the same bits alone or in any cohort: batch, augmentation, label noise and dropout are functions of
-    (seed, step), and the runs share nothing but the batch and the teacher's prediction.
+    (seed, step), and the runs share nothing but the batch and the teacher's prediction. One whose step is not finite
+    stops there with its ``failure`` set; the others go on.
     """
-    trainees = [_start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
+    trainees = [start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
     steps = cohort.configs[0].schedule.steps
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
             _validate(trainee, cohort.val)
     for step in range(min(t.step for t in trainees), steps):
-        active = [t for t in trainees if t.step == step]  # after a crash some may be ahead of others
+        active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
+        if not active:
+            continue
         _cohort_step(cohort, active, step)
         for trainee in active:
-            _validate(trainee, cohort.val)
+            if trainee.failure is None:
+                _validate(trainee, cohort.val)
         if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
             _save(cohort, trainees)
     _save(cohort, trainees)
     return trainees
 
 
-def _start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
+def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
+    """A run as its newest checkpoint left it, or before its first step."""
     info = None if cohort.teacher is None else cohort.teacher.model.info
     trainee = Trainee(config, cohort.train.num_classes, info, cohort.device)
     state = load_checkpoint(folder)
     if state is not None:
-        trainee.load_state(state)
+        _resume(trainee, state, cohort.environment)
     elif cohort.teacher is not None:
         batch = lambda step: _on_device(training_batch(cohort.train, config, step), cohort.device)  # noqa: E731
         trainee.prepare(cohort.teacher, TrainingData(config.schedule.steps, batch))
+    trainee.begun.append({"step": trainee.step, **cohort.environment})
     return trainee
+
+
+def _resume(trainee: Trainee, state: dict, environment: dict) -> None:
+    """Take over a checkpoint; UserError if it is of other code, or if the run had another teacher or other data so far."""
+    run = trainee.config.id
+    try:
+        trainee.load_state(state)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"run {run}: its checkpoint does not fit this version of the code ({reason}); "
+            "finish it with the versions in its env.json, or delete its folder to begin anew"
+        ) from error
+    before = trainee.begun[-1] if trainee.begun else {}
+    for key, words in (("teacher", "the weights of its teacher"), ("data", "its training images")):
+        if key in before and before[key] != environment.get(key):
+            raise UserError(
+                f"run {run}: {words} are not those of its first {trainee.step} steps; "
+                "put the old ones back, or delete this run's folder to begin anew"
+            )
 
 
 def _on_device(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
@@ -88,15 +120,27 @@ def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor
     return augment(images, labels, draws, crop=data.crop or data.size, scale=data.scale)
 
 
-def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
+def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tensor, Tensor, Prediction | None]:
+    """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one."""
     images, labels = _on_device(training_batch(cohort.train, active[0].config, step), cohort.device)
-    prediction = None
-    if cohort.teacher is not None:
-        begin = time.perf_counter()
-        prediction = cohort.teacher(images, labels, step)
-        cohort.teacher_seconds += time.perf_counter() - begin
+    if cohort.teacher is None:
+        return images, labels, None
+    begin = time.perf_counter()
+    prediction = cohort.teacher(images, labels, step)
     for trainee in active:
-        row = trainee.train_step(images, labels, prediction)
+        trainee.teacher_seconds += time.perf_counter() - begin
+    return images, labels, prediction
+
+
+def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
+    images, labels, prediction = cohort_batch(cohort, active, step)
+    for trainee in active:
+        try:
+            row = trainee.train_step(images, labels, prediction)
+        except NonFiniteStep as error:
+            folder = cohort.folders[cohort.configs.index(trainee.config)]
+            trainee.failure = write_failure(folder, trainee, error, cohort.train, images, labels)
+            continue
         if trainee.step % max(1, trainee.config.schedule.steps // 50) == 0:
             trainee.rows.append({"kind": "train", **row})
         cohort.report(trainee.config.id, trainee.step, row["loss"])
@@ -123,6 +167,8 @@ def _validate(trainee: Trainee, val: Packed) -> None:
 
 def _save(cohort: Cohort, trainees: list[Trainee]) -> None:
     for trainee, folder in zip(trainees, cohort.folders):
+        if trainee.failure is not None:  # its last checkpoint is of before the failure, and stays
+            continue
         save_checkpoint(folder, trainee.state())
         write_rows(folder / "metrics.jsonl", trainee.rows)
     cohort.last_saved = time.monotonic()

@@ -7,6 +7,7 @@ import time
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from segkd.config import RunConfig
 from segkd.losses.cross_entropy import task_loss
@@ -19,8 +20,16 @@ from segkd.train.runtime import derive, generator
 from segkd.train.teacher import Teacher
 
 
-class NonFiniteLoss(RuntimeError):
-    """A loss term became NaN or infinite; the update was not made."""
+class NonFiniteStep(RuntimeError):
+    """A loss term or a gradient became NaN or infinite; the update was not made.
+
+    ``values``: every term, ``loss`` (their sum) and ``gradient`` (the norm of all); ``bad``: which of them.
+    """
+
+    def __init__(self, run: str, step: int, values: dict[str, float]):
+        self.values = values
+        self.bad = [name for name, value in values.items() if not math.isfinite(value)]
+        super().__init__(f"run {run}, step {step}: {', '.join(self.bad)} is not finite; no update made")
 
 
 def build_network(config: RunConfig, num_classes: int, start: bool = True) -> torch.nn.Module:
@@ -49,8 +58,10 @@ class Trainee:
         self.model = build_network(config, num_classes).to(device).train()
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.teacher_seconds = 0, 0.0, 0.0
         self.rows: list[dict] = []
+        self.begun: list[dict] = []  # the step at which each process took over, and its environment
+        self.failure: str | None = None  # why the run stopped before its last step
         self.context: Context | None = None  # of the step in progress
 
     def _trained(self) -> list[torch.nn.Parameter]:
@@ -89,14 +100,11 @@ class Trainee:
         torch.manual_seed(derive(self.config.seed, self.step, "dropout"))
         terms = self.losses(images, labels, teacher)
         total = sum(terms.values())
-        values = {name: value.item() for name, value in terms.items()} | {"loss": total.item()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise NonFiniteLoss(f"run {self.config.id}, step {self.step}: {', '.join(bad)} is not finite; no update made")
         lr = poly(self.config.schedule, self.step)
         set_lr(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
+        values = self._finite(terms | {"loss": total})
         self.optimiser.step()
         if self.context is not None:
             self.method.after_step(self.context)
@@ -105,11 +113,35 @@ class Trainee:
         self.seconds += time.perf_counter() - begin
         return {"step": self.step, "lr": lr, **values}
 
+    def _finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The terms as numbers; NonFiniteStep if one of them or a gradient is none. The step's only wait for a GPU."""
+        gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        named = terms | {"gradient": get_total_norm(gradients)}
+        numbers = torch.stack([value.detach().to(self.device, torch.float64) for value in named.values()]).tolist()
+        values = dict(zip(named, numbers))
+        if not math.isfinite(values["gradient"]):  # a sum of squares overflows where no gradient does: look at the largest
+            values["gradient"] = get_total_norm(gradients, math.inf).item()
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteStep(self.config.id, self.step, values)
+        return {name: values[name] for name in terms}
+
+    def gradient_norms(self) -> dict[str, float]:
+        """The norm of the gradient that each layer of the network and of the method holds now."""
+        squares: dict[str, float] = {}
+        for whole, module in (("network", self.model), ("method", self.modules)):
+            for name, parameter in module.named_parameters():
+                if parameter.grad is not None:
+                    layer = f"{whole}.{name.rpartition('.')[0]}".rstrip(".")
+                    squares[layer] = squares.get(layer, 0.0) + parameter.grad.double().square().sum().item()
+        return {layer: math.sqrt(value) for layer, value in squares.items()}
+
     def state(self) -> dict:
         """Everything that a later process needs to go on bit for bit (random draws are functions of the step)."""
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "teacher_seconds": self.teacher_seconds,
+            "begun": self.begun,
             "rows": self.rows,
             "model": self.model.state_dict(),
             "modules": self.modules.state_dict(),
@@ -119,6 +151,7 @@ class Trainee:
     def load_state(self, state: dict) -> None:
         """Take over what ``state`` wrote."""
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
+        self.teacher_seconds, self.begun = state.get("teacher_seconds", 0.0), state.get("begun", [])
         self.model.load_state_dict(state["model"])
         self.modules.load_state_dict(state["modules"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -1,0 +1,146 @@
+"""Repeat the step at which a run stopped: its terms, the norms of their gradients, and where it first is not finite."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from segkd.prediction import Prediction
+from segkd.registry import UserError
+from segkd.runs import Run, cohort_of, find
+from segkd.train.failure import REPORT, TENSORS, plain
+from segkd.train.loop import cohort_batch, start
+from segkd.train.runtime import derive, one_thread
+from segkd.train.state import locked, read_json
+from segkd.train.trainee import NonFiniteStep, Trainee
+
+LAYERS = 5  # so many of the largest gradients are shown
+
+
+def replay(run: Run, device: str = "cpu") -> Iterator[str]:
+    """Lines on the step of ``failure.json``, which is reached from the last checkpoint before it; nothing is written.
+
+    On the CPU, that is with the bits of the run if it was trained there. If the step is finite here, the batch and the
+    weights that were saved at the failure are tried. UserError: no failure, or the run's teacher or data are gone.
+    """
+    report = read_json(run.path / REPORT, "only a run that stopped at a step that was not finite can be replayed")
+    step, teacher = report["step"], find(run.config.teacher) if run.config.teacher else None
+    if teacher is not None and not teacher.done:
+        raise UserError(f"run {run.id}: its teacher {teacher.id} is not there; train it again, then replay")
+    with locked(run.path), one_thread():
+        cohort = cohort_of([run], teacher, torch.device(device))
+        trainee = start(run.config, run.path, cohort)
+        if trainee.step > step:
+            raise UserError(f"run {run.id}: its checkpoint, step {trainee.step}, lies behind the failure at step {step}")
+        yield f"run {run.id}: from step {trainee.step} to step {step} on {device}"
+        while trainee.step < step:
+            _repeat(trainee, *cohort_batch(cohort, [trainee], trainee.step))
+        images, labels, prediction = cohort_batch(cohort, [trainee], step)
+        finite = yield from examine(trainee, images, labels, prediction, report["terms"])
+        if finite:
+            yield "finite here; with the weights and the batch that were saved at the failure:"
+            images, labels = _saved(run, trainee)
+            prediction = None if cohort.teacher is None else cohort.teacher(images, labels, step)
+            yield from examine(trainee, images, labels, prediction, report["terms"])
+
+
+def _repeat(trainee: Trainee, *batch: Tensor | Prediction | None) -> None:
+    try:
+        trainee.train_step(*batch)
+    except NonFiniteStep as error:
+        raise UserError(f"{error}: on this machine it stops earlier than it did") from error
+
+
+def _saved(run: Run, trainee: Trainee) -> tuple[Tensor, Tensor]:
+    """Give the network the weights of the failure; returns its images and labels."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(run.path / TENSORS, device=str(trainee.device))
+    prefix = "network."
+    trainee.model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return tensors["images"], tensors["labels"]
+
+
+def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Prediction | None, reported: dict) -> Iterator[str]:
+    """Lines on one step without its update; returns (to ``yield from``) whether all of it is finite."""
+    torch.manual_seed(derive(trainee.config.seed, trainee.step, "dropout"))
+    for name, tensor in (("image", images), *_teacher_outputs(teacher)):
+        if not tensor.isfinite().all():
+            yield f"the {name} is not finite"
+    with _first_bad_output(trainee) as bad, _anomaly_mode():
+        terms = trainee.losses(images, labels, teacher)
+        parameters = [p for group in trainee.optimiser.param_groups for p in group["params"]]
+        norms = {name: _gradient_norm(term, parameters) for name, term in terms.items()}
+        total = sum(terms.values())
+        anomaly = _anomaly(trainee, total)
+    yield from (f"first layer whose output is not finite: {name}" for name in bad[:1])
+    for name, term in terms.items():
+        said = reported.get(name)
+        same = "as reported" if plain(term.item()) == said else f"reported: {said}"
+        yield f"{name:20} {term.item():.9g} ({same}), norm of its gradient {norms[name]:.6g}"
+    yield from ([f"backward: {anomaly}"] if anomaly else [])
+    layers = trainee.gradient_norms()
+    for name in sorted(layers, key=lambda n: (math.isfinite(layers[n]), -layers[n]))[:LAYERS]:
+        yield f"gradient of {name}: norm {layers[name]:.6g}"
+    return all(map(math.isfinite, [total.item(), *norms.values(), *layers.values()]))
+
+
+def _teacher_outputs(teacher: Prediction | None) -> list[tuple[str, Tensor]]:
+    return [] if teacher is None else [("teacher's output", teacher.logits)]
+
+
+@contextmanager
+def _first_bad_output(trainee: Trainee) -> Iterator[list[str]]:
+    """Collects the names of layers, in the order of the pass, whose output is not finite."""
+    bad: list[str] = []
+
+    def look(name: str):
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            if isinstance(output, Tensor) and not output.isfinite().all():
+                bad.append(name)
+
+        return hook
+
+    named = [*trainee.model.named_modules(prefix="network"), *trainee.modules.named_modules(prefix="method")]
+    handles = [module.register_forward_hook(look(name)) for name, module in named if not list(module.children())]
+    try:
+        yield bad
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradient_norm(term: Tensor, parameters: list[Tensor]) -> float:
+    """Norm over all parameters of the gradient of one term."""
+    try:
+        found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # anomaly mode: a gradient on the way became NaN; or the term is a constant
+        return math.nan if term.requires_grad else 0.0
+    return math.sqrt(sum(g.double().square().sum().item() for g in found if g is not None))
+
+
+def _anomaly(trainee: Trainee, total: Tensor) -> str | None:
+    """Backward once more, for the layers' norms; where it first gives NaN, in torch's words."""
+    trainee.optimiser.zero_grad(set_to_none=True)
+    words = None
+    try:
+        total.backward(retain_graph=True)
+    except RuntimeError as error:
+        words = str(error).splitlines()[0]
+        trainee.optimiser.zero_grad(set_to_none=True)
+        with torch.autograd.set_detect_anomaly(False):
+            total.backward()
+    return words
+
+
+@contextmanager
+def _anomaly_mode() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Anomaly Detection has been enabled": that is the point
+        with torch.autograd.detect_anomaly(check_nan=True):
+            yield
