@@ -58,11 +58,11 @@ report: reproduce  ## the same; where nothing is missing, only changed pages are
 lab: env  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-data: env  ## pack and check DATASET
-	@$(BIN)/segkd data "$(DATASET)"
+data: env  ## get DATASET where that is allowed, check it and pack it; DATASET= lists all
+	@$(BIN)/segkd data $(if $(DATASET),"$(DATASET)")
 
 bench: env  ## run the benchmarks
-	@for name in losses bench_step; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
+	@for name in losses bench_step pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,9 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
     export.add_argument("--out", type=Path, default=None, help="the file; default: the run's id in this folder")
     export.add_argument("--argmax", action="store_true", help="labels instead of scores")
-    data = add("data", _data, "pack and check a data set")
-    data.add_argument("name", nargs="?", help="scenes, camvid; none: list them")
-    data.add_argument("--root", type=Path, default=None)
+    data = add("data", _data, "list the data sets, or get, check and pack one")
+    data.add_argument("words", nargs="*", metavar="WHAT", help="list (default), prepare NAME, verify NAME; NAME alone: all of it")
+    data.add_argument("--root", type=Path, default=None, help="where the set lies; default: $SEGKD_DATA, then data/raw")
+    data.add_argument("--size", default=None, help="HEIGHTxWIDTH to pack at, such as 360x480; default: the images' own")
     add("doctor", _doctor, "say what this machine has")
     add("readme", _readme, "rewrite the results block of README.md from the committed CSV")
     return parser
@@ -119,19 +120,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from segkd.data import create_dataset, list_datasets
-    from segkd.data.catalog import verify
+    from segkd.data.overview import command
 
-    if arguments.name is None:
-        print("\n".join(list_datasets()))
-        return
-    if arguments.name not in list_datasets():
-        raise unknown("data set", arguments.name, list_datasets())
-    for split in ("train", "val", "test"):
-        print(f"{arguments.name} {split}: {len(create_dataset(arguments.name, arguments.root, split))} images")
-    if arguments.name != "scenes":
-        verify(arguments.name, arguments.root)
-        print("label histograms agree with the manifest")
+    for line in command(arguments.words, arguments.root, arguments.size):
+        print(line, flush=True)
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

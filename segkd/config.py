@@ -27,10 +27,10 @@ def runs_root() -> Path:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data set at one size. ``size`` (H, W) is what is stored and evaluated, ``crop`` what is trained on (None: all)."""
+    """A data set. ``size`` (H, W) is what is stored and evaluated (None: the images' own), ``crop`` what is trained on (None: all)."""
 
     name: str = "scenes"
-    size: tuple[int, int] = (96, 128)
+    size: tuple[int, int] | None = (96, 128)
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)  # random scale of the papers' protocols (methods.md 2.1)
     train_limit: int | None = None  # first images of a split only; None = all

@@ -1,4 +1,4 @@
-"""Files from the net: checked by SHA-256, mirrors in order, resumed where a download broke off, whole or not at all."""
+"""Files from the net: checked by their hash, mirrors in order, resumed where a download broke off, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from segkd.registry import UserError
@@ -32,20 +32,21 @@ class _Failed(Exception):
         self.again = again
 
 
-def fetch(urls: Sequence[str], sha256: str, target: Path, timeout: float = 30.0) -> Path:
-    """Bring the file with this SHA-256 to ``target`` from the first of ``urls`` (http, https) that has it; returns it.
+def fetch(urls: Sequence[str], digest: str | None, target: Path, timeout: float = 30.0) -> Path:
+    """Bring the file with this hash to ``target`` from the first of ``urls`` (http, https) that has it; returns it.
 
-    A file that is there is checked and kept. What has come stays in a hidden ``.part`` file beside the target, and the
+    ``digest``: SHA-256 in hex, or ``md5:`` and an MD5 where its publisher gives no better one; None: the first body that
+    arrives whole is taken, and the caller checks what is in it before he uses it. A file that is there is checked and kept. What has come stays in a hidden ``.part`` file beside the target, and the
     next call asks for the rest; a body with another hash is thrown away. Processes that want the same file wait for one
     another. ``timeout``: seconds without a byte. UserError: an existing file with another hash, a folder that cannot be
     written, no address that works; it says where to put the file by hand.
     """
-    target, sha256 = Path(target), sha256.lower()
-    _check(urls, sha256)
-    if not _is_there(target, sha256):
-        with _writing(target), _partial(target, sha256) as part:
-            if not _is_there(target, sha256):  # another process may have brought it while we waited
-                _from_first_that_works(urls, sha256, target, part, timeout)
+    target, expected = Path(target), _expected(digest)
+    _check(urls)
+    if not _is_there(target, expected):
+        with _writing(target), _partial(target, expected) as part:
+            if not _is_there(target, expected):  # another process may have brought it while we waited
+                _from_first_that_works(urls, expected, target, part, timeout)
     return target
 
 
@@ -55,9 +56,34 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(urls: Sequence[str], sha256: str) -> None:
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise UserError(f"download: '{sha256}' is no SHA-256; give 64 hex digits")
+class _Expected(NamedTuple):
+    """The hash that a file must have; ``algorithm`` None: any will do."""
+
+    algorithm: str | None
+    value: str
+
+    @property
+    def name(self) -> str:
+        return {"sha256": "SHA-256", "md5": "MD5"}.get(self.algorithm, "")
+
+    def matches(self, file: BinaryIO) -> tuple[bool, str]:
+        """Whether the bytes from the file's place on are the expected ones, and the hash that they have."""
+        if self.algorithm is None:
+            return True, ""
+        found = hashlib.file_digest(file, self.algorithm).hexdigest()
+        return found == self.value, found
+
+
+def _expected(digest: str | None) -> _Expected:
+    if digest is None:
+        return _Expected(None, "unknown")
+    found = re.fullmatch(r"([0-9a-f]{64})|md5:([0-9a-f]{32})", digest.lower())
+    if found is None:
+        raise UserError(f"download: '{digest}' is no SHA-256; give 64 hex digits (or md5: and 32)")
+    return _Expected("sha256" if found[1] else "md5", found[1] or found[2])
+
+
+def _check(urls: Sequence[str]) -> None:
     if isinstance(urls, str) or not urls:
         raise UserError("download: give a list of one address or more")
     for url in urls:
@@ -65,12 +91,15 @@ def _check(urls: Sequence[str], sha256: str) -> None:
             raise UserError(f"download: '{url}' is no http or https address")
 
 
-def _is_there(target: Path, sha256: str) -> bool:
+def _is_there(target: Path, expected: _Expected) -> bool:
     if not target.exists():
         return False
-    found = file_sha256(target)
-    if found != sha256:
-        raise UserError(f"{target}: SHA-256 is {found[:16]}..., expected {sha256[:16]}...; remove the file to download it anew")
+    with open(target, "rb") as file:
+        good, found = expected.matches(file)
+    if not good:
+        raise UserError(
+            f"{target}: {expected.name} is {found[:16]}..., expected {expected.value[:16]}...; remove the file to download it anew"
+        )
     return True
 
 
@@ -86,10 +115,10 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _partial(target: Path, sha256: str) -> Iterator[BinaryIO]:
+def _partial(target: Path, expected: _Expected) -> Iterator[BinaryIO]:
     """The partial file, locked, at its end. Removed when it is left empty, moved away when complete, else kept."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{sha256[:8]}.part")
+    path = target.with_name(f".{target.name}.{expected.value[:8]}.part")
     while True:
         file = open(path, "a+b")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -104,11 +133,11 @@ def _partial(target: Path, sha256: str) -> Iterator[BinaryIO]:
                 path.unlink()
 
 
-def _from_first_that_works(urls: Sequence[str], sha256: str, target: Path, part: BinaryIO, timeout: float) -> None:
+def _from_first_that_works(urls: Sequence[str], expected: _Expected, target: Path, part: BinaryIO, timeout: float) -> None:
     problems = []
     for url in urls:
         try:
-            _from(url, sha256, target.name, part, timeout)
+            _from(url, expected, target.name, part, timeout)
         except _Failed as failed:
             problems.append(f"{url}: {failed}")
         else:
@@ -118,34 +147,35 @@ def _from_first_that_works(urls: Sequence[str], sha256: str, target: Path, part:
             return
     raise UserError(
         f"could not download {target.name}: {'; '.join(problems)}. Go online and try again, or put the file at {target} "
-        f"by hand (SHA-256 {sha256})"
+        "by hand" + (f" ({expected.name} {expected.value})" if expected.name else "")
     )
 
 
-def _from(url: str, sha256: str, name: str, part: BinaryIO, timeout: float) -> None:
+def _from(url: str, expected: _Expected, name: str, part: BinaryIO, timeout: float) -> None:
     """Fill ``part`` from one address, or `_Failed`. Bad bytes that were there before are not held against the address."""
     for left in reversed(range(TRIES)):
-        have, found = _size_and_hash(part)
+        have, good, found = _state(part, expected)
         try:
-            if found != sha256:
+            if not good or not expected.algorithm:
                 _append(url, name, part, have, timeout)
-                found = _size_and_hash(part)[1]
+                _, good, found = _state(part, expected)
         except _Failed as failed:
             if not (failed.again and left):
                 raise
             continue
-        if found == sha256:
+        if good:
             return
         _empty(part)
         if not have or not left:
-            raise _Failed(f"has another SHA-256 ({found[:16]}..., expected {sha256[:16]}...)")
+            raise _Failed(f"has another {expected.name} ({found[:16]}..., expected {expected.value[:16]}...)")
 
 
-def _size_and_hash(part: BinaryIO) -> tuple[int, str]:
+def _state(part: BinaryIO, expected: _Expected) -> tuple[int, bool, str]:
+    """Bytes that are there, whether they are the expected ones, their hash."""
     part.flush()
     part.seek(0)
-    digest = hashlib.file_digest(part, "sha256")
-    return part.seek(0, os.SEEK_END), digest.hexdigest()
+    good, found = expected.matches(part)
+    return part.seek(0, os.SEEK_END), good, found
 
 
 def _empty(part: BinaryIO) -> None:

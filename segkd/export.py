@@ -227,7 +227,8 @@ def _function(network: torch.nn.Module, argmax: bool) -> Function:
 
 def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: str, argmax: bool) -> Exported:
     """What the file ``part`` does beside the run's own ``network``; UserError where they differ too much."""
-    theirs, own, (height, width) = FORMATS[format].load(part), _function(network, argmax), run.config.data.size
+    theirs, own, data = FORMATS[format].load(part), _function(network, argmax), run.config.data
+    height, width = data.size or data.crop or (256, 256)
     sizes = ((height, width), (height + 1, width + 3), (height + 15, width - 11 if width > 60 else width + 11))
     draws = torch.Generator().manual_seed(0)
     batches = [torch.rand(number, 3, *size, generator=draws) for number, size in zip((1, 2, 3), sizes)]
@@ -260,9 +261,8 @@ def _examples(config: RunConfig) -> tuple[list[Tensor], list[Tensor]]:
         packed = split_of(config, config.data.split)
     except UserError:
         return [], []
-    arrays = (torch.from_numpy(a[:IMAGES].copy()) for a in (packed.images, packed.labels))
-    images, labels = to_batch(*arrays)
-    return list(images.split(1)), list(labels.split(1))
+    pairs = [to_batch(*packed.take([row])[:2]) for row in range(min(IMAGES, len(packed)))]
+    return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def _miou(function: Function, images: list[Tensor], labels: list[Tensor], classes: int, argmax: bool) -> float | None:

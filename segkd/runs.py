@@ -97,10 +97,16 @@ def load_run(run_id: str) -> Run:
 
 
 def split_of(config: RunConfig, split: str) -> Packed:
-    """A split of the run's data set, packed at the run's size and no longer than the run needs."""
+    """A split of the run's data set, packed at the run's size and no longer than the run needs.
+
+    UserError: training on whole images that have sizes of their own, which do not fit into one batch.
+    """
     data = config.data
     limit = data.train_limit if split == "train" else data.eval_limit
-    return pack(data.name, split, data.size, packed_dir=ROOT / "data" / "packed", limit=limit)
+    packed = pack(data.name, split, data.size, packed_dir=ROOT / "data" / "packed", limit=limit)
+    if split == "train" and packed.size is None and data.crop is None:
+        raise UserError(f"the images of {data.name} have sizes of their own: give data.crop, or data.size as (height, width)")
+    return packed
 
 
 def run(config: RunConfig, device: str = "auto", report: Report | None = None) -> Run:

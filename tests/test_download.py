@@ -147,6 +147,25 @@ def test_a_file_with_other_content_is_never_replaced(server, tmp_path):
     assert (tmp_path / "a").read_text() == "mine" and not server.asked
 
 
+def test_an_md5_where_there_is_no_better_hash(server, tmp_path):
+    md5 = hashlib.md5(BODY).hexdigest()
+    fetch([f"{server.url}/other", f"{server.url}/good"], f"md5:{md5}", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == BODY and os.listdir(tmp_path) == ["a"]
+    with pytest.raises(UserError, match="/other: has another MD5"):
+        fetch([f"{server.url}/other"], f"md5:{md5}", tmp_path / "b")
+    with pytest.raises(UserError, match=f"a: MD5 is {md5[:16]}..., expected 0000"):
+        fetch([f"{server.url}/good"], f"md5:{'0' * 32}", tmp_path / "a")
+
+
+def test_without_a_hash_a_whole_body_is_taken_and_a_broken_one_is_not(server, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="broke off .*by hand$"):
+        patch.setattr(download, "TRIES", 1)
+        fetch([f"{server.url}/short"], None, tmp_path / "a")
+    fetch([f"{server.url}/ranges"], None, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == BODY and os.listdir(tmp_path) == ["a"]
+    assert server.asked[-1] == ("/ranges", f"bytes={len(BODY) // 2}-")
+
+
 @pytest.mark.parametrize("urls", [["file:///etc/hostname"], ["ftp://127.0.0.1/a"], ["http:///a"], [], "http://127.0.0.1/a"])
 def test_only_http_and_https(urls, tmp_path):
     with pytest.raises(UserError, match="address"):

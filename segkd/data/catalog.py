@@ -1,4 +1,4 @@
-"""Data sets by name: what every reader offers, how its folder is found, and the manifest that its files must match."""
+"""Data sets by name: what every reader offers, and how its folder is found."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segkd.data import scenes
-from segkd.prediction import IGNORE
-from segkd.registry import Registry, UserError, unknown
+from segkd.registry import Registry, unknown
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "data" / "manifests"
@@ -133,48 +132,3 @@ def digest_files(paths: list[Path], *extra: str) -> str:
         digest.update(f"{path.parent.name}/{path.name}\n".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def describe(name: str, root: str | Path | None = None) -> dict:
-    """Read the whole set: per split the number of images and of pixels per class and void (what a manifest holds)."""
-    splits = {}
-    for split in DATASETS.get(name).splits:
-        histogram = np.zeros(256, np.int64)
-        dataset = create_dataset(name, root, split)
-        for sample in dataset:
-            histogram += np.bincount(sample.label.ravel(), minlength=256)
-        pixels = {label: int(histogram[index]) for index, label in enumerate(dataset.classes)}
-        splits[split] = {"images": len(dataset), "pixels": pixels | {"void": int(histogram[IGNORE])}}
-    return {"name": name, "splits": splits}
-
-
-def write_manifest(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> Path:
-    """Write ``describe(name, root)`` as <folder>/<name>.json; done once, from files known to be right."""
-    path = Path(folder) / f"{name}.json"
-    path.write_text(json.dumps(describe(name, root), indent=1) + "\n")
-    return path
-
-
-def verify(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> dict:
-    """Read every file of a set and compare counts and label histograms with its manifest; returns the description."""
-    DATASETS.get(name)
-    path = Path(folder) / f"{name}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in Path(folder).glob("*.json"))) or "none"
-        raise UserError(f"no manifest for data set '{name}' in {folder} to verify it against: there is {known}")
-    expected, found = json.loads(path.read_text()), describe(name, root)
-    for split, want in expected["splits"].items():
-        difference = _difference(want, found["splits"][split])
-        if difference:
-            raise UserError(f"{name} {split} is not what its manifest {path.name} says: {difference}; get it again")
-    return found
-
-
-def _difference(want: dict, have: dict) -> str | None:
-    """The first difference of two split descriptions in words, or None."""
-    if want["images"] != have["images"]:
-        return f"{have['images']} images instead of {want['images']}"
-    for label, expected in want["pixels"].items():
-        if have["pixels"].get(label) != expected:
-            return f"{have['pixels'].get(label, 'no')} pixels of {label} instead of {expected}"
-    return None

@@ -77,6 +77,15 @@ def decode_mat(data: bytes, where: str, variable: str, field: str | None = None)
     return values
 
 
+def image_size(data: bytes, where: str) -> tuple[int, int]:
+    """Height and width that the head of an image file names; UserError if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.height, picture.width
+    except Exception as error:  # whatever a damaged file makes of the decoder
+        raise UserError(f"{where} cannot be read ({error or type(error).__name__}): get it again") from error
+
+
 def check_sizes(image: np.ndarray, label: np.ndarray, image_where: str, label_where: str) -> None:
     """UserError that names both files if the label has not the image's height and width."""
     if image.shape[:2] != label.shape:

@@ -116,6 +116,11 @@ class Reader(Dataset):
         files.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
         return image, label
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, from the head of its file."""
+        path = self.pairs[self.names[index]].image
+        return files.image_size(self.source.read(path), self.source.where(path))
+
     def fingerprint(self) -> str:
         """Digest of names, sizes, the id map and the masks' CRC-32, and up to ``WHOLE`` bytes of images of theirs too.
 

@@ -1,31 +1,34 @@
-"""Packing: a split resized once into memory-mapped uint8 arrays that are there whole or not at all."""
+"""Packs: a split read once into memory-mapped uint8 arrays, at one size or at the images' own, and what is taken from them."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from torch import Tensor
 
 from segkd.data.catalog import Dataset, create_dataset
+from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change
+PIECE = 1 << 24  # pixels that are counted at a time
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What lies beside the arrays as meta.json."""
+    """What lies beside the arrays as meta.json. ``size``: None where the images keep sizes of their own."""
 
     name: str
     split: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     names: tuple[str, ...]
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -33,17 +36,19 @@ class Meta:
     version: int = VERSION
 
 
-@dataclass(frozen=True, eq=False)
 class Packed:
-    """A packed split, read-only: ``images`` uint8 (N, H, W, 3) in RGB and ``labels`` uint8 (N, H, W), 255 = ignore."""
+    """A packed split, read-only: ``take`` gives batches, whatever lies on the disk.
 
-    images: np.ndarray
-    labels: np.ndarray
-    meta: Meta
-    path: Path
+    ``size``: the (H, W) of all images, or None where each has its own; those are ``sizes``, int64 (N, 2).
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, meta: Meta, path: Path, sizes: np.ndarray | None = None):
+        self.meta, self.path, self.sizes = meta, path, sizes
+        self._images, self._labels = images, labels
+        self._begin = None if sizes is None else first_pixels(sizes)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.meta.names)
 
     @property
     def name(self) -> str:
@@ -73,29 +78,79 @@ class Packed:
     def fingerprint(self) -> str:
         return self.meta.fingerprint
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return self.meta.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels."""
+        return self._images.nbytes + self._labels.nbytes
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8 (N, H, W, 3) in RGB; UserError where the images have sizes of their own."""
+        self._need_one_size()
+        return self._images
+
+    @property
+    def labels(self) -> np.ndarray:
+        """uint8 (N, H, W), 255 = ignore; UserError where the images have sizes of their own."""
+        self._need_one_size()
+        return self._labels
+
+    def _need_one_size(self) -> None:
+        if self.sizes is not None:
+            raise UserError(
+                f"this needs images of one size, and those of {self.name} {self.split} are packed at their own "
+                f"({self.sizes.min(0).tolist()} to {self.sizes.max(0).tolist()}): give data.size as (height, width)"
+            )
+
+    def take(self, index: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images uint8 (B, H, W, 3), labels uint8 (B, H, W) and, where images have sizes of their own, those, int64 (B, 2).
+
+        Then H and W are the largest of the batch, and the smaller images end in 0 and ignore at the bottom and right.
+        """
+        rows = np.asarray(index, dtype=np.int64)
+        if self.sizes is None:
+            return torch.from_numpy(self._images[rows]), torch.from_numpy(self._labels[rows]), None
+        sizes = self.sizes[rows]
+        shape = (len(rows), *sizes.max(0))
+        images, labels = np.zeros((*shape, 3), np.uint8), np.full(shape, IGNORE, np.uint8)
+        for place, (row, (height, width)) in enumerate(zip(rows, sizes)):
+            pixels = slice(self._begin[row], self._begin[row] + height * width)
+            images[place, :height, :width] = self._images[pixels].reshape(height, width, 3)
+            labels[place, :height, :width] = self._labels[pixels].reshape(height, width)
+        return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(sizes)
+
     def class_shares(self) -> np.ndarray:
         """Share of each class among the labelled (not ignored) pixels, float64 (C,), sums to 1."""
-        pixels = np.bincount(self.labels.ravel(), minlength=256)[: self.num_classes]
+        flat, counts = self._labels.reshape(-1), np.zeros(256, np.int64)
+        for start in range(0, len(flat), PIECE):
+            counts += np.bincount(flat[start : start + PIECE], minlength=256)
+        pixels = counts[: self.num_classes]
         return pixels / max(pixels.sum(), 1)
 
 
 def pack(
     name: str,
     split: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     root: str | Path | None = None,
     packed_dir: str | Path = Path("data/packed"),
     limit: int | None = None,
 ) -> Packed:
     """The split of a data set at ``size`` (H, W), made if it is not there yet (aspect ratios are not kept).
 
-    Images are resized by antialiased bilinear filtering, labels by the nearest pixel centre. ``limit``: only so many
-    images, evenly spaced over the split (neighbours in a video are alike). One folder per content: the data's
-    fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any number of processes may
-    ask at the same time: one packs, the others wait; what a killed one left is made again.
+    Images are resized by antialiased bilinear filtering, labels by the nearest pixel centre; with ``size`` None all keep
+    their own. ``limit``: only so many images, evenly spaced over the split (neighbours in a video are alike). One folder
+    per content: the data's fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any
+    number of processes may ask at the same time: one packs, on all cores, the others wait; what a killed one has done
+    is taken over. UserError: a file that cannot be used, a full disk; then nothing is left behind.
     """
     size = _checked(size, limit)
-    dataset = create_dataset(name, root, split).at_size(size)
+    dataset = create_dataset(name, root, split)
+    dataset = dataset if size is None else dataset.at_size(size)
     chosen = _evenly(len(dataset), limit)
     meta = Meta(
         name=name,
@@ -106,22 +161,22 @@ def pack(
         palette=tuple(dataset.palette),
         fingerprint=dataset.fingerprint(),
     )
-    label = f"{name}-{split}-{size[0]}x{size[1]}-n{len(chosen)}-v{VERSION}-{meta.fingerprint[:8]}"
-    folder = Path(packed_dir) / label
-    packed = _open(folder, meta)
-    if packed is None:
+    at = "native" if size is None else f"{size[0]}x{size[1]}"
+    folder = Path(packed_dir) / f"{name}-{split}-{at}-n{len(chosen)}-v{VERSION}-{meta.fingerprint[:8]}"
+    found = _open(folder, meta)
+    if found is None:
         with _lock(folder):
-            packed = _open(folder, meta) or _make(folder, meta, dataset, chosen)
-    return packed
+            found = _open(folder, meta) or _make(folder, meta, dataset, chosen)
+    return found if isinstance(found, Packed) else pack(name, split, found, root, packed_dir, limit)
 
 
-def _checked(size: tuple[int, int], limit: int | None) -> tuple[int, int]:
+def _checked(size: tuple[int, int] | None, limit: int | None) -> tuple[int, int] | None:
     """``size`` as two ints; UserError if it or ``limit`` makes no sense."""
-    if len(size) != 2 or min(size) < 1:
-        raise UserError(f"size is (height, width) in pixels, both positive: {size}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"size is (height, width) in pixels, both positive, or None for the images' own: {size}")
     if limit is not None and limit < 1:
         raise UserError(f"limit is a number of images, at least 1, or None for all: {limit}")
-    return int(size[0]), int(size[1])
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _evenly(n: int, limit: int | None) -> list[int]:
@@ -129,53 +184,37 @@ def _evenly(n: int, limit: int | None) -> list[int]:
     return np.linspace(0, n - 1, min(n, limit or n)).round().astype(int).tolist()
 
 
-def _open(folder: Path, meta: Meta) -> Packed | None:
-    """What lies in ``folder``, or None if it is not there, damaged, or not what ``meta`` says."""
+def _open(folder: Path, meta: Meta) -> Packed | tuple[int, int] | None:
+    """What lies in ``folder``: a pack, the one size at which its images lie elsewhere, or None if it is damaged or absent."""
     try:
         if json.loads((folder / "meta.json").read_text()) != json.loads(json.dumps(asdict(meta))):
             return None
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy", mmap_mode="r")
-    except (OSError, ValueError):
+        if meta.size is None and (folder / "size.json").is_file():
+            return tuple(json.loads((folder / "size.json").read_text()))
+        sizes = np.load(folder / "sizes.npy") if meta.size is None else np.tile(np.int64(meta.size), (len(meta.names), 1))
+        images, labels = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "labels"))
+    except (OSError, ValueError, EOFError):
         return None
-    shape = (len(meta.names), *meta.size)
-    if images.shape != (*shape, 3) or labels.shape != shape:
+    one_size = meta.size is not None
+    shape = (len(meta.names), *meta.size) if one_size else (int(first_pixels(sizes)[-1]),)
+    if len(sizes) != len(meta.names) or images.shape != (*shape, 3) or labels.shape != shape:
         return None
-    return Packed(images, labels, meta, folder)
+    return Packed(images, labels, meta, folder, None if one_size else sizes)
 
 
-def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Packed:
-    """Write the arrays beside their place and move the whole folder there at once; the caller holds the lock."""
-    part = folder.with_name(folder.name + ".part")
-    for leftover in (part, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir(parents=True)
-    shape = (len(chosen), *meta.size)
-    images = np.lib.format.open_memmap(part / "images.npy", mode="w+", dtype=np.uint8, shape=(*shape, 3))
-    labels = np.lib.format.open_memmap(part / "labels.npy", mode="w+", dtype=np.uint8, shape=shape)
-    for row, index in enumerate(_progress(chosen, f"packing {meta.name} {meta.split}")):
-        sample = dataset[index]
-        images[row] = _resize(sample.image, meta.size, Image.Resampling.BILINEAR)
-        labels[row] = _resize(sample.label, meta.size, Image.Resampling.NEAREST)
-    images.flush()
-    labels.flush()
-    (part / "meta.json").write_text(json.dumps(asdict(meta)))
-    part.rename(folder)
+def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Packed | tuple[int, int]:
+    """Write the pack; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
+    if meta.size is not None:
+        sizes = np.tile(np.int64(meta.size), (len(chosen), 1))
+    else:
+        sizes = measure(dataset, chosen, f"{meta.name} {meta.split}")
+    if meta.size is None and same_size(sizes):
+        folder.mkdir(exist_ok=True)
+        (folder / "size.json").write_text(json.dumps(sizes[0].tolist()))
+        (folder / "meta.json").write_text(json.dumps(asdict(meta)))
+    else:
+        write(folder, asdict(meta), dataset, chosen, sizes)
     return _open(folder, meta)
-
-
-def _resize(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    """An image or label at ``size`` (H, W); Pillow's bilinear filter widens when shrinking: the antialiasing."""
-    if array.shape[:2] == size:
-        return array
-    return np.asarray(Image.fromarray(array).resize(size[::-1], how))
-
-
-def _progress(items: list[int], what: str):
-    """``items`` with a bar on a terminal, silent elsewhere."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=what, unit="image", disable=None, leave=False)
 
 
 @contextmanager

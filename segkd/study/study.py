@@ -203,12 +203,12 @@ class Study:
         """What is run: data, networks, schedule, each in words."""
         p, data = self.profile, self.profile.data_config(self.dataset)
         network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
-        crop = data.crop or data.size
+        at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
         schedule = p.schedule
         longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
         return {
             "profile": f"{p.name}: {p.shows}",
-            "data": f"{self.dataset} at {data.size[0]}x{data.size[1]}, crop {crop[0]}x{crop[1]}; result on {data.split}, "
+            "data": f"{self.dataset} at {at(data.size)}, crop {at(data.crop or data.size)}; result on {data.split}, "
             f"validated on val, no checkpoint chosen on either{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
             "teacher": self._teacher_from_file() if self.own_teacher else network(p.teacher) + longer,

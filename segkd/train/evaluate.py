@@ -14,10 +14,10 @@ from segkd.train.runtime import generator
 
 
 def batches(packed: Packed, batch_size: int = 8):
-    """(first index, images, labels) over a split in order, none padded and none twice."""
+    """(first index, images, labels) over a split in order, none padded and none twice: own sizes go one by one."""
+    batch_size = batch_size if packed.size else 1
     for start in range(0, len(packed), batch_size):
-        part = slice(start, min(start + batch_size, len(packed)))
-        images, labels = (torch.from_numpy(a[part].copy()) for a in (packed.images, packed.labels))
+        images, labels, _ = packed.take(range(start, min(start + batch_size, len(packed))))
         yield start, *to_batch(images, labels)
 
 

@@ -117,7 +117,7 @@ def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor
     index = batch_indices(len(packed), config.schedule.batch_size, step, config.seed)
     images, labels = (torch.from_numpy(a[index]) for a in (packed.images, packed.labels))
     draws = generator(config.seed, step, "augment")
-    return augment(images, labels, draws, crop=data.crop or data.size, scale=data.scale)
+    return augment(images, labels, draws, crop=data.crop or packed.size, scale=data.scale)
 
 
 def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tensor, Tensor, Prediction | None]:

@@ -1,12 +1,10 @@
-"""Data sets by name: what they offer, wrong names, the lookup of folders, and manifests."""
-
-import json
+"""Data sets by name: what they offer, wrong names, the lookup of folders."""
 
 import numpy as np
 import pytest
 
 import segkd.data.catalog as catalog
-from segkd.data import create_dataset, list_datasets, verify
+from segkd.data import create_dataset, list_datasets
 from segkd.registry import UserError
 
 
@@ -70,33 +68,6 @@ def test_root_lookup_order(monkeypatch, tmp_path):
     assert given == ["/mine", "/mine/camvid", "/mine/CamVid"]
     monkeypatch.delenv("SEGKD_DATA")
     assert str(catalog.root_candidates(None, ("camvid",))[0]) == str(tmp_path / "data/raw/camvid")
-
-
-def test_a_manifest_holds_counts_and_histograms(three, tmp_path):
-    path = catalog.write_manifest("three", folder=tmp_path)
-    train = json.loads(path.read_text())["splits"]["train"]
-    assert train["images"] == 3 and train["pixels"] == {"road": 11, "sky": 10, "void": 3}
-    assert verify("three", folder=tmp_path)["splits"]["train"] == train
-
-
-@pytest.mark.parametrize(
-    "key, message", [("images", "3 images instead of 4"), ("sky", "10 pixels of sky instead of 11")]
-)
-def test_verify_says_what_differs(three, tmp_path, key, message):
-    path = catalog.write_manifest("three", folder=tmp_path)
-    manifest = json.loads(path.read_text())
-    train = manifest["splits"]["train"]
-    (train if key == "images" else train["pixels"])[key] += 1
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"three train .*three.json.*{message}"):
-        verify("three", folder=tmp_path)
-
-
-def test_verify_without_a_manifest():
-    with pytest.raises(UserError, match="no manifest for data set 'scenes'.*camvid"):
-        verify("scenes")
-    with pytest.raises(UserError, match="did you mean"):
-        verify("scene")
 
 
 def test_digest_depends_on_names_bytes_and_words(tmp_path):

@@ -1,5 +1,6 @@
 """Packing: right content, made once, whole or not at all, by several processes at once."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import segkd.data.catalog as catalog
 from segkd.data.store import pack
@@ -152,6 +156,91 @@ def test_scenes_are_drawn_not_resized(tmp_path):
     assert packed.names == ("val_0000", "val_0100") and name == "val_0100"
     np.testing.assert_array_equal(packed.images[1], image)
     np.testing.assert_array_equal(packed.labels[1], label)
+
+
+def own_sizes(monkeypatch, blocks, sizes):
+    """Images of these (H, W), their pixels numbered on from one another; classes 0 and 1 and void by turns."""
+    starts = np.cumsum([0, *(h * w for h, w in sizes)])
+
+    def read(self, index):
+        (h, w), start = sizes[index], starts[index]
+        pixels = np.arange(start, start + h * w).reshape(h, w)
+        return np.stack([pixels % 251, pixels % 241, pixels % 239], -1).astype(np.uint8), np.uint8([0, 1, 255])[pixels % 3]
+
+    monkeypatch.setattr(blocks, "__init__", lambda self, root=None, split="train": set_names(self, split, len(sizes)))
+    monkeypatch.setattr(blocks, "read", read)
+
+
+def set_names(self, split, count):
+    catalog.Dataset.__init__(self, split)
+    self.names = [f"image{index}" for index in range(count)]
+
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=7), st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_own_sizes_come_back_padded_at_the_bottom_and_right(blocks, tmp_path, sizes, data):
+    index = data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=5))
+    with pytest.MonkeyPatch.context() as patch:
+        own_sizes(patch, blocks, sizes)
+        patch.setattr(blocks, "content", str(sizes))
+        packed, plain = pack("blocks", "train", None, packed_dir=tmp_path), catalog.create_dataset("blocks")
+        images, labels, found = packed.take(index)
+        height, width = max(sizes[i][0] for i in index), max(sizes[i][1] for i in index)
+        assert images.dtype == labels.dtype == torch.uint8 and images.shape == (len(index), height, width, 3)
+        assert labels.shape == (len(index), height, width) and (packed.size is None) == (len(set(sizes)) > 1)
+        assert found is None if packed.size else (found.dtype == torch.int64 and found.tolist() == [list(sizes[i]) for i in index])
+        for place, i in enumerate(index):
+            h, w = sizes[i]
+            want_image, want_label = np.zeros((height, width, 3)), np.full((height, width), 255)
+            want_image[:h, :w], want_label[:h, :w] = plain[i].image, plain[i].label
+            np.testing.assert_array_equal(images[place], want_image)
+            np.testing.assert_array_equal(labels[place], want_label)
+        every = np.concatenate([sample.label.ravel() for sample in plain])
+        counts = np.array([(every == 0).sum(), (every == 1).sum()])
+        np.testing.assert_allclose(packed.class_shares(), counts / max(counts.sum(), 1))
+        assert len(packed) == len(sizes) and packed.nbytes == 4 * every.size
+
+
+def test_images_of_one_own_size_are_the_plain_pack(blocks, tmp_path):
+    native, plain = (pack("blocks", "train", size, packed_dir=tmp_path) for size in (None, (16, 16)))
+    assert native.path == plain.path and native.size == (16, 16) and native.images.shape == (6, 16, 16, 3)
+    before = reads(blocks)
+    assert pack("blocks", "train", None, packed_dir=tmp_path).path == native.path and reads(blocks) == before
+
+
+def test_what_needs_one_size_says_so(blocks, tmp_path, monkeypatch):
+    own_sizes(monkeypatch, blocks, [(2, 3), (5, 4)])
+    packed = pack("blocks", "train", None, packed_dir=tmp_path)
+    for name in ("images", "labels"):
+        with pytest.raises(UserError, match=r"blocks train are packed at their own \(\[2, 3\] to \[5, 4\]\): give data.size"):
+            getattr(packed, name)
+    again = pack("blocks", "train", None, packed_dir=tmp_path)
+    np.testing.assert_array_equal(again.sizes, [[2, 3], [5, 4]])
+    (packed.path / "sizes.npy").write_bytes(b"")  # damaged: made again
+    np.testing.assert_array_equal(pack("blocks", "train", None, packed_dir=tmp_path).sizes, [[2, 3], [5, 4]])
+
+
+def test_take_of_one_size(blocks, tmp_path):
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    images, labels, sizes = packed.take([5, 0, 5])
+    np.testing.assert_array_equal(images, packed.images[[5, 0, 5]])
+    np.testing.assert_array_equal(labels, packed.labels[[5, 0, 5]])
+    assert sizes is None
+    images[:] = 0  # a copy: the pack stays as it is
+    assert packed.images[0].any()
+
+
+def test_packs_made_before_are_found(blocks, tmp_path):
+    """The names and files of packs do not change: those on the disks of users stay valid."""
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert packed.path.name == "blocks-train-4x4-n6-v1-" + packed.fingerprint[:8]
+    assert sorted(path.name for path in packed.path.iterdir()) == ["images.npy", "labels.npy", "meta.json"]
+    assert list(json.loads((packed.path / "meta.json").read_text())) == [
+        "name", "split", "size", "names", "classes", "palette", "fingerprint", "version",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 4), "limit": 0}])

@@ -1,0 +1,128 @@
+"""Fetching the archives of a data set: which may be fetched, from where, and nothing is kept that is not what it should be."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from segkd.data.catalog import CHECKOUT, DATASETS, create_dataset
+from segkd.data.verify import has_manifest, verify
+from segkd.download import fetch
+from segkd.registry import UserError
+
+NOWHERE = (" is not in ", "no segkd.yaml in ")  # how readers say that they found nothing at all
+FILE = Path(__file__).with_name("downloads.yaml")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch. ``digest`` as `segkd.download.fetch` takes it; ``by_hand``: why it cannot be fetched, and what to do."""
+
+    name: str
+    urls: tuple[str, ...] = ()
+    digest: str | None = None
+    bytes: int = 0
+    by_hand: str = ""
+
+    @property
+    def kept_as(self) -> str:
+        """Its name once it is there: a compressed .tar cannot be read in place."""
+        return self.name.removesuffix(".gz").removesuffix(".tgz") + (".tar" if self.name.endswith(".tgz") else "")
+
+
+def table(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:
+    """Data set -> its archives."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {
+        name: tuple(Archive(file, **{**entry, "urls": tuple(entry.get("urls", ()))}) for file, entry in archives.items())
+        for name, archives in values.items()
+    }
+
+
+def place(name: str) -> Path:
+    """Where a set is put that has no other place: data/raw and the name that its reader looks for first."""
+    about = getattr(DATASETS.get(name), "about", None)
+    return CHECKOUT / "data" / "raw" / (about.folders[0] if about else name)
+
+
+def download(name: str, folder: Path | None = None, archives: Sequence[Archive] | None = None) -> Path:
+    """Fetch what is missing of a set's archives into ``folder`` (default: ``place``), and return it.
+
+    Archives of known hash are checked by it; others only come for a set whose manifest knows every label, and go again
+    if it does not agree. UserError: a file that must be got by hand (before anything is fetched), no room, no network.
+    """
+    folder = place(name) if folder is None else Path(folder)
+    missing = [archive for archive in _of(name, archives) if not (folder / archive.kept_as).exists()]
+    by_hand = [archive for archive in missing if archive.by_hand or not (archive.digest or has_manifest(name))]
+    if by_hand:
+        why = by_hand[0].by_hand or "no hash and no manifest tells whether it is the right file: get it by hand"
+        files = ", ".join(archive.name for archive in by_hand)
+        raise UserError(f"{name}: {files} cannot be downloaded here: {why}; put what you get into {folder} and give the command again")
+    _check_room(name, folder, missing)
+    for archive in missing:
+        fetch(archive.urls, archive.digest, folder / archive.name)
+        _expand(folder / archive.name, folder / archive.kept_as)
+    unknown = [folder / archive.kept_as for archive in missing if not archive.digest]
+    if unknown:
+        _keep_if_right(name, folder, unknown)
+    return folder
+
+
+def _of(name: str, archives: Sequence[Archive] | None) -> Sequence[Archive]:
+    found = table().get(name, ()) if archives is None else archives
+    if not found:
+        raise UserError(f"{name} cannot be downloaded: {getattr(DATASETS.get(name), 'how', 'see data/README.md')}")
+    return found
+
+
+def _check_room(name: str, folder: Path, missing: Sequence[Archive]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    need, free = sum(archive.bytes for archive in missing), shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(f"{name}: no room in {folder}: {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+
+
+def _expand(path: Path, target: Path) -> None:
+    """The .tar in a .tgz beside it, whole or not at all."""
+    if path == target:
+        return
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with gzip.open(path) as packed, open(part, "wb") as plain:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except (OSError, EOFError) as error:  # gzip's own errors are OSErrors
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be unpacked ({error}): make room in {path.parent}, or remove it and try again") from error
+    part.rename(target)
+    path.unlink()
+
+
+def _keep_if_right(name: str, folder: Path, files: Sequence[Path]) -> None:
+    """Read the whole set from ``folder`` and compare it with its manifest; otherwise the files go."""
+    try:
+        verify(name, folder)
+    except UserError as error:
+        for file in files:
+            file.unlink(missing_ok=True)
+        names = ", ".join(file.name for file in files)
+        raise UserError(f"{names} was fetched, is not what it should be, and was removed again: {error}") from error
+
+
+def may_be_fetched(name: str) -> bool:
+    """Whether ``download`` brings a set without anything done by hand."""
+    archives = table().get(name, ())
+    return bool(archives) and all(not a.by_hand and (a.digest or has_manifest(name)) for a in archives)
+
+
+def is_here(name: str, root: str | Path | None = None) -> bool:
+    """Whether a reader finds the set; a set that is there and damaged is here."""
+    try:
+        create_dataset(name, root, DATASETS.get(name).splits[0])
+    except UserError as error:
+        return not any(words in str(error) for words in NOWHERE)
+    return True

