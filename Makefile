@@ -62,7 +62,7 @@ data: env  ## get DATASET where that is allowed, check it and pack it; DATASET= 
 	@$(BIN)/segkd data $(if $(DATASET),"$(DATASET)")
 
 bench: env  ## run the benchmarks
-	@for name in losses bench_step pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
+	@for name in losses bench_step data pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures

@@ -1,32 +1,27 @@
 """Augmentation of a batch in one operation: random scale, pad bottom/right, random crop, random flip (methods.md 2.1).
 
-Parameters are drawn on the CPU from the caller's generator, so they are the same on every device. Scale, crop and flip
-act on rows and columns separately: an output row looks at a source row, an output column at a source column.
+Parameters are drawn on the CPU from the caller's generator, so they are the same on every device. The protocols of the
+papers (methods.md 2.1 and 2.2) are:
+
+- CIRKD, RDD, HWD, LAD, MasKD, DIST on every data set: the defaults here (16 factors, no cap, no colours), crop 512x1024
+  on Cityscapes (HWD and FAKD 512x512), 360x360 on CamVid, 512x512 on VOC, ADE20K and COCO-Stuff;
+- mmseg, on which FAKD (all sets), MGD's code (Cityscapes) and LAD's COCO-Stuff 10K table rest: ``continuous=True``,
+  ``cat_max_ratio=0.75``, ``photometric=True``, crop 512x512 (mmseg's own Pascal Context: 480x480), after a resize of
+  the whole image that is the data set's ``size`` here. FAKD's text names flip, crop and scale only.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from segkd.data.draws import TRIES, Axis, Numbers, draw
+from segkd.data.photometric import distort
+from segkd.data.resample import sample_images, sample_labels, taps
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
-SCALES = tuple((5 + n) / 10 for n in range(16))  # 0.5 ... 2.0: the factors of CIRKD's loaders
 PADDING = (0.485, 0.456, 0.406)  # ImageNet's mean colour: zero once the network has normalised it
-
-
-class Axis(NamedTuple):
-    """Rows or columns of every image of a batch: ``size`` before, ``scaled`` after resizing, ``offset`` of the crop."""
-
-    size: int
-    scaled: Tensor  # (B,) int64
-    offset: Tensor  # (B,) int64
-    length: int
-    flip: Tensor  # (B,) bool
 
 
 @torch.no_grad()
@@ -38,30 +33,37 @@ def augment(
     scale: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
     ignore: int = IGNORE,
+    *,
+    continuous: bool = False,
+    cat_max_ratio: float = 1.0,
+    photometric: bool = False,
+    sizes: Tensor | None = None,
+    part: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 (B, H, W, 3) and labels uint8 (B, H, W) -> float32 (B, 3, h, w) in [0, 1] and int64 (B, h, w).
 
-    ``crop`` (h, w); ``scale``: those of the papers' 16 factors 0.5, 0.6 ... 2.0 in this range, equally likely;
-    ``generator``: on the CPU; four numbers per image are drawn whatever the options. Images bilinear (half-pixel
-    centres, no antialiasing), labels by the nearest pixel centre, padding ImageNet's mean colour and ``ignore``.
+    ``crop`` (h, w); ``scale``: those of the papers' 16 factors 0.5, 0.6 ... 2.0 in this range, equally likely, or any
+    factor in it if ``continuous``; ``generator``: on the CPU; the same numbers are drawn whatever the options. Images
+    bilinear (half-pixel centres, no antialiasing), labels by the nearest pixel centre, padding ImageNet's mean colour
+    and ``ignore``.
+
+    ``cat_max_ratio`` below 1: a crop in which one class has this share of the labelled pixels or more, or which shows
+    fewer than two classes, is drawn again, up to 10 times (mmseg: 0.75). ``photometric``: see photometric.py.
+    ``sizes`` int64 (B, 2), on the CPU: of images that are padded bottom/right to the batch's largest; None: all are
+    (H, W). ``part`` (first, total): the images are these of a batch that several processes share.
     """
-    _check(images, labels)
-    rows, columns = draw(tuple(images.shape[:3]), generator, crop, scale, flip)
-    device = images.device
-    grid_y, pick_y, pad_y = (part.to(device, non_blocking=True) for part in _look_up(rows))
-    grid_x, pick_x, pad_x = (part.to(device, non_blocking=True) for part in _look_up(columns))
-
-    size = (len(images), *crop)
-    grid = torch.stack([grid_x[:, None, :].expand(size), grid_y[:, :, None].expand(size)], dim=-1)
-    floats = images.permute(0, 3, 1, 2).float()
-    out = F.grid_sample(floats, grid, mode="bilinear", padding_mode="border", align_corners=False).div_(255)
-    index = pick_y[:, :, None] * images.shape[2] + pick_x[:, None, :]
-    target = labels.flatten(1).gather(1, index.flatten(1)).view(size).long()
-
-    padded = pad_y[:, :, None] | pad_x[:, None, :]
-    for channel, value in enumerate(PADDING):  # in place, half the time of torch.where on the CPU
-        out[:, channel].masked_fill_(padded, value)
-    return out, target.masked_fill_(padded, ignore)
+    _check(images, labels, sizes)
+    if sizes is None:
+        sizes = torch.tensor(labels.shape[1:]).expand(len(labels), 2)
+    numbers = Numbers.of(len(images), generator, part)
+    rows, columns = draw(sizes, numbers, crop, scale, flip, continuous)
+    if cat_max_ratio < 1:
+        rows, columns = _capped(labels, rows, columns, numbers, cat_max_ratio, ignore)
+    y, x = taps(rows), taps(columns)
+    out, target = sample_images(images, y, x), sample_labels(labels, y, x)
+    if photometric:
+        distort(out, numbers.colour)
+    return _pad(out, target, y.inside, x.inside, ignore)
 
 
 @torch.no_grad()
@@ -71,49 +73,55 @@ def to_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255), labels.long()
 
 
-def draw(
-    shape: tuple[int, int, int],
-    generator: torch.Generator,
-    crop: tuple[int, int],
-    scale: tuple[float, float],
-    flip: bool,
-) -> tuple[Axis, Axis]:
-    """Random rows and columns for a batch of ``shape`` (B, H, W): one factor per image, its crop and its flip."""
-    batch, height, width = shape
-    factors = [s for s in SCALES if scale[0] - 1e-6 <= s <= scale[1] + 1e-6]
-    if not factors:
-        raise UserError(f"scale {tuple(scale)} holds none of the factors 0.5, 0.6 ... 2.0; (1, 1) is no scaling")
-    numbers = torch.rand(batch, 4, generator=generator, dtype=torch.float64)
-    factor = torch.tensor(factors, dtype=torch.float64)[(numbers[:, 0] * len(factors)).long()]
-    mirrored = (numbers[:, 3] < 0.5) & flip
-    axes = []
-    for size, length, number, mirror in (
-        (height, crop[0], numbers[:, 1], torch.zeros_like(mirrored)),
-        (width, crop[1], numbers[:, 2], mirrored),
-    ):
-        scaled = (size * factor).round().long().clamp(min=1)
-        room = (scaled - length).clamp(min=0)  # a smaller image starts at 0 and is padded behind
-        axes.append(Axis(size, scaled, (number * (room + 1)).long(), length, mirror))
-    return axes[0], axes[1]
+def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: float, ignore: int) -> tuple[Axis, Axis]:
+    """Crops drawn again where one class rules; as in mmseg the one after the last try is taken unseen."""
+    rows, columns = (axis._replace(offset=axis.offset.clone()) for axis in (rows, columns))
+    left = torch.arange(len(labels))
+    for turn in range(TRIES):
+        y, x = taps(rows.pick(left)), taps(columns.pick(left))
+        seen = sample_labels(labels[left.to(labels.device)], y, x)
+        _, seen = _pad(None, seen, y.inside, x.inside, ignore)
+        left = left[_one_class_rules(seen, cap, ignore).cpu()]
+        if not len(left):
+            break
+        for i, axis in enumerate((rows, columns)):
+            axis.offset[left] = axis.place(numbers.again[:, turn, i])[left]
+    return rows, columns
 
 
-def _look_up(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
-    """Per output position (B, length): grid_sample's coordinate in [-1, 1], the label's source index, padding or not.
-
-    The index is found in whole numbers, floor((p + 1/2) * size / scaled), so that rounding is the same on every device.
-    """
-    position = torch.arange(axis.length)
-    position = torch.where(axis.flip[:, None], axis.length - 1 - position, position) + axis.offset[:, None]
-    centre, scaled = 2 * position + 1, axis.scaled[:, None]
-    index = torch.div(centre * axis.size, 2 * scaled, rounding_mode="floor").clamp_(max=axis.size - 1)
-    return (centre.double() / scaled - 1).float(), index, position >= scaled
+def _one_class_rules(labels: Tensor, cap: float, ignore: int) -> Tensor:
+    """(B,) bool: fewer than two classes among the pixels of int64 (B, h, w), or one with a share of ``cap`` or more."""
+    image = torch.arange(len(labels), device=labels.device)[:, None, None]
+    counts = torch.bincount((labels + 256 * image).flatten(), minlength=256 * len(labels)).view(-1, 256)
+    counts[:, ignore] = 0
+    return ((counts > 0).sum(1) < 2) | (counts.amax(1) >= cap * counts.sum(1))
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
-    """UserError unless images are uint8 (B, H, W, 3) and labels uint8 (B, H, W)."""
+def _pad(images: Tensor | None, labels: Tensor, rows: Tensor, columns: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """Mean colour and ``ignore`` where ``rows`` (B, h) or ``columns`` (B, w) are False, in place."""
+    for b in (~(rows.all(1) & columns.all(1))).nonzero().flatten().tolist():
+        below, right = (~rows[b]).nonzero(), (~columns[b]).nonzero()
+        for place in _spans(below), (slice(None), *_spans(right)):
+            labels[b][place] = ignore
+            for channel, value in enumerate(PADDING if images is not None else ()):
+                images[b, channel][place] = value
+    return images, labels
+
+
+def _spans(places: Tensor) -> tuple[slice, ...]:
+    """One slice over neighbouring places (K, 1); an empty one for none."""
+    return (slice(int(places[0]), int(places[-1]) + 1),) if len(places) else (slice(0, 0),)
+
+
+def _check(images: Tensor, labels: Tensor, sizes: Tensor | None = None) -> None:
+    """UserError unless images are uint8 (B, H, W, 3), labels uint8 (B, H, W), and sizes (B, 2) within (H, W)."""
     shapes = images.ndim == 4 and images.shape[-1] == 3 and images.shape[:3] == labels.shape
     if not shapes or images.dtype != torch.uint8 or labels.dtype != torch.uint8:
         raise UserError(
             "a batch is images uint8 (B, H, W, 3) and labels uint8 (B, H, W): "
             f"got {images.dtype} {tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
         )
+    if sizes is not None:
+        whole = torch.tensor(labels.shape[1:])
+        if tuple(sizes.shape) != (len(labels), 2) or (sizes < 1).any() or (sizes > whole).any():
+            raise UserError(f"sizes are (B, 2), each at least 1 and at most {tuple(whole.tolist())}: {sizes.tolist()}")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.data.augment import augment
-from segkd.data.sampler import batch_indices
+from segkd.data.resident import take
+from segkd.data.sampler import batch_indices, share
 from segkd.data.store import Packed
 from segkd.losses.method import TeacherKind, TrainingData
 from segkd.metrics import scores
@@ -27,6 +28,7 @@ from segkd.train.trainee import NonFiniteStep, Trainee
 
 Report = Callable[[str, int, float], None]  # run id, step, loss
 CHECKPOINT_SECONDS = 30.0
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -81,7 +83,7 @@ def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
     if state is not None:
         _resume(trainee, state, cohort.environment)
     elif cohort.teacher is not None:
-        batch = lambda step: _on_device(training_batch(cohort.train, config, step), cohort.device)  # noqa: E731
+        batch = lambda step: training_batch(cohort.train, config, step, cohort.device)  # noqa: E731
         trainee.prepare(cohort.teacher, TrainingData(config.schedule.steps, batch))
     trainee.begun.append({"step": trainee.step, **cohort.environment})
     return trainee
@@ -107,22 +109,26 @@ def _resume(trainee: Trainee, state: dict, environment: dict) -> None:
             )
 
 
-def _on_device(tensors: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(device) for tensor in tensors)
+def training_batch(
+    packed: Packed, config: RunConfig, step: int, device: torch.device = CPU, rank: int = 0, world: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, h, w) in [0, 1] and labels (B, h, w) of a step on ``device``: a function of (data, seed, step, rank).
 
-
-def training_batch(packed: Packed, config: RunConfig, step: int) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, h, w) in [0, 1] and labels (B, h, w) of a step: a pure function of (data, seed, step)."""
-    data = config.data
-    index = batch_indices(len(packed), config.schedule.batch_size, step, config.seed)
-    images, labels = (torch.from_numpy(a[index]) for a in (packed.images, packed.labels))
-    draws = generator(config.seed, step, "augment")
-    return augment(images, labels, draws, crop=data.crop or packed.size, scale=data.scale)
+    ``rank`` of ``world`` processes gets its share of the batch; an image is cropped alike whoever gets it.
+    """
+    data, total = config.data, config.schedule.batch_size
+    index = batch_indices(len(packed), total, step, config.seed, rank, world)
+    images, labels, sizes = take(packed, index, device)
+    return augment(
+        images, labels, generator(config.seed, step, "augment"), data.crop or packed.size, data.scale,
+        continuous=data.continuous_scale, cat_max_ratio=data.cat_max_ratio, photometric=data.photometric,
+        sizes=sizes, part=(share(total, rank, world)[0], total),
+    )  # fmt: skip
 
 
 def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tensor, Tensor, Prediction | None]:
     """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one."""
-    images, labels = _on_device(training_batch(cohort.train, active[0].config, step), cohort.device)
+    images, labels = training_batch(cohort.train, active[0].config, step, cohort.device)
     if cohort.teacher is None:
         return images, labels, None
     begin = time.perf_counter()

@@ -1,5 +1,6 @@
-"""Augmentation against a slow reference (resize, pad, crop, flip, one image at a time) and its identities."""
+"""Augmentation against a slow reference (resize, pad, crop, flip, one image at a time), its identities and its past."""
 
+import hashlib
 from fractions import Fraction
 from math import floor
 
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from segkd.data.augment import PADDING, SCALES, augment, draw, to_batch
+from segkd.data.augment import PADDING, augment, to_batch
+from segkd.data.draws import SCALES, Numbers, draw
 from segkd.registry import UserError
 
 
@@ -26,39 +29,98 @@ def smooth_batch(batch=4, height=48, width=64, seed=0):
     return images, F.interpolate(blocks, (height, width), mode="nearest")[:, 0].byte()
 
 
-def nearest(size, scaled):
-    """The source pixel that holds the centre of each of ``scaled`` pixels, in exact fractions."""
-    return [floor(Fraction(2 * p + 1, 2) * Fraction(size, scaled)) for p in range(scaled)]
+def sources(size, scaled):
+    """Where the centres of ``scaled`` pixels lie among ``size``: the nearest pixel and the bilinear matrix, in fractions."""
+    centres = [Fraction(2 * p + 1, 2) * Fraction(size, scaled) for p in range(scaled)]
+    matrix = np.zeros((scaled, size))
+    for p, centre in enumerate(centres):
+        place = min(max(centre - Fraction(1, 2), 0), size - 1)
+        lower = floor(place)
+        matrix[p, lower] += float(1 - (place - lower))
+        matrix[p, min(lower + 1, size - 1)] += float(place - lower)
+    return [floor(centre) for centre in centres], matrix
 
 
-def reference(image, label, scaled, offset, crop, mirrored):
-    """The papers' order for one image: resize, pad bottom/right, crop, flip."""
-    size = tuple(int(value) for value in scaled)
-    big = F.interpolate(image.permute(2, 0, 1)[None].double() / 255, size, mode="bilinear", align_corners=False)[0]
-    big_label = label[nearest(label.shape[0], size[0])][:, nearest(label.shape[1], size[1])].long()
-    below, right = max(crop[0] - size[0], 0), max(crop[1] - size[1], 0)
-    big_label = F.pad(big_label, (0, right, 0, below), value=255)
-    big = torch.stack([F.pad(plane, (0, right, 0, below), value=mean) for plane, mean in zip(big, PADDING)])
-    y, x = int(offset[0]), int(offset[1])
-    big, big_label = big[:, y : y + crop[0], x : x + crop[1]], big_label[y : y + crop[0], x : x + crop[1]]
-    return (big.flip(-1), big_label.flip(-1)) if mirrored else (big, big_label)
+def reference(image, label, numbers, factor, crop):
+    """One image, in NumPy and float64, in the papers' order: resize, pad bottom/right, crop, flip. Grey levels."""
+    scaled = [max(1, round(side * factor)) for side in label.shape]
+    (y, by_rows), (x, by_columns) = (sources(*pair) for pair in zip(label.shape, scaled))
+    big = np.stack([by_rows @ plane @ by_columns.T for plane in image.astype(float).transpose(2, 0, 1)], axis=-1)
+    room = [max(0, side - length) for side, length in zip(scaled, crop)]
+    canvas = np.broadcast_to(np.array(PADDING) * 255, (*np.maximum(scaled, crop), 3)).copy()
+    classes = np.full(canvas.shape[:2], 255)
+    canvas[: scaled[0], : scaled[1]], classes[: scaled[0], : scaled[1]] = big, label[y][:, x]
+    top, left = (int(u * (r + 1)) for u, r in zip(numbers[1:3], room))
+    canvas, classes = (a[top : top + crop[0], left : left + crop[1]] for a in (canvas, classes))
+    return (canvas[:, ::-1], classes[:, ::-1]) if numbers[3] < 0.5 else (canvas, classes)
 
 
-@settings(max_examples=40, deadline=None)
+def grey(images):
+    return images.permute(0, 2, 3, 1).double().numpy() * 255
+
+
+sides = st.tuples(st.integers(1, 70), st.integers(1, 70))
+
+
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
-    crop=st.tuples(st.integers(8, 80), st.integers(8, 80)),
-    scale=st.sampled_from([(0.5, 2.0), (0.5, 0.9), (1.3, 2.0)]),
+    batch=st.integers(1, 3),
+    size=sides,
+    crop=sides,
+    scale=st.sampled_from([(0.5, 2.0), (0.5, 0.9), (1.3, 2.0), (1.0, 1.0)]),
+    continuous=st.booleans(),
 )
-def test_equals_the_slow_reference(seed, crop, scale):
-    images, labels = smooth_batch(seed=seed)
-    got, got_labels = augment(images, labels, generator(seed), crop, scale)
-    rows, columns = draw(tuple(labels.shape), generator(seed), crop, scale, flip=True)
-    for i in range(len(images)):
-        scaled, offset = (rows.scaled[i], columns.scaled[i]), (rows.offset[i], columns.offset[i])
-        want, want_labels = reference(images[i], labels[i], scaled, offset, crop, bool(columns.flip[i]))
-        assert (got[i] - want).abs().max() < 0.5 / 255
-        assert torch.equal(got_labels[i], want_labels)
+def test_equals_the_slow_reference(seed, batch, size, crop, scale, continuous):
+    noise = np.random.default_rng(seed)
+    images, labels = (noise.integers(0, high, (batch, *size, *c), dtype=np.uint8) for high, c in ((256, (3,)), (20, ())))
+    got, got_labels = augment(
+        torch.from_numpy(images), torch.from_numpy(labels), generator(seed), crop, scale, continuous=continuous
+    )
+    drawn = torch.rand(batch, 4, generator=generator(seed), dtype=torch.float64).tolist()
+    for i, numbers in enumerate(drawn):
+        among = [s for s in SCALES if scale[0] <= s <= scale[1]]
+        factor = scale[0] + numbers[0] * (scale[1] - scale[0]) if continuous else among[int(numbers[0] * len(among))]
+        want, want_labels = reference(images[i], labels[i], numbers, factor, crop)
+        assert np.abs(grey(got)[i] - want).max() < 0.1  # grey levels, on images of pure noise
+        assert np.array_equal(got_labels[i].numpy(), want_labels)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0])
+def test_enlarging_equals_pillow(factor):
+    images, labels = smooth_batch(batch=2)
+    crop = (round(48 * factor), round(64 * factor))
+    got, _ = augment(images, labels, generator(), crop, (factor, factor), flip=False)
+    for image, found in zip(images.numpy(), grey(got)):
+        pillow = np.asarray(Image.fromarray(image).resize(crop[::-1], Image.Resampling.BILINEAR), dtype=float)
+        assert np.abs(found.round() - pillow).max() <= 1  # Pillow rounds after rows and after columns
+
+
+def ramps():
+    """Six images and label maps given by formulas."""
+    y, x = torch.meshgrid(torch.arange(40), torch.arange(56), indexing="ij")
+    images = [torch.stack([(y * 5 + b * 31) % 256, (x * 4 + y) % 256, (x * y + 17 * b) % 256], -1) for b in range(6)]
+    return torch.stack(images).byte(), torch.stack([(x // 7 + y // 5 + b) % 11 for b in range(6)]).byte()
+
+
+PAPERS, CPU = {"crop": (36, 36)}, {"crop": (40, 56), "scale": (1.0, 1.5)}
+
+
+@pytest.mark.parametrize(
+    "options, seed, digest, points",
+    [
+        (PAPERS, 0, "1ec81f35f7fd1891", [76.25, 130.75, 93.5, 87.17, 82.71, 116.23, 108.0, 124.0, 128.32, 146.19]),
+        (PAPERS, 1, "f4a49b3d90ee9b40", [123.68, 164.5, 34.27, 123.73, 97.0, 124.84, 126.44, 66.33, 136.5, 130.5]),
+        (CPU, 0, "e640f89a303fbd19", [45.83, 43.17, 77.92, 68.88, 185.08, 97.24, 72.96, 195.04, 139.7, 113.42]),
+        (CPU, 1, "aa8b09e6d7f6ff9e", [0.0, 220.0, 0.0, 34.27, 24.74, 20.94, 84.5, 200.42, 126.41, 113.71]),
+    ],
+)
+def test_golden_batches(options, seed, digest, points):
+    """Taken from the first augmentation, by grid_sample: what published runs saw, the labels to the bit."""
+    images, labels = augment(*ramps(), generator(seed), **options)
+    assert hashlib.sha256(labels.byte().numpy().tobytes()).hexdigest()[:16] == digest
+    found = images[:, :, ::17, ::19].flatten()[::9][:10] * 255
+    torch.testing.assert_close(found, torch.tensor(points), atol=0.03, rtol=0)
 
 
 def test_full_size_without_scale_and_flip_is_the_identity():
@@ -123,7 +185,8 @@ def test_options_do_not_change_how_much_is_drawn():
 
 
 def test_scales_are_the_papers_and_crops_lie_inside():
-    rows, columns = draw((4000, 100, 200), generator(), (120, 120), (0.5, 2.0), True)
+    sizes = torch.tensor([100, 200]).expand(4000, 2)
+    rows, columns = draw(sizes, Numbers.of(4000, generator()), (120, 120), (0.5, 2.0), True)
     assert set(rows.scaled.tolist()) == {round(100 * s) for s in SCALES} and len(SCALES) == 16
     counts = torch.bincount(rows.scaled)[rows.scaled.unique()]
     assert counts.min() > 180  # 250 expected for each

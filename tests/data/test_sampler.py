@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data.sampler import batch_indices
+from segkd.data.sampler import batch_indices, share
 from segkd.registry import UserError
 
 
@@ -56,3 +56,43 @@ def test_golden_order(seed, first, straddling):
     """The order of published runs: it must not change with NumPy's version or ours."""
     assert batch_indices(367, 8, 0, seed).tolist() == first
     assert batch_indices(367, 8, 45, seed).tolist() == straddling
+
+
+@pytest.mark.parametrize(
+    "seed, first",
+    [
+        (0, [
+            162, 185, 322, 318, 207, 66, 178, 0, 285, 54, 169, 324, 280, 43, 164, 152, 311, 69, 38, 320, 323, 245, 227, 353, 102,
+            21, 313, 284, 215, 91, 85, 187, 172, 111, 117, 248, 343, 345, 2, 272, 259, 177, 199, 342, 106, 11, 205, 312, 283, 339,
+        ]),
+        (1, [
+            90, 306, 254, 197, 357, 267, 288, 78, 205, 3, 210, 332, 118, 115, 66, 5, 24, 258, 54, 27, 308, 60, 43, 141, 75,
+            166, 134, 58, 314, 335, 143, 135, 44, 81, 188, 296, 77, 302, 82, 271, 293, 42, 247, 26, 264, 315, 300, 361, 2, 226,
+        ]),
+    ],
+)
+def test_golden_first_fifty(seed, first):
+    """Straight from the words that Philox promises, sorted by hand."""
+    assert stream(367, 10, 5, seed).tolist() == first
+    words = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)).random_raw(367).tolist()
+    assert sorted(range(367), key=words.__getitem__)[:50] == first
+
+
+@settings(max_examples=60)
+@given(
+    n=st.integers(1, 40),
+    batch_size=st.integers(4, 30),
+    step=st.integers(0, 20),
+    seed=st.integers(0, 99),
+    world=st.sampled_from([1, 2, 3, 4]),
+)
+def test_the_shares_of_all_ranks_are_the_batch(n, batch_size, step, seed, world):
+    parts = [batch_indices(n, batch_size, step, seed, rank, world) for rank in range(world)]
+    assert np.concatenate(parts).tolist() == batch_indices(n, batch_size, step, seed).tolist()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1 and min(map(len, parts)) >= 1
+
+
+@pytest.mark.parametrize("batch_size, rank, world", [(4, 4, 4), (4, -1, 2), (4, 0, 0), (2, 0, 3)])
+def test_wrong_shares(batch_size, rank, world):
+    with pytest.raises(UserError, match=f"rank {rank} of {world}"):
+        share(batch_size, rank, world)
