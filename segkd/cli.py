@@ -1,4 +1,4 @@
-"""The command line: ``segkd reproduce | train | runs | replay | export | data | doctor | readme``. Bad input is one line and exit code 2."""
+"""The command line: segkd COMMAND, `segkd --help` lists them. Bad input is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("words", nargs="*", metavar="WHAT", help="list (default), prepare NAME, verify NAME; NAME alone: all of it")
     data.add_argument("--root", type=Path, default=None, help="where the set lies; default: $SEGKD_DATA, then data/raw")
     data.add_argument("--size", default=None, help="HEIGHTxWIDTH to pack at, such as 360x480; default: the images' own")
+    add("models", _models, "list the networks")
     add("doctor", _doctor, "say what this machine has")
     add("readme", _readme, "rewrite the results block of README.md from the committed CSV")
     return parser
@@ -124,6 +125,16 @@ def _data(arguments: argparse.Namespace) -> None:
 
     for line in command(arguments.words, arguments.root, arguments.size):
         print(line, flush=True)
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from itertools import groupby
+
+    from segkd.models import list_models
+
+    for arch, names in groupby(list_models(), key=lambda name: name.split("/")[0]):
+        print(f"{arch:14} {' '.join(name.split('/')[1] for name in names)}")
+    print("and smp.<Arch>/<encoder>, such as smp.Unet/resnet34; what they cost: notebooks/analysis/cost.ipynb")
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

@@ -16,9 +16,10 @@ TEACHER_CLASSES = ("own", "shuffled")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
+    "content": "",
 }  # fmt: skip
-# No part of an id: where a file lies (the hash of its content, beside it, is), and what changes no value.
-PLACES = ("checkpoint", "grad_checkpointing")
+# No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
+PLACES = ("checkpoint", "root", "grad_checkpointing")
 ROOT = Path(__file__).parents[1]  # the checkout: notebooks, data, reports and runs lie here
 
 
@@ -38,6 +39,8 @@ class DataConfig:
     train_limit: int | None = None  # first images of a split only; None = all
     eval_limit: int | None = None
     split: str = "test"  # the declared split: its score is the result
+    root: str | None = None  # where the set lies; None: under $SEGKD_DATA or data/raw
+    content: str = ""  # of a described folder, `segkd.data.folder.content`: another folder is another run
     continuous_scale: bool = False  # these three are mmseg's augmentation; see segkd/data/augment.py for who uses what
     cat_max_ratio: float = 1.0  # a crop is drawn again while one class has this share of it; mmseg 0.75, 1 is no cap
     photometric: bool = False  # brightness, contrast, saturation and hue

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from segkd.config import ROOT, TEACHER_CLASSES, NetworkConfig, RunConfig, differences, from_dict, runs_root, to_dict
+from segkd.config import ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig, differences, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
+from segkd.data.folder import content
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind, create_method
 from segkd.metrics import scores
@@ -103,7 +104,7 @@ def split_of(config: RunConfig, split: str) -> Packed:
     """
     data = config.data
     limit = data.train_limit if split == "train" else data.eval_limit
-    packed = pack(data.name, split, data.size, packed_dir=ROOT / "data" / "packed", limit=limit)
+    packed = pack(data.name, split, data.size, data.root, ROOT / "data" / "packed", limit)
     if split == "train" and packed.size is None and data.crop is None:
         raise UserError(f"the images of {data.name} have sizes of their own: give data.crop, or data.size as (height, width)")
     return packed
@@ -164,10 +165,20 @@ def check(config: RunConfig) -> None:
         raise unknown("teacher_classes", config.teacher_classes, TEACHER_CLASSES)
     if config.data.name not in list_datasets():
         raise unknown("data set", config.data.name, list_datasets())
+    _check_content(config.data)
     check_model_name(config.network.name)
     _check_start(config.network)
     if config.teacher is not None:
         check(config.teacher)
+
+
+def _check_content(data: DataConfig) -> None:
+    """A described folder is known by its content: its name says nothing."""
+    found = content(data.root) if data.name == "folder" else ""
+    if data.content != found:
+        wanted = f"data.content '{data.content}'" if data.content else "a config without data.content"
+        remedy = f"its content is {found}; give that" if found else "which only a described folder has; leave it out"
+        raise UserError(f"{wanted}, but the data set is '{data.name}': {remedy}")
 
 
 def _check_start(network: NetworkConfig) -> None:

@@ -148,8 +148,8 @@ def _colour(value: object, where: str) -> Colour:
 
 
 def _palette(rows: list[dict], where: str) -> tuple[Colour, ...]:
-    """The colours given, and generated ones for classes without."""
-    spare = generated_palette(len(rows))
+    """The colours given, and generated ones for classes without; black is void's."""
+    spare = generated_palette(len(rows) + 1)[1:]
     return tuple(_colour(row["colour"], where) if "colour" in row else spare[place] for place, row in enumerate(rows))
 
 

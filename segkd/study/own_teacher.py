@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segkd.config import NetworkConfig
-from segkd.data.catalog import DATASETS
+from segkd.data.catalog import create_dataset
 from segkd.models.checkpoints import identify
 from segkd.models.weights import describe
 from segkd.registry import UserError
@@ -17,7 +17,7 @@ def teacher_from_file(source: str, dataset: str) -> NetworkConfig:
 
     UserError: it is none of `list_models`, or has not the data set's number of classes.
     """
-    found, classes = identify(source), DATASETS.get(dataset).classes
+    found, classes = identify(source), create_dataset(dataset).classes
     if found.classes != len(classes):
         raise UserError(f"TEACHER '{source}' knows {found.classes} classes, {dataset} has {len(classes)}; give its own teacher")
     if found.in_channels != 3:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segkd.config import DataConfig, NetworkConfig, Schedule
+from segkd.data import list_datasets
 from segkd.registry import UserError, unknown
 
 
@@ -18,32 +19,30 @@ class Profile:
     student: NetworkConfig
     teacher: NetworkConfig
     schedule: Schedule
-    data: dict[str, DataConfig]
+    data: DataConfig | None  # at which size every data set is used; None: at its own, as the papers do
     shows: str  # what a reader may and may not conclude from it; printed on every page
     needs: str  # disk and time, said before it starts
     teacher_steps: float = 1.0  # a teacher trains this many times as long
     one_seed: tuple[str, ...] = ()  # tables that get the first seed only, unless seeds are asked for
 
-    def data_config(self, dataset: str) -> DataConfig:
-        """Size and crop for a data set; UserError names the sets that this profile knows."""
-        if dataset not in self.data:
-            raise unknown(f"data set for profile '{self.name}':", dataset, self.data)
-        return self.data[dataset]
+    def data_config(self, dataset: str, splits: tuple[str, ...] = ("train", "val", "test")) -> DataConfig:
+        """Size and crop for a data set that has these ``splits``; the result is on test where there is one, else on val.
+
+        UserError with the nearest name for a set that is not there.
+        """
+        if dataset not in list_datasets():
+            raise unknown("data set", dataset, list_datasets())
+        found = self.data or DataConfig(size=OWN_SIZE.get(dataset), crop=OWN_CROP.get(dataset, (512, 512)))
+        return replace(found, name=dataset, split="test" if "test" in splits else "val")
 
 
 def _net(name: str, width: float, weights: str | None = None) -> NetworkConfig:
     return NetworkConfig(name, width, weights)
 
 
-def _data(
-    size: tuple[int, int],
-    crop: tuple[int, int] | None = None,
-    scale: tuple[float, float] = (0.5, 2.0),
-    limit: int | None = None,
-) -> dict[str, DataConfig]:
-    return {name: DataConfig(name, size, crop, scale, limit, limit) for name in ("scenes", "camvid")}
-
-
+# Sizes and crops of the papers' protocols (methods.md 2.2); sets that are not named have images of many sizes.
+OWN_SIZE = {"scenes": (360, 480), "camvid": (360, 480), "cityscapes": (1024, 2048)}
+OWN_CROP = {"scenes": (360, 360), "camvid": (360, 360), "cityscapes": (512, 1024)}
 # The CPU profiles crop at image size: a scale under 1 would leave padding, at the papers' 0.5 three quarters of a crop.
 CPU_SCALE = (1.0, 1.5)
 
@@ -55,7 +54,7 @@ PROFILES = {
             "smoke", seeds=1, levels=1,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=4, batch_size=2, lr=0.03, warmup=0.2, validations=2),
-            data=_data((48, 64), scale=CPU_SCALE, limit=12),
+            data=DataConfig(size=(48, 64), scale=CPU_SCALE, train_limit=12, eval_limit=12),
             shows="That the code runs from end to end. Its numbers mean nothing.",
             needs="10 MB of disk and about a minute",
         ),
@@ -63,7 +62,7 @@ PROFILES = {
             "quick", seeds=2, levels=2,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=300, batch_size=4, lr=0.03, warmup=0.2, validations=5),
-            data=_data((96, 128), scale=CPU_SCALE),
+            data=DataConfig(size=(96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
             "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
             needs="0.4 GB of disk and about 15 minutes on two cores",
@@ -74,7 +73,7 @@ PROFILES = {
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=1000, batch_size=4, lr=0.02, warmup=0.2, validations=10),
             teacher_steps=1.8,
-            data=_data((192, 256), scale=CPU_SCALE),
+            data=DataConfig(size=(192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
             "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "
             "full width and 40,000 steps.",
@@ -85,7 +84,7 @@ PROFILES = {
             "gpu", seeds=3, levels=None,
             student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
             schedule=Schedule(steps=4000, batch_size=16, lr=0.02),
-            data=_data((360, 480), (360, 360)),
+            data=None,
             shows="The papers' networks at full size and full CamVid images, but a tenth of their steps and from "
             "random weights: orders of methods, not the papers' levels.",
             needs="20 GB of disk and a GPU, about an hour a table",
@@ -94,7 +93,7 @@ PROFILES = {
             "paper", seeds=3, levels=None,
             student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
             schedule=Schedule(steps=40000, batch_size=16, lr=0.02),
-            data=_data((360, 480), (360, 360)),
+            data=None,
             shows="The papers' own schedule (40,000 steps, batch 16, crop 360x360 on CamVid) from random weights.",
             needs="50 GB of disk and GPU days",
         ),

@@ -49,7 +49,7 @@ def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
     are found before anything is trained or written.
     """
     studies = [open_study(paper, profile, dataset, **choice) for paper in (COMPARISON, *PAPERS)]
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", studies[0].data.split):
         create_dataset(dataset, split=split)  # a data set that is not there is said now
     folder = ROOT / "reports" / f"{profile}-{dataset}"
     _say_needs(studies, folder)

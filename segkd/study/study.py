@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkd.config import NetworkConfig, RunConfig
+from segkd.config import DataConfig, NetworkConfig, RunConfig
+from segkd.data.catalog import DATASETS
+from segkd.data.folder import content
 from segkd.data.store import Packed
+from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.registry import unknown
@@ -49,7 +52,7 @@ def open_study(
     if seeds:
         scale = replace(scale, one_seed=())
     found = paper_tables(paper, scale.levels)
-    scale.data_config(dataset)
+    data = data_of(scale, dataset)
     for name in _names(methods) or []:
         create_method(name)
     for name in _names(tables) or []:
@@ -59,7 +62,15 @@ def open_study(
     keep = _names(tables)
     chosen = {k: v for k, v in found.items() if keep is None or k in keep}
     own = teacher_from_file(teacher, dataset) if teacher else None
-    return Study(paper, scale, dataset, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices), own)
+    return Study(paper, scale, data, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices), own)
+
+
+def data_of(profile: Profile, dataset: str) -> DataConfig:
+    """The images of a study. UserError: an unknown set, or one whose splits must be read and that is not there."""
+    if dataset != "folder":
+        splits = DATASETS.get(dataset).splits
+        return profile.data_config(dataset, splits)
+    return replace(profile.data_config(dataset, splits_of(dataset)), content=content())
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,18 @@ class Study:
 
     paper: str
     profile: Profile
-    dataset: str
+    data: DataConfig
     seeds: list[int]
     tables: dict[str, Table]  # to be run
     all_tables: dict[str, Table]
     methods: list[str] | None = None
     devices: list[str] | None = None
     own_teacher: NetworkConfig | None = None  # a trained network from a file instead of the profile's teacher
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.data.name
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that this study runs."""
@@ -88,7 +104,7 @@ class Study:
         """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
         p = self.profile
         longer = replace(p.schedule, steps=round(p.schedule.steps * p.teacher_steps))
-        config = RunConfig(p.data_config(self.dataset), p.student, p.schedule, seed=seed)
+        config = RunConfig(self.data, p.student, p.schedule, seed=seed)
         if row.role == "teacher" and self.own_teacher:
             return replace(config, network=self.own_teacher, schedule=replace(p.schedule, steps=0))
         if row.role == "teacher":
@@ -201,15 +217,15 @@ class Study:
 
     def facts(self) -> dict[str, str]:
         """What is run: data, networks, schedule, each in words."""
-        p, data = self.profile, self.profile.data_config(self.dataset)
+        p, data = self.profile, self.data
         network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
         at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
-        schedule = p.schedule
+        schedule, either = p.schedule, "either" if data.split != "val" else "it"
         longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
         return {
             "profile": f"{p.name}: {p.shows}",
             "data": f"{self.dataset} at {at(data.size)}, crop {at(data.crop or data.size)}; result on {data.split}, "
-            f"validated on val, no checkpoint chosen on either{NOTES.get(self.dataset, '')}",
+            f"validated on val, no checkpoint chosen on {either}{NOTES.get(self.dataset, '')}",
             "student": network(p.student),
             "teacher": self._teacher_from_file() if self.own_teacher else network(p.teacher) + longer,
             "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
@@ -226,7 +242,7 @@ class Study:
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""
-        return split_of(RunConfig(self.profile.data_config(self.dataset)), split)
+        return split_of(RunConfig(self.data), split)
 
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""

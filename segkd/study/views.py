@@ -13,7 +13,7 @@ from segkd.losses.lad import LabelNoise
 from segkd.losses.method import create_method
 from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
-from segkd.registry import UserError
+from segkd.registry import UserError, unknown
 from segkd.runs import Run, teacher_kind
 from segkd.study.study import Study
 from segkd.train.evaluate import feed
@@ -70,10 +70,24 @@ def class_shares(study: Study) -> pd.DataFrame:
     return pd.DataFrame({"class": train.classes, "share": 100 * np.asarray(train.class_shares())})
 
 
-def image_with(study: Study, target: int, split: str = "test") -> int:
-    """Index of the image with the most pixels of a class."""
-    labels = study.packed(split).labels
+def image_with(study: Study, target: int) -> int:
+    """Index of the image with the most pixels of a class, on the declared split."""
+    labels = study.packed(study.data.split).labels
     return int((labels == target).reshape(len(labels), -1).sum(1).argmax())
+
+
+def target_class(study: Study, name: str = "") -> int:
+    """Index of a class by name, capitals aside; without a name "car", or the most frequent class where there is none.
+
+    UserError with the nearest name.
+    """
+    train = study.packed("train")
+    names = {label.lower(): index for index, label in enumerate(train.classes)}
+    if not name:
+        return names.get("car", int(train.class_shares().argmax()))
+    if name.lower() not in names:
+        raise unknown(f"class of {study.dataset}:", name, train.classes)
+    return names[name.lower()]
 
 
 def label_noise(study: Study, table: str, row: str) -> LabelNoise:
@@ -104,8 +118,9 @@ def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:
     """Arguments of ``pictures.prediction_sheet``: test images, labels, and each row's label map."""
-    test = study.packed("test")
-    images, labels = test.images[list(indices)], test.labels[list(indices)]
+    test = study.packed(study.data.split)
+    chosen = [index for index in indices if index < len(test)] or [0]
+    images, labels = test.images[chosen], test.labels[chosen]
     found = {}
     for row in rows:
         logits = predict(first_run(study, table, row), images, labels).logits
@@ -115,8 +130,9 @@ def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence
 
 def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
     """Rows of ``pictures.map_sheet``: RDD's two stages on test images, with the finished RDD student (RDD Fig. 3, 4)."""
-    test = study.packed("test")
-    images, labels = test.images[list(indices)], test.labels[list(indices)]
+    test = study.packed(study.data.split)
+    chosen = [index for index in indices if index < len(test)] or [0]
+    images, labels = test.images[chosen], test.labels[chosen]
     student = predict(first_run(study, "main", "RDD"), images, labels)
     teacher = predict(first_run(study, "main", TEACHER), images, labels)
     size = labels.shape[1:]

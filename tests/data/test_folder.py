@@ -31,7 +31,7 @@ def fill(kit, root, splits=("train", "val", "test"), values=(0, 1, 255), count=3
 def test_the_least_description(kit, tree):
     describe(fill(kit, tree), **ROADS)
     data = create_dataset("folder", tree, "val")
-    assert (data.name, data.classes, data.num_classes, data.palette) == ("folder", ("road", "crack"), 2, ((0, 0, 0), (128, 0, 0)))
+    assert (data.name, data.classes, data.num_classes, data.palette) == ("folder", ("road", "crack"), 2, ((128, 0, 0), (0, 128, 0)))
     assert data.names == ["0 a", "1 a", "2 a"]
     np.testing.assert_array_equal(data[1].label, kit.raw_mask((0, 1, 255), 1))
     assert data[1].image.shape == (12, 24, 3)
