@@ -28,7 +28,7 @@ def config(start: str, rate: float, seed: int, steps: int) -> RunConfig:
     return RunConfig(
         data=DataConfig("camvid", (192, 256), scale=(1.0, 1.5)),
         network=NetworkConfig("pspnet/mobilenet_v2", weights=STARTS[start]),
-        schedule=Schedule("adamw", steps=steps, batch_size=4, lr=rate, warmup=0.2, validations=6),
+        schedule=Schedule("adamw", steps=steps, batch_size=4, lr=rate, warmup=0.2, validations=4),
         seed=seed,
     )
 
