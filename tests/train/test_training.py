@@ -173,6 +173,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(runs, monkeypatch):
     assert weights(resumed) == weights(straight)
 
 
+@pytest.mark.slow  # test_faults.py has its short form
 def test_two_processes_never_train_one_run(runs, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(student("baseline"))))
     command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
