@@ -10,6 +10,8 @@ METHODS ?=
 TABLES ?=
 DEVICES ?=
 TEACHER ?=
+EXECUTOR ?=
+RESOURCES ?=
 PYTHON ?=
 PIP_FLAGS ?=
 JOBS ?= 2
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.segkd-stamp
 STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(SEEDS)") \
   $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)") \
-  $(if $(TEACHER),--teacher "$(TEACHER)")
+  $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
 .PHONY: help env test test-all reproduce lab data report bench clean
 

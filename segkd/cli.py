@@ -43,8 +43,10 @@ def _parser() -> argparse.ArgumentParser:
         "tables": "only these tables of each paper, such as main",
         "devices": "one process each: cpu,cpu or cuda:0,cuda:1",
         "teacher": "file of a trained network to use in place of every plain teacher",
+        "resources": "what a cohort of runs takes of a Ray cluster: cpu=1,gpu=0.5",
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
+    study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
     add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
     add("runs", _runs, "list the runs that are there")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
@@ -73,12 +75,14 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from segkd.study.reproduce import reproduce
 
     choice = {name: getattr(arguments, name) or None for name in ("seeds", "methods", "tables", "devices", "teacher")}
-    print(reproduce(arguments.profile, arguments.dataset, **choice))
+    print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **choice))
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from segkd.config import from_dict
     from segkd.study.executor import execute
+    from segkd.study.together import train_together
+    from segkd.train.processes import launched
 
     if not arguments.config.exists():
         raise UserError(f"config '{arguments.config}' not found")
@@ -86,8 +90,10 @@ def _train(arguments: argparse.Namespace) -> None:
         values = json.loads(arguments.config.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{arguments.config}: not JSON: {error}") from error
-    run = execute([from_dict(values)])[0]
-    print(f"{run.path}  mIoU {run.result['miou']:.4f} on {run.result['split']}")
+    config = from_dict(values)
+    run = train_together(config) if launched() else execute([config])[0]
+    if run is not None:  # torchrun's first process speaks for all
+        print(f"{run.path}  mIoU {run.result['miou']:.4f} on {run.result['split']}")
 
 
 def _runs(arguments: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from segkd.registry import UserError, unknown
 from segkd.train.evaluate import evaluate
 from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import Cohort, Report, input_kind, train_cohort
+from segkd.train.processes import from_first, is_first, world
 from segkd.train.runtime import one_thread, pick_device
 from segkd.train.state import checkpoints, locked, read_json, write_json, write_tensors
 from segkd.train.teacher import Teacher
@@ -111,7 +112,10 @@ def split_of(config: RunConfig, split: str) -> Packed:
 
 
 def run(config: RunConfig, device: str = "auto", report: Report | None = None) -> Run:
-    """Train (or resume, or simply return) one run, its teacher first."""
+    """Train (or resume, or simply return) one run, its teacher first.
+
+    In processes that have `joined`, all of them call it, and train it together.
+    """
     return run_cohort([config], device, report)[0]
 
 
@@ -131,16 +135,17 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
     found = [find(config) for config in configs]
     for r in found:
         _agrees(r)
-    if all(r.done for r in found):
+    if from_first(lambda: all(r.done for r in found)):
         return found
     where = pick_device(device)
     for config in configs:
         check(config)
     teacher_run = run(configs[0].teacher, device, report) if configs[0].teacher else None
     with ExitStack() as stack:
-        for r in sorted(found, key=lambda r: r.id):  # one order for everybody: no deadlock
+        for r in sorted(found, key=lambda r: r.id) if is_first() else ():  # one order for everybody: no deadlock
             stack.enter_context(locked(r.path))
-        missing = [r for r in found if not r.done]
+        done = from_first(lambda: [r.id for r in found if r.done])
+        missing = [r for r in found if r.id not in done]
         if missing:
             stack.enter_context(one_thread())
             _train_missing(missing, teacher_run, where, report)
@@ -198,7 +203,7 @@ def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.de
     cohort.report = report or cohort.report
     test = split_of(missing[0].config, missing[0].config.data.split)
     origins = [origin(r.config, cohort.environment) for r in missing]  # now: their files may be gone at the end
-    for r in missing:
+    for r in missing if is_first() else ():
         write_json(r.path / "config.json", to_dict(r.config))
         if not checkpoints(r.path):
             write_json(r.path / "env.json", cohort.environment)
@@ -216,7 +221,7 @@ def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -
     """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
     config, here = group[0].config, environment(device)
     train, val = (split_of(config, split) for split in ("train", "val"))
-    here["data"], teacher = train.fingerprint, None
+    here["data"], here["processes"], teacher = train.fingerprint, world(), None
     if teacher_run is not None:
         teacher = _teacher(teacher_run, config, device)
         here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
@@ -241,6 +246,8 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     """Score the final iterate on the declared split, save the weights, and write the result last."""
     data, steps = r.config.data, max(r.config.schedule.steps, 1)
     counts = evaluate(trainee.model, test, input_kind(trainee), r.config.seed)
+    if not is_first():
+        return
     write_tensors(r.path / "model.safetensors", trainee.model.state_dict())
     first, *resumed = trainee.begun
     write_json(r.path / "env.json", {**first, "resumed": resumed})

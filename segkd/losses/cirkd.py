@@ -2,8 +2,8 @@
 
 Code read: winycg/CIRKD@2d8ad0f losses/cirkd_mini_batch.py, losses/cirkd_memory.py, train_cirkd.py. Known differences: the
 published pixel queue takes the first positions of the image instead of those of the class (variant="official",
-``legacy_queue=True``); its authors use 0.01 instead of 0.1 for both memory terms on VOC; mini-batch means the images
-of one process. Its rows add KD. Similarities of all pixels with all pixels are never held: both softmaxes, the
+``legacy_queue=True``); its authors use 0.01 instead of 0.1 for both memory terms on VOC; their mini-batch is the images
+of one process, here it is always the whole batch. Its rows add KD. Similarities of all pixels with all pixels are never held: both softmaxes, the
 divergence and its gradient are made a block of rows at a time.
 """
 
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segkd.losses.distributed import gather_from_processes
 from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
 from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
 
@@ -126,13 +125,10 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     @full_precision
     def update(self, feature: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> None:
-        """Take in the teacher's ``feature`` (B, A, h, w) with ``labels`` (B, H, W) or (B, h, w), 255 = ignore.
-
-        In a distributed run every process takes in the images of all; ``generator`` must then agree between them.
-        """
+        """Take in the teacher's ``feature`` (B, A, h, w) with ``labels`` (B, H, W) or (B, h, w), 255 = ignore."""
         labels = labels_to_grid(labels, feature.shape[-2:]).flatten(1)
         vectors = F.normalize(feature.flatten(2).transpose(1, 2), dim=2)  # (B, N, A)
-        for image, index in zip(gather_from_processes(vectors), gather_from_processes(labels)):
+        for image, index in zip(vectors, labels):
             for label in index.unique().tolist():
                 if 0 <= label < len(self.pixels):
                     self._take_in(label, image, (index == label).nonzero()[:, 0], generator)

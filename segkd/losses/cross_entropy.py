@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segkd.losses.detail import detail_loss
+from segkd.losses.distributed import count_over_processes, sum_over_processes
 from segkd.losses.method import TaskWeight, full_precision
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
 
@@ -24,13 +25,14 @@ def task_loss(
     A prediction with ``detail_logits`` adds "detail" (`detail.detail_loss`), which ``weight`` leaves as it is.
     ``labels`` (B, H, W), 255 = ignore. Without ``weight`` each is the mean over the pixels that are not ignored; with
     it, ``weight.main`` and ``weight.aux`` (B, H, W) multiply the pixels (an aux of None leaves that head plain).
-    A batch that selects nothing gives zero. Source: the CIRKD code family, which all four papers follow (aux 0.4).
+    A batch that selects nothing gives zero. Where several processes train the run, the mean is over the pixels of all and
+    the loss is this one's part of it. Source: the CIRKD code family, which all four papers follow (aux 0.4).
     """
     main, aux, normaliser = weight or (None, None, "pixels")
-    share = pixel_shares(labels, main, normaliser)
+    share = pixel_shares(labels, main, normaliser, of_all=True)
     losses = {"task": weighted_cross_entropy(prediction.logits, labels, share, align_corners)}
     if prediction.aux_logits is not None:
-        share = pixel_shares(labels, aux, normaliser)
+        share = pixel_shares(labels, aux, normaliser, of_all=True)
         losses["task_aux"] = aux_weight * weighted_cross_entropy(prediction.aux_logits, labels, share, align_corners)
     if prediction.detail_logits is not None:
         losses["detail"] = detail_loss(prediction.detail_logits, labels, align_corners)
@@ -44,17 +46,20 @@ def pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool = True) -> 
     return F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="none")
 
 
-def pixel_shares(labels: Tensor, weight: Tensor | None, normaliser: str = "pixels") -> Tensor:
+def pixel_shares(labels: Tensor, weight: Tensor | None, normaliser: str = "pixels", of_all: bool = False) -> Tensor:
     """What each pixel (B, H, W) counts in a mean of pixel losses; ignored pixels count nothing.
 
     Without ``weight``: 1 / pixels that are not ignored. "pixels": weight / all B * H * W pixels. "selected": weight / its
-    sum over the pixels that are not ignored. All zero where nothing is selected.
+    sum over the pixels that are not ignored. All zero where nothing is selected. ``of_all``: the mean is over the batch
+    of all processes that train the run, and ``labels`` are this one's share of it.
     """
-    valid = labels != IGNORE
+    valid, add = labels != IGNORE, sum_over_processes if of_all else lambda tensor: tensor
     if weight is None:
-        return valid.double() / valid.sum().clamp_min(1)
+        return valid.double() / add(valid.sum()).clamp_min(1)
     weight = torch.where(valid, weight, 0.0)
-    return weight / (weight.sum().clamp_min(torch.finfo(weight.dtype).tiny) if normaliser == "selected" else labels.numel())
+    if normaliser == "selected":
+        return weight / add(weight.sum()).clamp_min(torch.finfo(weight.dtype).tiny)
+    return weight / (count_over_processes(labels.numel(), labels) if of_all else labels.numel())
 
 
 @full_precision

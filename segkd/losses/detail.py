@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkd.losses.distributed import count_over_processes, sum_over_processes
 from segkd.losses.method import full_precision
 from segkd.prediction import IGNORE, labels_to_grid, resize_scores
 
@@ -47,13 +48,15 @@ def detail_loss(detail_logits: Tensor, labels: Tensor, align_corners: bool = Tru
     """Binary cross-entropy + Dice of scores (B, 1, h, w), brought to the size of labels (B, H, W), a scalar.
 
     Cross-entropy is the mean over the batch's pixels that are not ignored, Dice, 1 - (2 sum(p g) + 1) / (sum(p^2) +
-    sum(g^2) + 1), the mean over images. Zero where all is ignored.
+    sum(g^2) + 1), the mean over images. Zero where all is ignored. Where several processes train the run, the means are
+    over the batch of all and the loss is this one's part of them.
     """
     valid = labels != IGNORE
     scores = resize_scores(detail_logits, labels.shape[-2:], align_corners)[:, 0]
     target = detail_target(labels).to(scores.dtype)
     pixels = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
-    entropy = torch.where(valid, pixels, 0.0).sum() / valid.sum().clamp_min(1)
+    entropy = torch.where(valid, pixels, 0.0).sum() / sum_over_processes(valid.sum()).clamp_min(1)
     found = torch.where(valid, scores.sigmoid(), 0.0)
     both, each = (found * target).sum((1, 2)), (found.square() + target.square()).sum((1, 2))
-    return entropy + (1 - (2 * both + SMOOTH) / (each + SMOOTH)).mean()
+    dice = 1 - (2 * both + SMOOTH) / (each + SMOOTH)
+    return entropy + dice.sum() / count_over_processes(len(dice), dice)

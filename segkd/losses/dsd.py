@@ -86,6 +86,7 @@ class DSD(Term):
     """Similarity between auxiliary logits, head feature and logits, and between classes."""
 
     Hyper = DSDHyper
+    per_image = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         feature_widths(self.name, student, teacher)

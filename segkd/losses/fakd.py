@@ -312,6 +312,7 @@ class FAKDPD(_FAKD):
     """Feature-augmented pixel-wise distillation."""
 
     Hyper = FAKDPDHyper
+    per_image = True
 
     def loss(self, context: Context) -> dict[str, Tensor]:
         arguments, scores = self._arguments(context), context.student.logits
@@ -324,6 +325,7 @@ class FAKDCWD(_FAKD):
     """Feature-augmented channel-wise distillation."""
 
     Hyper = FAKDCWDHyper
+    per_image = True
 
     def loss(self, context: Context) -> dict[str, Tensor]:
         arguments, scores = self._arguments(context), context.student.logits

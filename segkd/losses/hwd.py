@@ -135,6 +135,7 @@ class HWD(Term):
     """Channel-wise distillation on logits with holistic weights."""
 
     Hyper = HWDHyper
+    per_image = True
     official = {"mu": 1.0, "count": "none"}
 
     def loss(self, context: Context) -> dict[str, Tensor]:

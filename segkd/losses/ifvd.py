@@ -106,6 +106,7 @@ class IFVD(Term):
     """Intra-class feature variation of the head features."""
 
     Hyper = IFVDHyper
+    per_image = True
     official = {"weight": 200.0}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

@@ -60,6 +60,10 @@ class KD(Term):
 
     Hyper = KDHyper
 
+    @property
+    def per_image(self) -> bool:
+        return self.hyper.reduction != "batch_sum"
+
     def loss(self, context: Context) -> dict[str, Tensor]:
         hyper = self.hyper
         value = pixelwise_kl(context.student.logits, context.teacher_logits(), hyper.temperature, hyper.reduction)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from segkd.losses.cross_entropy import task_loss
 from segkd.losses.cwd import channelwise_kl
+from segkd.losses.distributed import count_over_processes
 from segkd.losses.method import METHODS, TeacherKind, full_precision, require
 from segkd.prediction import IGNORE, NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
@@ -159,14 +160,18 @@ class LAD(TeacherKind):
     def teacher_loss(
         self, prediction: Prediction, labels: Tensor, aux_weight: float = 0.4, align_corners: bool = True
     ) -> dict[str, Tensor]:
-        """Task losses of both paths, added up, and their consistency; ``prediction`` on `training_input`. LAD Eq. 7."""
+        """Task losses of both paths, added up, and their consistency; ``prediction`` on `training_input`. LAD Eq. 7.
+
+        Where several processes train the run, this one's part of each: consistency is a mean over images.
+        """
         first, second = prediction.split(2)
         losses = task_loss(first, labels, aux_weight, align_corners=align_corners)
         for name, value in task_loss(second, labels, aux_weight, align_corners=align_corners).items():
             losses[name] = losses[name] + value
         hyper = self.hyper
         gap = dual_path_consistency(first.logits, second.logits, hyper.temperature, hyper.symmetric)
-        return {**losses, f"{self.name}/consistency": hyper.consistency * gap}
+        part = len(labels) / count_over_processes(len(labels), labels)
+        return {**losses, f"{self.name}/consistency": hyper.consistency * gap * part}
 
 
 def fixed_codes(classes: int) -> list[float]:

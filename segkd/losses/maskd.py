@@ -81,6 +81,7 @@ class MasKD(Term):
     """Squared score gaps under learnt masks."""
 
     Hyper = MasKDHyper
+    per_image = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The tokens, N(0, 0.01^2) until `prepare` has trained them; the student's optimiser never sees them."""

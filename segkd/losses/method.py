@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segkd.losses.distributed import Gathered, Share
 from segkd.prediction import NetworkInfo, Prediction, resize_scores
 from segkd.registry import Registry, UserError, unknown
 
@@ -27,6 +28,7 @@ class Context:
 
     ``step`` counts from 0 to ``total_steps - 1``; ``images`` (B, 3, H, W) in [0, 1]; ``labels`` (B, H, W) int64,
     255 = ignore; ``generator`` is the step's own source of random numbers; ``align_corners`` the student's resizing.
+    ``share``: where several processes train the run, what of the batch is here; None: all of it.
     """
 
     step: int
@@ -37,10 +39,17 @@ class Context:
     teacher: Prediction | None = None
     generator: torch.Generator | None = None
     align_corners: bool = True
+    share: Share | None = None
 
     def teacher_logits(self) -> Tensor:
         """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
         return self.on_student_grid(self.teacher.logits)
+
+    def whole(self) -> Context:
+        """The same step with the batch of all processes."""
+        images, labels = map(self.share.gather, (self.images, self.labels))
+        student, teacher = Gathered(self.student, self.share), self.teacher and Gathered(self.teacher, self.share)
+        return dataclasses.replace(self, images=images, labels=labels, student=student, teacher=teacher, share=None)
 
     def on_student_grid(self, maps: Tensor, like: Tensor | None = None) -> Tensor:
         """Maps (B, A, h, w) of the teacher on the grid of the student's logits, or of ``like``; bilinear."""
@@ -69,12 +78,16 @@ class Part:
     """One atomic method. A subclass names its frozen dataclass of hyper-parameters and what the released code changes.
 
     ``official``: the fields whose default differs under variant="official"; None where no code was released.
+    ``per_image``: a term's loss on a batch is the mean of its losses on the images, a weighting's map of an image does not
+    depend on the others, and neither draws random numbers; then every process of a run computes it for its own images.
+    False is right for every part: each process then sees the predictions on the whole batch.
     A part keeps the state of one run, in the module that `build` returns: make a new method for a new run.
     """
 
     Hyper: ClassVar[type]
     official: ClassVar[dict[str, Any] | None] = {}
     needs_teacher: ClassVar[bool] = True
+    per_image: bool = False
 
     def __init__(self, name: str, hyper: Any):
         self.name = name
@@ -170,13 +183,29 @@ class Method:
         return nn.ModuleDict({name: part.build(student, teacher) for name, part in self.parts.items()})
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        """The weighted terms of this step by name; their sum joins the task loss. The teacher gets no gradient."""
+        """The weighted terms of this step by name; their sum joins the task loss. The teacher gets no gradient.
+
+        Where several processes train the run: this one's part of each term, see `distributed.Share`.
+        """
         context = _teacher_cut_off(context)
-        return {name: value for term in self.terms.values() for name, value in term.loss(context).items()}
+        if context.share is None:
+            return {name: value for term in self.terms.values() for name, value in term.loss(context).items()}
+        whole = None if all(term.per_image for term in self.terms.values()) else context.whole()
+        losses = {}
+        for term in self.terms.values():
+            part = context.share.fraction if term.per_image else 1 / context.share.processes
+            losses |= {name: part * value for name, value in term.loss(context if term.per_image else whole).items()}
+        return losses
 
     def task_weight(self, context: Context) -> TaskWeight | None:
         """Weights for `cross_entropy.task_loss`, or None when no part weights the task."""
-        return None if self.weighting is None else self.weighting.task_weight(_teacher_cut_off(context))
+        if self.weighting is None:
+            return None
+        context, share = _teacher_cut_off(context), context.share
+        if share is None or self.weighting.per_image:
+            return self.weighting.task_weight(context)
+        weight = self.weighting.task_weight(context.whole())
+        return weight and TaskWeight(share.cut(weight.main), None if weight.aux is None else share.cut(weight.aux), weight.normaliser)
 
     def prepare(self, teacher: Callable[[Tensor, Tensor, int], Prediction], data: TrainingData) -> None:
         """Let every part do its work before the first step."""
@@ -187,7 +216,8 @@ class Method:
         """Let every part do its work after the student's optimiser step."""
         context = _teacher_cut_off(context)
         for part in self.parts.values():
-            part.after_step(context)
+            idle = type(part).after_step is Part.after_step
+            part.after_step(context if context.share is None or part.per_image or idle else context.whole())
 
 
 def _teacher_cut_off(context: Context) -> Context:

@@ -128,6 +128,10 @@ class RDD(TaskWeighting):
         "aux_mask": "own",
     }
 
+    @property
+    def per_image(self) -> bool:
+        return self.hyper.min_kept == 0 and self.hyper.tfe_map == "pixels"
+
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """No state; UserError where the teacher's auxiliary head is missing and the chosen stages need it."""
         own_masks = self.hyper.aux_mask == "own" and student.has_aux

@@ -1,4 +1,4 @@
-"""Trains a list of runs: teachers first, cohorts together, one process a device or CPU core."""
+"""Trains a list of runs: teachers first, cohorts together, one process a device or CPU core, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,69 +6,51 @@ import multiprocessing
 import os
 import queue
 import time
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from segkd.config import RunConfig
-from segkd.registry import UserError
-from segkd.runs import Run, cohort_key, find, run_cohort
+from segkd.registry import UserError, unknown
+from segkd.runs import Run, find, run_cohort
+from segkd.study.jobs import Job, plan_jobs, ready_jobs, step_cost, with_teachers
 from segkd.study.progress import Progress
+from segkd.study.ray_cluster import cluster_slots, train_on_ray
 from segkd.train.failure import RunFailed
 
-Job = list[RunConfig]
+EXECUTORS = ("processes", "ray")
 
 
-def with_teachers(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
-    """Every run that is needed, by id, each teacher before its students."""
-    needed: dict[str, RunConfig] = {}
-    for config in configs:
-        if config.teacher is not None:
-            needed.update({k: v for k, v in with_teachers([config.teacher]).items() if k not in needed})
-        needed.setdefault(config.id, config)
-    return needed
-
-
-def plan_jobs(configs: Iterable[RunConfig], workers: int) -> list[Job]:
-    """Cohorts of unfinished runs, each at most 1/workers of its group, so that all workers have something to do.
-
-    Teachers go alone and first: others wait for them.
-    """
-    missing = [c for c in with_teachers(configs).values() if not find(c).done]
-    teachers = {c.teacher.id for c in missing if c.teacher}
-    groups: dict[str, Job] = {}
-    for config in missing:
-        key = config.id if config.id in teachers else cohort_key(config)
-        groups.setdefault(key, []).append(config)
-    jobs = []
-    for group in groups.values():
-        size = -(-len(group) // workers)
-        jobs += [group[i : i + size] for i in range(0, len(group), size)]
-    return sorted(jobs, key=lambda job: job[0].id not in teachers)
-
-
-def execute(configs: list[RunConfig], devices: list[str] | None = None) -> list[Run]:
+def execute(
+    configs: list[RunConfig], devices: list[str] | None = None, executor: str = "processes", resources: str | None = None
+) -> list[Run]:
     """Train what is missing and return all runs in the order given.
 
     RunFailed, once all else is done, if some stopped at a step that was not finite; UserError if a worker was killed.
 
-    ``devices``: one worker process each (default: one per CPU core, or the one GPU in this process).
+    ``devices``: one worker process each (default: one per CPU core, or per GPU). ``executor="ray"``: on the machines of a
+    Ray cluster instead, where each cohort takes ``resources`` such as "cpu=1,gpu=0.5" (see `ray_cluster.parse_resources`).
     """
+    if executor not in EXECUTORS:
+        raise unknown("executor", executor, EXECUTORS)
+    if executor == "processes" and resources is not None:
+        raise UserError(f"resources '{resources}' are for executor=ray; processes take devices")
+    if executor == "ray" and devices is not None:
+        raise UserError(f"devices {','.join(devices)} are for executor=processes; a Ray cluster gives them out by resources")
+    if all(find(config).done for config in with_teachers(configs).values()):
+        return [find(config) for config in configs]
     devices = devices or default_devices()
-    jobs = plan_jobs(configs, len(devices))
-    if jobs:
-        runs = [c for job in jobs for c in job]
-        progress = Progress(sum(c.schedule.steps * step_cost(c) for c in runs), len(runs))
-        try:
+    slots = cluster_slots(resources) if executor == "ray" else len(devices)
+    jobs = plan_jobs(configs, slots)
+    runs = [c for job in jobs for c in job]
+    progress = Progress(sum(c.schedule.steps * step_cost(c) for c in runs), len(runs))
+    try:
+        if executor == "ray":
+            train_on_ray(jobs, resources, progress)
+        else:
             _train_in_processes(jobs, devices, progress)
-        finally:
-            progress.close()
+    finally:
+        progress.close()
     return [find(config) for config in configs]
-
-
-def step_cost(config: RunConfig) -> float:
-    """Roughly what a step costs, for the time left: wider networks more, a label-assisted teacher's two paths double."""
-    return config.network.width * (2 if config.network.extra_channels else 1)
 
 
 def default_devices() -> list[str]:
@@ -88,7 +70,7 @@ def _train_in_processes(jobs: list[Job], devices: list[str], progress: Progress)
     pool = ProcessPoolExecutor(min(len(devices), len(jobs)), context, _start_worker, (messages, free, os.getpid()))
     try:
         while waiting or running:
-            ready = [job for job in waiting if all(c.teacher is None or find(c.teacher).done for c in job)]
+            ready = ready_jobs(waiting, lambda config: find(config).done)
             if not ready and not running:  # they wait for a teacher that failed
                 break
             for job in ready[: len(devices) - len(running)]:

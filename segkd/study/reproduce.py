@@ -17,7 +17,8 @@ from segkd.config import ROOT
 from segkd.data import create_dataset
 from segkd.runs import commit, find
 from segkd.study import report
-from segkd.study.executor import execute, with_teachers
+from segkd.study.executor import execute
+from segkd.study.jobs import with_teachers
 from segkd.study.papers import COMPARISON, PAPERS
 from segkd.study.study import Study, open_study
 from segkd.train.state import write_json, write_whole
@@ -42,10 +43,12 @@ NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
 }
 
 
-def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
+def reproduce(
+    profile: str, dataset: str, executor: str = "processes", resources: str | None = None, **choice: str | None
+) -> Path:
     """Everything for one profile and data set; returns the path of the report's first page.
 
-    ``choice``: seeds, methods, tables, devices, teacher as ``open_study`` takes them. Mistyped names and missing data
+    ``executor`` and ``resources`` as `execute` takes them. ``choice``: seeds, methods, tables, devices, teacher as ``open_study`` takes them. Mistyped names and missing data
     are found before anything is trained or written.
     """
     studies = [open_study(paper, profile, dataset, **choice) for paper in (COMPARISON, *PAPERS)]
@@ -53,7 +56,8 @@ def reproduce(profile: str, dataset: str, **choice: str | None) -> Path:
         create_dataset(dataset, split=split)  # a data set that is not there is said now
     folder = ROOT / "reports" / f"{profile}-{dataset}"
     _say_needs(studies, folder)
-    execute([config for study in studies for config in study.configs()], studies[0].devices)
+    devices = None if executor == "ray" else studies[0].devices
+    execute([config for study in studies for config in study.configs()], devices, executor, resources)
     folder.mkdir(parents=True, exist_ok=True)
     write_results(studies, folder / "results.csv")
     write_facts(studies[0], folder / "study.json")

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
+from segkd.losses.distributed import Share, sum_over_processes
 from segkd.losses.method import TeacherKind
 from segkd.metrics import confusion_matrix
 from segkd.prediction import resize_scores
+from segkd.train.processes import rank, world
 from segkd.train.runtime import generator
 
 
-def batches(packed: Packed, batch_size: int = 8):
-    """(first index, images, labels) over a split in order, none padded and none twice: own sizes go one by one."""
+def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world: int = 1):
+    """(first index, images, labels) over a split in order, none padded and none twice: own sizes go one by one.
+
+    ``rank`` of ``world`` processes gets every ``world``-th batch.
+    """
     batch_size = batch_size if packed.size else 1
-    for start in range(0, len(packed), batch_size):
+    for start in range(rank * batch_size, len(packed), world * batch_size):
         images, labels, _ = packed.take(range(start, min(start + batch_size, len(packed))))
         yield start, *to_batch(images, labels)
 
 
-def feed(images: Tensor, labels: Tensor, kind: TeacherKind | None, *key: object) -> Tensor:
-    """What the network sees: the images, or for a label-assisted teacher images and noised label (LAD 3.1)."""
-    return images if kind is None else kind.teacher_input(images, labels, generator(*key))
+def feed(images: Tensor, labels: Tensor, kind: TeacherKind | None, *key: object, share: Share | None = None) -> Tensor:
+    """What the network sees: the images, or for a label-assisted teacher images and noised label (LAD 3.1).
+
+    ``share``: what the images are of the batch for which the noise is drawn; None: all of it.
+    """
+    return images if kind is None else for_share(share, kind.teacher_input, images, labels, generator(*key))
+
+
+def for_share(share: Share | None, make: Callable[..., Tensor], images: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+    """``make(images, labels, draws)``, of the whole batch where these are a share, so that the draws are those of one process."""
+    return make(images, labels, draws) if share is None else share.cut(make(share.gather(images), share.gather(labels), draws))
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, seed: int = 0) -> Tensor:
-    """Confusion matrix (C, C) int64 of ``model`` in eval mode. With ``kind`` the noised label is part of the input."""
+    """Confusion matrix (C, C) int64 of ``model`` in eval mode. With ``kind`` the noised label is part of the input.
+
+    Where several processes train the run, each takes every so-manieth batch: the matrix counts each image once.
+    """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
-    for start, images, labels in batches(packed):
+    for start, images, labels in batches(packed, rank=rank(), world=world()):
         logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
         predicted = resize_scores(logits.float(), labels.shape[-2:], model.align_corners).argmax(1)
         total += confusion_matrix(predicted.cpu(), labels, packed.num_classes)
     model.train(training)
-    return total
+    return sum_over_processes(total.to(device)).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,13 +22,14 @@ from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.train.evaluate import evaluate
 from segkd.train.failure import write_failure
+from segkd.train.processes import from_first, is_first, own_share, rank, world
 from segkd.train.runtime import generator
 from segkd.train.state import load_checkpoint, save_checkpoint, write_rows
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import NonFiniteStep, Trainee
 
 Report = Callable[[str, int, float], None]  # run id, step, loss
-CHECKPOINT_SECONDS = 30.0
+CHECKPOINT_SECONDS = float(os.environ.get("SEGKD_CHECKPOINT_SECONDS") or 30)  # fewer where machines may be taken away
 CPU = torch.device("cpu")
 
 
@@ -78,15 +80,25 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
 def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
     """A run as its newest checkpoint left it, or before its first step."""
     info = None if cohort.teacher is None else cohort.teacher.model.info
-    trainee = Trainee(config, cohort.train.num_classes, info, cohort.device)
-    state = load_checkpoint(folder)
+    share = own_share(config.schedule.batch_size)
+    trainee = Trainee(config, cohort.train.num_classes, info, cohort.device, share)
+    if is_first():
+        _begin(trainee, folder, cohort)
+    if share is not None:  # nobody but the first looks into the folder: another machine may still see an older state of it
+        state = from_first(trainee.state)
+        if not is_first():
+            trainee.load_state(state)
+    return trainee
+
+
+def _begin(trainee: Trainee, folder: Path, cohort: Cohort) -> None:
+    config, state = trainee.config, load_checkpoint(folder)
     if state is not None:
         _resume(trainee, state, cohort.environment)
     elif cohort.teacher is not None:
         batch = lambda step: training_batch(cohort.train, config, step, cohort.device)  # noqa: E731
         trainee.prepare(cohort.teacher, TrainingData(config.schedule.steps, batch))
     trainee.begun.append({"step": trainee.step, **cohort.environment})
-    return trainee
 
 
 def _resume(trainee: Trainee, state: dict, environment: dict) -> None:
@@ -128,11 +140,11 @@ def training_batch(
 
 def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tensor, Tensor, Prediction | None]:
     """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one."""
-    images, labels = training_batch(cohort.train, active[0].config, step, cohort.device)
+    images, labels = training_batch(cohort.train, active[0].config, step, cohort.device, rank(), world())
     if cohort.teacher is None:
         return images, labels, None
     begin = time.perf_counter()
-    prediction = cohort.teacher(images, labels, step)
+    prediction = cohort.teacher(images, labels, step, active[0].share)
     for trainee in active:
         trainee.teacher_seconds += time.perf_counter() - begin
     return images, labels, prediction
@@ -144,12 +156,21 @@ def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
         try:
             row = trainee.train_step(images, labels, prediction)
         except NonFiniteStep as error:
-            folder = cohort.folders[cohort.configs.index(trainee.config)]
-            trainee.failure = write_failure(folder, trainee, error, cohort.train, images, labels)
+            _fail(cohort, trainee, error, images, labels)
             continue
         if trainee.step % max(1, trainee.config.schedule.steps // 50) == 0:
             trainee.rows.append({"kind": "train", **row})
         cohort.report(trainee.config.id, trainee.step, row["loss"])
+
+
+def _fail(cohort: Cohort, trainee: Trainee, error: NonFiniteStep, images: Tensor, labels: Tensor) -> None:
+    """Stop the run; the report holds the whole batch. All processes come here, since terms and gradients are sums of theirs."""
+    trainee.failure, share = str(error), trainee.share
+    if share is not None:
+        images, labels = share.gather(images), share.gather(labels)
+    if is_first():
+        folder = cohort.folders[cohort.configs.index(trainee.config)]
+        trainee.failure = write_failure(folder, trainee, error, cohort.train, images, labels)
 
 
 def validation_steps(config: RunConfig) -> set[int]:
@@ -172,6 +193,8 @@ def _validate(trainee: Trainee, val: Packed) -> None:
 
 
 def _save(cohort: Cohort, trainees: list[Trainee]) -> None:
+    if not is_first():
+        return
     for trainee, folder in zip(trainees, cohort.folders):
         if trainee.failure is not None:  # its last checkpoint is of before the failure, and stays
             continue

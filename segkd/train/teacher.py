@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segkd.losses.distributed import Share
 from segkd.losses.method import TeacherKind
 from segkd.prediction import Prediction
 from segkd.train.evaluate import feed
@@ -23,9 +24,9 @@ class Teacher:
         self.order = other_names(model.info.num_classes, seed) if shuffled else None
 
     @torch.no_grad()  # not inference_mode: losses such as MSE save the teacher's tensor for backward
-    def __call__(self, images: Tensor, labels: Tensor, step: int) -> Prediction:
-        """Prediction on a batch; the label noise is drawn anew each step from (seed, step)."""
-        seen = feed(images, labels, self.kind, self.seed, step, "teacher")
+    def __call__(self, images: Tensor, labels: Tensor, step: int, share: Share | None = None) -> Prediction:
+        """Prediction on a batch, or on a process's ``share`` of it; the label noise is drawn anew each step from (seed, step)."""
+        seen = feed(images, labels, self.kind, self.seed, step, "teacher", share=share)
         prediction = self.model(seen.to(images.device)).detach()
         return prediction if self.order is None else prediction.reorder_classes(self.order.to(images.device))
 

@@ -11,11 +11,15 @@ from torch.nn.utils import get_total_norm
 
 from segkd.config import RunConfig
 from segkd.losses.cross_entropy import task_loss
+from segkd.losses.distributed import Share
 from segkd.losses.method import Context, TrainingData, create_method
 from segkd.models import create_model
 from segkd.models.checkpoints import load_network
 from segkd.prediction import NetworkInfo, Prediction
+from segkd.train.evaluate import for_share
+from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
+from segkd.train.processes import add_up, as_first
 from segkd.train.runtime import derive, generator
 from segkd.train.teacher import Teacher
 
@@ -50,12 +54,21 @@ def build_network(config: RunConfig, num_classes: int, start: bool = True) -> to
 
 
 class Trainee:
-    """Network, method and optimiser of one run."""
+    """Network, method and optimiser of one run; ``share``: what of each batch this process has, None for all of it."""
 
-    def __init__(self, config: RunConfig, num_classes: int, teacher_info: NetworkInfo | None, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(
+        self,
+        config: RunConfig,
+        num_classes: int,
+        teacher_info: NetworkInfo | None,
+        device: torch.device,
+        share: Share | None = None,
+    ):
+        self.config, self.device, self.share = config, device, share
         self.method = create_method(config.method, variant=config.variant, **config.hyper)
         self.model = build_network(config, num_classes).to(device).train()
+        if share is not None:
+            self.model = as_one_batch(self.model, share)
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
         self.step, self.seconds, self.teacher_seconds = 0, 0.0, 0.0
@@ -78,13 +91,14 @@ class Trainee:
         schedule, draws = self.config.schedule, generator(self.config.seed, self.step, "method")
         if self.label_assisted:
             kind = self.method.teacher_kind
-            both_paths = kind.training_input(images, labels, draws)
+            both_paths = for_share(self.share, kind.training_input, images, labels, draws)
             prediction = self.model(both_paths.to(self.device))
             return kind.teacher_loss(prediction, labels, schedule.aux_weight, self.model.align_corners)
         student = self.model(images)
-        context = Context(self.step, schedule.steps, images, labels, student, teacher, draws, self.model.align_corners)
+        align = self.model.align_corners
+        context = Context(self.step, schedule.steps, images, labels, student, teacher, draws, align, self.share)
         weight = self.method.task_weight(context)
-        task = task_loss(student, labels, schedule.aux_weight, weight, self.model.align_corners)
+        task = task_loss(student, labels, schedule.aux_weight, weight, align)
         self.context = context
         return {**task, **self.method.loss(context)}
 
@@ -104,10 +118,12 @@ class Trainee:
         set_lr(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
-        values = self._finite(terms | {"loss": total})
+        terms |= {"loss": total}
+        values = self._finite(terms if self.share is None else add_up(terms, self._trained()))
         self.optimiser.step()
         if self.context is not None:
             self.method.after_step(self.context)
+            as_first(p for p in self.modules.parameters() if not p.requires_grad)  # a part's own, trained by every process
             self.context = None
         self.step += 1
         self.seconds += time.perf_counter() - begin

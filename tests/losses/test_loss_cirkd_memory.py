@@ -1,7 +1,6 @@
 """CIRKD's memory: what an update stores and where, for the right and the published indexing, and what is sampled."""
 
 import copy
-import threading
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.losses import cirkd
 from segkd.losses.cirkd import MemoryBank
 
 IGNORE = 255
@@ -225,29 +223,3 @@ def test_state_dict_carries_everything():
     assert same(first, second)
     draws = [memory.sample(torch.Generator().manual_seed(2), 20, 6) for memory in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*draws))
-
-
-def test_processes_that_share_their_images_hold_one_bank(monkeypatch):
-    g = torch.Generator().manual_seed(0)
-    feature, labels = torch.randn(4, 3, 2, 3, generator=g), torch.randint(0, 3, (4, 2, 3), generator=g)
-    start = MemoryBank(3, 3, 8, 4, pixels_per_class=2)
-    whole, parts = copy.deepcopy(start), [copy.deepcopy(start) for _ in range(2)]
-    whole.update(feature, labels, torch.Generator().manual_seed(1))
-    barrier, box, mine = threading.Barrier(2, timeout=30), {}, threading.local()
-
-    def exchange(tensor):
-        box[mine.rank] = tensor.clone()
-        barrier.wait()
-        joined = torch.cat([box[0], box[1]])
-        barrier.wait()
-        return joined
-
-    def process(rank):
-        mine.rank, half = rank, slice(2 * rank, 2 * rank + 2)
-        parts[rank].update(feature[half], labels[half], torch.Generator().manual_seed(1))
-
-    monkeypatch.setattr(cirkd, "gather_from_processes", exchange)
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
-    for name, value in whole.state_dict().items():
-        assert all(torch.equal(part.state_dict()[name], value) for part in parts), name

@@ -13,7 +13,7 @@ from segkd.cli import main
 from segkd.config import ROOT, RunConfig, to_dict
 from segkd.registry import UserError
 from segkd.runs import find
-from segkd.study.executor import plan_jobs, with_teachers
+from segkd.study.jobs import plan_jobs, with_teachers
 from segkd.study.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.profiles import PROFILES, get_profile, seed_list
 from segkd.study.progress import Progress
