@@ -23,7 +23,7 @@ STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(S
   $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)") \
   $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
-.PHONY: help env test test-all reproduce lab data report bench clean
+.PHONY: help env test test-all reproduce lab data report bench gpu-check clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=file]"
@@ -64,7 +64,10 @@ data: env  ## get DATASET where that is allowed, check it and pack it; DATASET= 
 	@$(BIN)/segkd data $(if $(DATASET),"$(DATASET)")
 
 bench: env  ## run the benchmarks
-	@for name in losses bench_step data pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
+	@for name in losses step data pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
+
+gpu-check: env  ## measure the speed targets of one GPU, in at most ten minutes
+	@$(BIN)/python benchmarks/gpu.py
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures

@@ -13,10 +13,11 @@ from typing import Any, get_type_hints
 from segkd.registry import UserError, unknown
 
 TEACHER_CLASSES = ("own", "shuffled")
+PRECISIONS = ("float32", "bf16")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
-    "content": "",
+    "content": "", "precision": "float32", "compile": False,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -73,6 +74,8 @@ class Schedule:
     warmup: float = 0.0  # share of the steps over which the learning rate rises
     aux_weight: float = 0.4
     validations: int = 10
+    precision: str = "float32"  # of the forward passes in training, one of PRECISIONS; losses and evaluation are float32
+    compile: bool = False  # the student through torch.compile: the same up to rounding
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     raises ValueError: such a map was read with the wrong ids.
     """
     valid = labels != ignore_index
-    true, guess = labels[valid].long(), predicted[valid].long()
+    true = torch.where(valid, labels.long(), 0)
     if true.numel() and (int(true.max()) >= num_classes or int(true.min()) < 0):
         raise ValueError(f"label {int(true.max())} outside 0..{num_classes - 1}: wrong label ids?")
-    return torch.bincount(true * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
+    pairs = torch.where(valid, true * num_classes + predicted, num_classes**2)  # the last bin takes the ignored pixels
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1)
+    return counts[:-1].reshape(num_classes, num_classes)
 
 
 def scores(confusion: Tensor | np.ndarray) -> dict:

@@ -78,6 +78,7 @@ class DIST(Term):
     """Correlation distance of main and auxiliary scores."""
 
     Hyper = DISTHyper
+    needs_teacher_aux = True
 
     def loss(self, context: Context) -> dict[str, Tensor]:
         hyper, student, teacher = self.hyper, context.student, context.teacher

@@ -87,6 +87,7 @@ class DSD(Term):
 
     Hyper = DSDHyper
     per_image = True
+    needs_teacher_aux = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         feature_widths(self.name, student, teacher)

@@ -82,6 +82,7 @@ class MasKD(Term):
 
     Hyper = MasKDHyper
     per_image = True
+    needs_teacher_aux = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The tokens, N(0, 0.01^2) until `prepare` has trained them; the student's optimiser never sees them."""

@@ -88,6 +88,7 @@ class Part:
     official: ClassVar[dict[str, Any] | None] = {}
     needs_teacher: ClassVar[bool] = True
     per_image: bool = False
+    needs_teacher_aux: ClassVar[bool] = False  # whether it may read the teacher's auxiliary scores, which are made only then
 
     def __init__(self, name: str, hyper: Any):
         self.name = name
@@ -159,6 +160,7 @@ class Method:
         self.weighting: TaskWeighting | None = self._only(TaskWeighting, "task weighting")
         self.teacher_kind: TeacherKind | None = self._only(TeacherKind, "teacher kind")
         self.needs_teacher: bool = any(part.needs_teacher for part in parts)
+        self.needs_teacher_aux: bool = any(part.needs_teacher_aux for part in parts)
 
     def _only(self, kind: type[Part], words: str) -> Any:
         found = [part for part in self.parts.values() if isinstance(part, kind)]

@@ -119,6 +119,7 @@ class RDD(TaskWeighting):
     """Weights of the task loss: TFE for the first share of the steps (``step < warmup * total_steps``), then TSE."""
 
     Hyper = RDDHyper
+    needs_teacher_aux = True
     official = {
         "min_kept": 100_000 / (4 * 512 * 1024),
         "difficulty": "official",

@@ -38,22 +38,27 @@ def deployed(network: nn.Module, argmax: bool = False) -> Deployed:
     It keeps the network's memory layout (channels_last is faster in torch, and of no account in ONNX).
     """
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    if getattr(twin, "aux_head", None) is not None and not twin.head.aux_needed:  # OCRNet looks at its coarse scores
-        twin.aux_head = None
+    drop_aux_head(twin)
     if getattr(twin, "detail_head", None) is not None:
         twin.detail_head = None
     merge_lora(twin)
     for head in (m for m in twin.modules() if isinstance(m, LinearHead)):
         head.fold_norm()
-    fold_norms(twin, torch.zeros(1, twin.info.in_channels, SIDE, SIDE))
+    fold_norms(twin)
     return Deployed(twin, argmax).eval()
 
 
+def drop_aux_head(network: nn.Module) -> None:
+    """Take the auxiliary head away, in place, unless ``network`` looks at its scores itself, as OCRNet does."""
+    if getattr(network, "aux_head", None) is not None and not network.head.aux_needed:
+        network.aux_head = None
+
+
 @torch.no_grad()
-def fold_norms(network: nn.Module, images: Tensor) -> int:
+def fold_norms(network: nn.Module) -> int:
     """Fold every batch norm that reads what a convolution wrote into that convolution, in place; returns how many.
 
-    Pairs are seen in one pass over ``images``, not guessed from names. What a norm does beside normalising (the
+    For a network in eval mode. Pairs are seen in one pass over an empty image, not guessed from names. What a norm does beside normalising (the
     activation inside timm's) stays in its place.
     """
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are kept, so that no id is given twice
@@ -72,7 +77,8 @@ def fold_norms(network: nn.Module, images: Tensor) -> int:
             handles.append(module.register_forward_hook(wrote))
         elif isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(reads))
-    network(images)
+    device = next(network.parameters()).device
+    network(torch.zeros(1, network.info.in_channels, SIDE, SIDE, device=device))
     for handle in handles:
         handle.remove()
     replaced: dict[nn.Module, nn.Module] = {}

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from segkd.registry import UserError
+from segkd.config import PRECISIONS
+from segkd.registry import UserError, unknown
 
 
 def derive(*parts: object) -> int:
@@ -32,6 +33,13 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"DEVICES: '{name}' asked for, but torch sees no CUDA device; use DEVICES=cpu")
     return device
+
+
+def forward_precision(device: torch.device, precision: str) -> torch.autocast:
+    """A context for forward passes: ``bf16`` is autocast, ``float32`` changes nothing; UserError for another word."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager

@@ -9,25 +9,29 @@ from segkd.losses.distributed import Share
 from segkd.losses.method import TeacherKind
 from segkd.prediction import Prediction
 from segkd.train.evaluate import feed
-from segkd.train.runtime import generator
+from segkd.train.runtime import forward_precision, generator
 
 
 class Teacher:
     """Holds a network without gradient and feeds it as its kind demands (``None``: the image alone).
 
-    ``shuffled``: a control, in which every class speaks under the name of another, fixed by the seed.
+    ``shuffled``: a control, in which every class speaks under the name of another, fixed by the seed. ``precision``: of
+    the forward pass, one of `PRECISIONS`.
     """
 
-    def __init__(self, model: nn.Module, kind: TeacherKind | None, seed: int, shuffled: bool = False):
+    def __init__(
+        self, model: nn.Module, kind: TeacherKind | None, seed: int, shuffled: bool = False, precision: str = "float32"
+    ):
         self.model = model.eval().requires_grad_(False)
-        self.kind, self.seed = kind, seed
+        self.kind, self.seed, self.precision = kind, seed, precision
         self.order = other_names(model.info.num_classes, seed) if shuffled else None
 
     @torch.no_grad()  # not inference_mode: losses such as MSE save the teacher's tensor for backward
     def __call__(self, images: Tensor, labels: Tensor, step: int, share: Share | None = None) -> Prediction:
         """Prediction on a batch, or on a process's ``share`` of it; the label noise is drawn anew each step from (seed, step)."""
         seen = feed(images, labels, self.kind, self.seed, step, "teacher", share=share)
-        prediction = self.model(seen.to(images.device)).detach()
+        with forward_precision(images.device, self.precision):
+            prediction = self.model(seen.to(images.device)).detach()
         return prediction if self.order is None else prediction.reorder_classes(self.order.to(images.device))
 
 

@@ -20,7 +20,7 @@ from segkd.train.evaluate import for_share
 from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
-from segkd.train.runtime import derive, generator
+from segkd.train.runtime import derive, forward_precision, generator
 from segkd.train.teacher import Teacher
 
 
@@ -69,6 +69,9 @@ class Trainee:
         self.model = build_network(config, num_classes).to(device).train()
         if share is not None:
             self.model = as_one_batch(self.model, share)
+        self.network = self.model
+        if config.schedule.compile:  # with the dropout of the plain network, so that only rounding differs
+            self.network = torch.compile(self.model, options={"fallback_random": True})
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
         self.step, self.seconds, self.teacher_seconds = 0, 0.0, 0.0
@@ -86,15 +89,20 @@ class Trainee:
         """True for the training of a label-assisted teacher: it learns from its own two paths, without a teacher."""
         return self.method.teacher_kind is not None and self.config.teacher is None
 
+    def forward(self, images: Tensor) -> Prediction:
+        """The network's prediction in training, in the precision of the schedule."""
+        with forward_precision(self.device, self.config.schedule.precision):
+            return self.network(images)
+
     def losses(self, images: Tensor, labels: Tensor, teacher: Prediction | None) -> dict[str, Tensor]:
         """Every named, weighted loss term of this step."""
         schedule, draws = self.config.schedule, generator(self.config.seed, self.step, "method")
         if self.label_assisted:
             kind = self.method.teacher_kind
             both_paths = for_share(self.share, kind.training_input, images, labels, draws)
-            prediction = self.model(both_paths.to(self.device))
+            prediction = self.forward(both_paths.to(self.device))
             return kind.teacher_loss(prediction, labels, schedule.aux_weight, self.model.align_corners)
-        student = self.model(images)
+        student = self.forward(images)
         align = self.model.align_corners
         context = Context(self.step, schedule.steps, images, labels, student, teacher, draws, align, self.share)
         weight = self.method.task_weight(context)

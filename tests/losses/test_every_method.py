@@ -190,3 +190,16 @@ def test_a_method_is_one_documented_file(name):
     module = importlib.import_module(cls.__module__)
     assert cls.__module__.startswith("segkd.losses.") and module.__doc__ and cls.__doc__ and cls.Hyper.__doc__
     assert cls.Hyper.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+def test_the_teacher_needs_no_auxiliary_head_unless_the_method_says_so(name, variant, info, context):
+    found = []
+    for scores in ({}, {"aux_logits": None}):
+        step = context(torch.float32, step=0)
+        step.teacher = dataclasses.replace(step.teacher, **scores)
+        try:
+            found.append(total_loss(made(name, variant, info)[0], step)[0])
+        except AttributeError:  # it reads what is not there
+            found.append(torch.tensor(torch.nan))
+    assert torch.equal(*found) != METHODS.get(name).needs_teacher_aux

@@ -1,0 +1,224 @@
+"""The speed targets of one GPU, measured in at most ten minutes: a dated table in results/gpu.md beside this file.
+
+``make gpu-check``, or ``python benchmarks/gpu.py``. DeepLabV3 with ResNet-18 on crops of 512x1024, 19 classes, random weights and
+images that lie on the device, so that nothing but the step is timed. ``--device cpu --tiny`` only shows that the script runs.
+"""
+
+import argparse
+import datetime
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.losses.cwd import channelwise_kl
+from segkd.losses.method import create_method
+from segkd.models.deploy import drop_aux_head, fold_norms
+from segkd.train.teacher import Teacher
+from segkd.train.trainee import Trainee, build_network
+
+FILE = Path(__file__).parent / "results" / "gpu.md"
+CLASSES, COHORT = 19, 8
+COLUMNS = ("what", "measured", "target", "met")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is; `TINY` is for a machine without GPU."""
+
+    batch: int = 16
+    size: tuple[int, int] = (512, 1024)
+    width: float = 1.0
+    matrix: int = 8192
+    repeats: int = 15
+    compile: bool = True
+
+
+TINY = Scale(batch=2, size=(64, 64), width=0.125, matrix=128, repeats=2, compile=False)
+
+
+class Bench:
+    """A device and a scale, and the networks at them."""
+
+    def __init__(self, device: torch.device, scale: Scale):
+        self.device, self.scale = device, scale
+        self.images = torch.rand(scale.batch, 3, *scale.size, device=device)
+        self.labels = torch.randint(0, CLASSES, (scale.batch, *scale.size), device=device)
+
+    def network(self, encoder: str, extra_channels: int = 0) -> torch.nn.Module:
+        chosen = NetworkConfig(f"deeplabv3/{encoder}", self.scale.width, None, extra_channels)
+        return build_network(RunConfig(DataConfig(), chosen, Schedule()), CLASSES).to(self.device)
+
+    def teacher(self, encoder: str, method: str) -> Teacher:
+        """As in a run: bf16, norms folded, no auxiliary head."""
+        kind = create_method(method).teacher_kind
+        model = self.network(encoder, 0 if kind is None else kind.extra_channels).eval()
+        if kind is not None:
+            kind.build(model.info, None)
+        drop_aux_head(model)
+        fold_norms(model)
+        return Teacher(model, kind, 0, precision="bf16")
+
+    def trainee(self, method: str, teacher: Teacher, **schedule) -> Trainee:
+        network = NetworkConfig("deeplabv3/resnet18", self.scale.width)
+        plan = Schedule(steps=10_000, lr=1e-3, **{"precision": "bf16"} | schedule)
+        config = RunConfig(DataConfig(), network, plan, method=method, teacher=RunConfig())
+        return Trainee(config, CLASSES, teacher.model.info, self.device)
+
+    def step(self, student: Trainee, teacher: Teacher) -> Callable[[], object]:
+        """One distillation step, the teacher's pass included."""
+        return lambda: student.train_step(self.images, self.labels, teacher(self.images, self.labels, student.step))
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Median wall time after two calls that do not count."""
+        work(), work()
+        times = []
+        for _ in range(self.scale.repeats):
+            self.wait()
+            begin = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def matrix_rate(self) -> float:
+        """FLOP/s of one large bf16 matrix product."""
+        n = self.scale.matrix
+        one, other = (torch.randn(n, n, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+        return 2 * n**3 / self.seconds(lambda: one @ other)
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions and matrix products in one call, backward included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def eager_step(bench: Bench) -> Callable[[], object]:
+    """The LAD student's step as one writes it first: float32, NCHW, a loop over parameters, scores at label size."""
+    model, source = bench.network("resnet18"), bench.teacher("resnet18", "lad+cwd")
+    model.to(memory_format=torch.contiguous_format).train()
+    plain = bench.network("resnet18", 1).to(memory_format=torch.contiguous_format)  # norms and auxiliary head in place
+    teacher = Teacher(plain, source.kind, 0)
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3, 0.9, weight_decay=1e-4, fused=False, foreach=False)
+
+    def entropy(scores: Tensor) -> Tensor:
+        up = F.interpolate(scores, bench.scale.size, mode="bilinear", align_corners=True)
+        return F.cross_entropy(up, bench.labels, ignore_index=255)
+
+    def step() -> float:
+        said, found = teacher(bench.images, bench.labels, 0), model(bench.images)
+        loss = entropy(found.logits) + 0.4 * entropy(found.aux_logits) + 3 * channelwise_kl(found.logits, said.logits)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def cohort_seconds(bench: Bench, source: Teacher) -> tuple[float, float]:
+    """Eight steps with a teacher pass each, and with one for all."""
+    students = [bench.trainee("cwd", source) for _ in range(COHORT)]
+
+    def apart() -> None:
+        for student in students:
+            student.train_step(bench.images, bench.labels, source(bench.images, bench.labels, 0))
+
+    def together() -> None:
+        said = source(bench.images, bench.labels, 0)
+        for student in students:
+            student.train_step(bench.images, bench.labels, said)
+
+    return bench.seconds(apart), bench.seconds(together)
+
+
+def row(what: str, value: float, target: float | None = None, at_least: bool = False, unit: str = "x") -> tuple[str, ...]:
+    """A line of the table as text."""
+    shown = f"{value:.3g}" + {"x": "x", "%": " %", "ms": " ms", "TFLOP/s": " TFLOP/s"}[unit]
+    if target is None:
+        return what, shown, "", ""
+    met = value >= target if at_least else value <= target
+    return what, shown, f"{'≥' if at_least else '≤'} {target:g}", "yes" if met else "no"
+
+
+def measure(bench: Bench) -> tuple[list[tuple[str, ...]], str]:
+    """The table, and the profile of the LAD step."""
+    rate = bench.matrix_rate()
+    label_teacher, large = bench.teacher("resnet18", "lad+cwd"), bench.teacher("resnet101", "cwd")
+    plain = bench.step(bench.trainee("lad+cwd", label_teacher), label_teacher)
+    work, times = flops(plain), {"lad": bench.seconds(plain)}
+    if bench.scale.compile:
+        times["compiled"] = bench.seconds(bench.step(bench.trainee("lad+cwd", label_teacher, compile=True), label_teacher))
+    times["cwd"] = bench.seconds(bench.step(bench.trainee("cwd", large), large))
+    times["eager"] = bench.seconds(eager_step(bench))
+    best = min(times["lad"], times.get("compiled", times["lad"]))
+    apart, together = cohort_seconds(bench, large)
+    rows = [row("bf16 matrix product", rate / 1e12, unit="TFLOP/s"), row("LAD step, bf16", 1e3 * times["lad"], unit="ms")]
+    if "compiled" in times:
+        rows.append(row("LAD step, bf16, torch.compile", 1e3 * times["compiled"], unit="ms"))
+    rows += [
+        row("CWD step with R101 teacher, bf16", 1e3 * times["cwd"], unit="ms"),
+        row("own eager float32 NCHW loop, LAD step", 1e3 * times["eager"], unit="ms"),
+        row("work of the LAD step, share of the matrix rate", 100 * work / best / rate, 30, True, "%"),
+        row("LAD step / CWD step", times["lad"] / times["cwd"], 0.65),
+        row("eager loop / LAD step", times["eager"] / best, 2.5, True),
+        row("cohort of 8 / eight alone, CWD, R101 teacher", together / apart, 0.6),
+    ]
+    return rows, profile(plain, bench.device)
+
+
+def profile(work: Callable[[], object], device: torch.device) -> str:
+    """Where the time of one call goes: the ten operations that take most of it themselves."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    cuda = device.type == "cuda"
+    with record(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as found:
+        work()
+    kind, key = (DeviceType.CUDA, "self_device_time_total") if cuda else (DeviceType.CPU, "self_cpu_time_total")
+    own = {event.key: (getattr(event, key), event.count) for event in found.key_averages() if event.device_type == kind}
+    total, first = sum(spent for spent, _ in own.values()), sorted(own.items(), key=lambda item: -item[1][0])[:10]
+    lines = [f"| {name[:60]} | {100 * spent / total:.1f} % | {calls} |" for name, (spent, calls) in first]
+    return "\n".join(["| operation | share of the time | calls |", "| --- | --- | --- |", *lines])
+
+
+def report(bench: Bench) -> str:
+    """The page: date, device and versions, the targets, the profile."""
+    rows, shares = measure(bench)
+    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU"
+    head = f"{datetime.date.today()}, {device}, torch {torch.__version__}, batch {bench.scale.batch} of {bench.scale.size}"
+    table = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    lines = ["# Speed on one GPU", "", f"Generated by `make gpu-check`: {head}.", "", *(f"| {' | '.join(x)} |" for x in table)]
+    return "\n".join([*lines, "", "Where the time of the LAD step goes:", "", shares, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes that show that it runs; writes nothing")
+    chosen = parser.parse_args()
+    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("gpu-check: torch sees no CUDA device here; run it on a machine with a GPU")
+    text = report(Bench(torch.device(chosen.device), TINY if chosen.tiny else Scale()))
+    print(text)
+    if not chosen.tiny:
+        FILE.parent.mkdir(exist_ok=True)
+        FILE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The check of a GPU's speed: it runs on a CPU at tiny sizes, and says so where there is no GPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+RESULT = SCRIPT.parent / "results" / "gpu.md"
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cpu_and_writes_nothing():
+    before = RESULT.read_bytes() if RESULT.exists() else None
+    done = call("--device", "cpu", "--tiny")
+    assert done.returncode == 0, done.stderr
+    rows = "bf16 matrix product", "LAD step / CWD step", "| ≤ 0.65 |", "eager loop / LAD step", "cohort of 8", "convolution"
+    for words in rows:
+        assert words in done.stdout
+    assert before == (RESULT.read_bytes() if RESULT.exists() else None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_ends_with_one_line():
+    done = call()
+    assert done.returncode == 1 and "no CUDA device" in done.stderr and len(done.stderr.splitlines()) == 1

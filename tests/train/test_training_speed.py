@@ -1,0 +1,136 @@
+"""Precision, torch.compile and the teacher without auxiliary head: what they may change of a run, and what not."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.data.store import Packed
+from segkd.models import create_model, list_models
+from segkd.models.deploy import drop_aux_head, fold_norms
+from segkd.registry import UserError
+from segkd.runs import cohort_of, find, run
+from segkd.train.runtime import forward_precision
+from segkd.train.teacher import Teacher
+from segkd.train.trainee import Trainee
+
+CPU = torch.device("cpu")
+DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
+NETWORK = NetworkConfig("pspnet/resnet18", 0.125)
+SCHEDULE = Schedule("adamw", steps=4, batch_size=2, lr=0.01, validations=2)
+BASE = RunConfig(DATA, NETWORK, SCHEDULE)
+TEACHER = RunConfig(DATA, NETWORK, dataclasses.replace(SCHEDULE, steps=1, validations=1))
+
+
+def config(**schedule) -> RunConfig:
+    return dataclasses.replace(BASE, schedule=dataclasses.replace(SCHEDULE, **schedule))
+
+
+def batch(seed: int = 0):
+    draws = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, 48, 64, generator=draws), torch.randint(0, 5, (2, 48, 64), generator=draws)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+
+
+def test_an_unknown_precision_is_refused_with_the_nearest_name(runs):
+    with pytest.raises(UserError, match=r"schedule.precision.*'bf61'.*bf16"):
+        run(config(precision="bf61"), "cpu")
+    with pytest.raises(UserError, match="float32"):
+        forward_precision(CPU, "float23")
+
+
+def test_bf16_is_of_the_forward_passes_alone():
+    images, labels = batch()
+    trainee = Trainee(config(precision="bf16"), 5, None, CPU)
+    assert trainee.forward(images).logits.dtype == torch.bfloat16
+    assert all(value.dtype == torch.float32 for value in trainee.losses(images, labels, None).values())
+    teacher = Teacher(create_model("pspnet", "resnet18", width=0.125, classes=5), None, 0, precision="bf16")
+    assert teacher(images, labels, 0).logits.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in (*trainee.model.parameters(), *teacher.model.parameters()))
+    trainee.train_step(images, labels, None)
+    assert trainee.model(images).logits.dtype == torch.float32, "validation, outside the step, is float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["baseline", "cwd", "fakd_cwd+rdd"])
+def test_bf16_trains_like_float32(method):
+    """The loss of 30 steps on a batch falls by more than a third, and is within 10 % of float32's all the way."""
+    images, labels = batch()
+    labels[:] = (images[:, 0] * 4).long()
+    curves = {}
+    for precision in ("float32", "bf16"):
+        torch.manual_seed(3)
+        teacher = Teacher(create_model("pspnet", "resnet18", width=0.125, classes=5), None, 0, precision=precision)
+        chosen = dataclasses.replace(config(precision=precision, steps=30), method=method)
+        trainee = Trainee(chosen, 5, None if method == "baseline" else teacher.model.info, CPU)
+        said = lambda step: None if method == "baseline" else teacher(images, labels, step)  # noqa: E731
+        curves[precision] = torch.tensor([trainee.train_step(images, labels, said(k))["task"] for k in range(30)])
+    torch.testing.assert_close(curves["bf16"], curves["float32"], rtol=0.1, atol=0.02)
+
+
+@pytest.mark.slow
+def test_compile_gives_the_same_step_and_saves_the_plain_network():
+    found, (images, labels) = [], batch()
+    for flag in (False, True):
+        trainee = Trainee(config(compile=flag), 5, None, CPU)
+        row = trainee.train_step(images, labels, None)
+        norms = torch.tensor(list(trainee.gradient_norms().values()))
+        found.append((row["loss"], norms, set(trainee.state()["model"]), trainee.forward(images)))
+    (loss, norms, keys, plain), (other, others, same_keys, compiled) = found
+    assert other == pytest.approx(loss, rel=1e-5) and keys == same_keys
+    torch.testing.assert_close(others, norms, rtol=1e-2, atol=1e-4)
+    for field in dataclasses.fields(plain):  # the whole Prediction comes through
+        assert (getattr(plain, field.name) is None) == (getattr(compiled, field.name) is None)
+
+
+def test_a_cohorts_teacher_keeps_its_auxiliary_head_only_where_a_method_reads_it(runs):
+    teacher = run(TEACHER, "cpu")
+    students = {m: dataclasses.replace(BASE, method=m, teacher=TEACHER) for m in ("cwd", "rdd")}
+    images, labels = batch()
+    said = {}
+    for names in (("cwd",), ("cwd", "rdd")):
+        cohort = cohort_of([find(students[m]) for m in names], teacher, CPU)
+        assert isinstance(cohort.train, Packed)
+        said[names] = cohort.teacher(images, labels, 0)
+    alone, both = said.values()
+    assert alone.aux_logits is None and both.aux_logits is not None
+    assert torch.equal(alone.logits, both.logits) and torch.equal(alone.feature, both.feature)
+
+
+def test_ocrnet_keeps_the_head_that_it_looks_at():
+    model = create_model("ocrnet", "hrnet_w18_small", width=0.125, classes=5)
+    drop_aux_head(model)
+    assert model.aux_head is not None
+
+
+FAST = ("deeplabv3/resnet18", "pspnet/mobilenetv2")
+ALL = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in list_models() if "dinov2" not in name]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_folded_norms_leave_every_part_of_the_prediction_as_it_is(name):
+    torch.manual_seed(0)
+    model = create_model(*name.split("/"), width=0.25, classes=5).eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.3)
+        norm.running_var.uniform_(0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.3)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        before = model(images)
+        assert fold_norms(model) > 10
+        after = model(images)
+    for field in dataclasses.fields(before):
+        for was, now in zip(tensors(getattr(before, field.name)), tensors(getattr(after, field.name)), strict=True):
+            torch.testing.assert_close(now, was, rtol=0, atol=1e-4 * max(1.0, was.abs().max().item()))
+
+
+def tensors(value) -> list[torch.Tensor]:
+    return [] if value is None else [value] if isinstance(value, torch.Tensor) else list(value)
