@@ -58,8 +58,8 @@ def drop_aux_head(network: nn.Module) -> None:
 def fold_norms(network: nn.Module) -> int:
     """Fold every batch norm that reads what a convolution wrote into that convolution, in place; returns how many.
 
-    For a network in eval mode. Pairs are seen in one pass over an empty image, not guessed from names. What a norm does beside normalising (the
-    activation inside timm's) stays in its place.
+    For a network in eval mode. Pairs are seen in one pass over an empty image, not guessed from names. What a norm does
+    beside normalising (the activation inside timm's) stays in its place.
     """
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are kept, so that no id is given twice
     pairs: dict[nn.Module, nn.Module] = {}
