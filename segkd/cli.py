@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument(f"--{name}", default=None, help=text)
     study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
     add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
-    add("runs", _runs, "list the runs that are there")
+    add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--root", type=Path, default=None, help="where the set lies; default: $SEGKD_DATA, then data/raw")
     data.add_argument("--size", default=None, help="HEIGHTxWIDTH to pack at, such as 360x480; default: the images' own")
     add("models", _models, "list the networks")
-    add("doctor", _doctor, "say what this machine has")
+    add("doctor", _doctor, "say what this machine has and what to change")
     add("readme", _readme, "rewrite the results block of README.md from the committed CSV")
     return parser
 
@@ -97,17 +97,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _runs(arguments: argparse.Namespace) -> None:
-    from segkd.config import runs_root
-    from segkd.runs import load_run
-    from segkd.train.failure import REPORT
+    from segkd.run_list import lines
 
-    for path in sorted(runs_root().glob("*/config.json")):
-        try:
-            run = load_run(path.parent.name)
-            stopped = "stopped: see `segkd replay`" if (run.path / REPORT).exists() else "unfinished"
-            print(f"{run.id}  {'mIoU %.4f' % run.result['miou'] if run.done else stopped}")
-        except UserError as error:  # one damaged folder hides no other
-            print(f"{path.parent.name}  damaged: {error}")
+    print("\n".join(lines()))
 
 
 def _replay(arguments: argparse.Namespace) -> None:
@@ -144,12 +136,9 @@ def _models(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
-    from segkd.config import runs_root
-    from segkd.runs import environment
-    from segkd.train.runtime import pick_device
+    from segkd.doctor import lines
 
-    for key, value in (environment(pick_device()) | {"runs": str(runs_root().resolve())}).items():
-        print(f"{key:8} {value}")
+    print("\n".join(lines()))
 
 
 def _readme(arguments: argparse.Namespace) -> None:
