@@ -178,6 +178,25 @@ def rate_rows(source: Source, rounds: int) -> list[tuple]:
     return rows
 
 
+def step_share(profile: str, rounds: int, batch_size: int | None = None) -> tuple[float, float, float]:
+    """(ms of the batch, ms of the step, share of the batch in both) for a baseline student of a profile."""
+    found = get_profile(profile)
+    schedule = replace(found.schedule, batch_size=batch_size or found.schedule.batch_size)
+    config = RunConfig(data=found.data_config("scenes"), network=found.student, schedule=schedule)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = pack("scenes", "train", config.data.size, packed_dir=folder, limit=24)
+        trainee = Trainee(config, packed.num_classes, None, torch.device("cpu"))
+        times = []
+        for step in range(rounds + 1):
+            begin = time.process_time()
+            images, labels = training_batch(packed, config, step)
+            middle = time.process_time()
+            trainee.train_step(images, labels, None)
+            times.append((1e3 * (middle - begin), 1e3 * (time.process_time() - middle)))
+    data, train = (statistics.median(part) for part in zip(*times[1:]))  # the first loads code
+    return data, train, data / (data + train)
+
+
 def share_rows(rounds: int) -> list[tuple]:
     rows = []
     for profile, batch_size, repeats in (("quick", None, 10 * rounds), ("small", None, 4 * rounds), ("gpu", 4, 2)):
