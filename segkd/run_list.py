@@ -60,11 +60,13 @@ def lines() -> list[str]:
     damaged = frame["state"].str.startswith("damaged")
     notes = [f"{run}  {state}" for run, state in zip(frame["run"][damaged], frame["state"][damaged])]
     frame["state"] = frame["state"].where(~damaged, "damaged")
+    done = int((frame["state"] == "done").sum())
     if frame.empty:
         return [f"no runs under {runs_root()}; `make reproduce` or `segkd train config.json` makes them"]
     formats = {"mIoU %": "{:.1f}", "val %": "{:.1f}", "ms a step": "{:.0f}", "minutes": "{:.1f}", "MiB": "{:.0f}"}
     for column, form in formats.items():
         frame[column] = [form.format(value) if pd.notna(value) else "" for value in frame[column]]
+    for column in ("run", "state"):
+        frame[column] = frame[column].str.ljust(frame[column].str.len().max())
     table = frame.to_string(index=False, justify="left").splitlines()
-    done = int((frame["state"] == "done").sum())
     return [line.rstrip() for line in table] + notes + [f"{done} of {len(frame)} done, in {runs_root()}"]

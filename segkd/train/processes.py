@@ -43,11 +43,24 @@ def joined(device: str = "auto") -> Iterator[torch.device]:
             raise UserError(f"process {number} of this machine has no GPU of its own: give torchrun --nproc-per-node {there}")
         where = torch.device("cuda", number)
         torch.cuda.set_device(where)
-    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, number, processes = _meeting_point()
+    backend = "nccl" if where.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=PATIENCE)
     try:
         yield where
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting_point() -> tuple[distributed.Store, int, int]:
+    """Where the processes find each other, this one's rank and how many there are.
+
+    After a restart torchrun may hand out the store of the attempt before, and with it addresses of processes that are gone:
+    each attempt gets keys of its own.
+    """
+    store, number, processes = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(f"attempt {attempt}", store), number, processes
 
 
 def world() -> int:

@@ -17,7 +17,7 @@ from segkd.train.state import checkpoints
 
 DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
 TEACHER = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.1875), Schedule(steps=10, batch_size=2, lr=0.01, validations=1))
-STUDENT = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.125), Schedule(steps=150, batch_size=2, lr=0.01, validations=2), teacher=TEACHER)
+STUDENT = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.125), Schedule(steps=600, batch_size=2, lr=0.01, validations=2), teacher=TEACHER)
 STUDENTS = [dataclasses.replace(STUDENT, method=method) for method in ("cwd", "fakd_cwd")]
 
 
