@@ -24,6 +24,11 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     return counts[:-1].reshape(num_classes, num_classes)
 
 
+def image_counts(confusion: Tensor) -> Tensor:
+    """What IoU needs of a confusion matrix (C, C), as (3, C): true positives, label pixels, predicted pixels."""
+    return torch.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
+
+
 def scores(confusion: Tensor | np.ndarray) -> dict:
     """``miou``, ``macc``, ``pixel_accuracy`` in [0, 1] and the per-class ``iou`` and ``acc`` (None where undefined).
 

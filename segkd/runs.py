@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from segkd.config import PRECISIONS, ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig
@@ -30,12 +31,12 @@ from segkd.models.smp import is_smp
 from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError, unknown
-from segkd.train.evaluate import evaluate
+from segkd.train.evaluate import evaluate_each
 from segkd.train.failure import REPORT, TENSORS, RunFailed
-from segkd.train.loop import Cohort, Report, input_kind, train_cohort
+from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, train_cohort
 from segkd.train.processes import from_first, is_first, world
 from segkd.train.runtime import one_thread, pick_device
-from segkd.train.state import checkpoints, locked, read_json, write_json, write_tensors
+from segkd.train.state import checkpoints, locked, read_json, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
@@ -66,12 +67,30 @@ class Run:
         """Rows of ``metrics.jsonl``: kind 'train' (losses) and kind 'val' (mIoU)."""
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
 
-    def load_model(self, device: str = "cpu") -> torch.nn.Module:
-        """The trained network in eval mode."""
+    def images(self) -> np.ndarray | None:
+        """Counts of each image of the declared split, (N, 3, C): true positives, label pixels, predicted pixels.
+
+        None for a run of a version that did not keep them.
+        """
+        path = self.path / "images.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as found:
+            return found["counts"]
+
+    def load_model(self, device: str = "cpu", percent: int = 100) -> torch.nn.Module:
+        """The network in eval mode, trained or as it was after ``percent`` (10, 25, 50) of its steps.
+
+        UserError: a run of a version that kept no such snapshot, or a damaged file.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        model, path = build_network(self.config, self.result["num_classes"], start=False), self.path / "model.safetensors"
+        path = self.path / ("model.safetensors" if percent == 100 else SNAPSHOT.format(percent))
+        if percent != 100 and not path.exists():
+            kept = ", ".join(map(str, SNAPSHOTS))
+            raise UserError(f"{path} is not there: this run's network is kept after {kept} % of its steps by newer versions only")
+        model = build_network(self.config, self.result["num_classes"], start=False)
         try:
             model.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -256,10 +275,11 @@ def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
 def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     """Score the final iterate on the declared split, save the weights, and write the result last."""
     data, steps = r.config.data, max(r.config.schedule.steps, 1)
-    counts = evaluate(trainee.model, test, input_kind(trainee), r.config.seed)
+    counts, images = evaluate_each(trainee.model, test, input_kind(trainee), r.config.seed)
     if not is_first():
         return
     write_tensors(r.path / "model.safetensors", trainee.model.state_dict())
+    write_arrays(r.path / "images.npz", counts=images.numpy())
     first, *resumed = trainee.begun
     write_json(r.path / "env.json", {**first, "resumed": resumed})
     validation = [row["miou"] for row in trainee.rows if row["kind"] == "val"]

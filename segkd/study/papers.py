@@ -20,6 +20,7 @@ class Row:
     level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
     reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
     control: str = ""  # the "controls" of losses/rows.py
+    tuning: tuple[float, float] | None = None  # factors on learning rate and weight decay as they were before they were tuned
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Table:
     rows: tuple[Row, ...]
     source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv
     axes: tuple[str, ...] = ()
+    on_request: bool = False  # trained only if TABLES names it
 
 
 def _row(label: str, paper: str, method: str, setting: str | None = "") -> Row:
@@ -166,9 +168,19 @@ def _all(levels: int | None) -> dict[str, Table]:
         _row("CWD, untrained teacher", "controls", "untrained_teacher", None),
         _row("CWD, teacher with shuffled classes", "controls", "shuffled_teacher", None),
     )  # fmt: skip
+    tuning = tuple(
+        Row(
+            "baseline, untuned" if (lr, decay) == (1.0, 1.0) else f"learning rate x {lr:g}, weight decay x {decay:g}",
+            level={"learning rate x": lr, "weight decay x": decay}, tuning=(lr, decay),
+        )
+        for lr in (0.5, 1.0, 2.0) for decay in (1.0, 100.0)
+    )  # fmt: skip
     return {
         "main": Table("Every method under one protocol", rows),
         "rivals": Table("The methods that the four papers compare with", rivals),
+        "tuning": Table(
+            "The baseline, tuned on val before any method", tuning, axes=("learning rate x", "weight decay x"), on_request=True
+        ),
         "controls": Table("Controls: what training longer, or a useless teacher, would give", controls),
     }
 

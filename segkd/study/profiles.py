@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from segkd.config import DataConfig, NetworkConfig, Schedule
 from segkd.data import list_datasets
@@ -24,6 +24,11 @@ class Profile:
     needs: str  # disk and time, said before it starts
     teacher_steps: float = 1.0  # a teacher trains this many times as long
     one_seed: tuple[str, ...] = ()  # tables that get the first seed only, unless seeds are asked for
+    tuned: dict[str, dict[str, float]] = field(default_factory=dict)  # by data set: fields of the schedule, from table "tuning"
+
+    def schedule_for(self, dataset: str) -> Schedule:
+        """The schedule that all rows share on a data set: tuned for the baseline on val, where that was done."""
+        return replace(self.schedule, **self.tuned.get(dataset, {}))
 
     def data_config(self, dataset: str, splits: tuple[str, ...] = ("train", "val", "test")) -> DataConfig:
         """Size and crop for a data set that has these ``splits``; the result is on test where there is one, else on val.

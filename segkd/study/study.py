@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.catalog import DATASETS
 from segkd.data.folder import content
 from segkd.data.store import Packed
@@ -60,7 +60,7 @@ def open_study(
             if name not in {t for p in PAPERS for t in paper_tables(p, 1)}:
                 raise unknown(f"table of {paper}:", name, found)
     keep = _names(tables)
-    chosen = {k: v for k, v in found.items() if keep is None or k in keep}
+    chosen = {k: v for k, v in found.items() if (k in keep if keep else not v.on_request)}
     own = teacher_from_file(teacher, dataset) if teacher else None
     return Study(paper, scale, data, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices), own)
 
@@ -92,6 +92,11 @@ class Study:
         """Name of the data set."""
         return self.data.name
 
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of every row but those of the table "tuning"."""
+        return self.profile.schedule_for(self.dataset)
+
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that this study runs."""
         if table not in self.all_tables:
@@ -102,11 +107,14 @@ class Study:
 
     def config(self, row: Row, seed: int) -> RunConfig:
         """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
-        p = self.profile
-        longer = replace(p.schedule, steps=round(p.schedule.steps * p.teacher_steps))
-        config = RunConfig(self.data, p.student, p.schedule, seed=seed)
+        p, schedule = self.profile, self.schedule
+        if row.tuning is not None:
+            factors = dict(zip(("lr", "weight_decay"), row.tuning))
+            schedule = replace(p.schedule, **{key: getattr(p.schedule, key) * factor for key, factor in factors.items()})
+        longer = replace(schedule, steps=round(schedule.steps * p.teacher_steps))
+        config = RunConfig(self.data, p.student, schedule, seed=seed)
         if row.role == "teacher" and self.own_teacher:
-            return replace(config, network=self.own_teacher, schedule=replace(p.schedule, steps=0))
+            return replace(config, network=self.own_teacher, schedule=replace(schedule, steps=0))
         if row.role == "teacher":
             return replace(config, network=p.teacher, schedule=longer)
         hyper = _changed(row)
@@ -220,7 +228,7 @@ class Study:
         p, data = self.profile, self.data
         network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
         at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
-        schedule, either = p.schedule, "either" if data.split != "val" else "it"
+        schedule, either = self.schedule, "either" if data.split != "val" else "it"
         longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
         return {
             "profile": f"{p.name}: {p.shows}",

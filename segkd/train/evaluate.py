@@ -1,4 +1,4 @@
-"""Whole images through a network, single scale, no flip: one confusion matrix over a split."""
+"""Whole images through a network, single scale, no flip: one confusion matrix over a split, and the counts of each image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segkd.data.augment import to_batch
 from segkd.data.store import Packed
 from segkd.losses.distributed import Share, sum_over_processes
 from segkd.losses.method import TeacherKind
-from segkd.metrics import confusion_matrix
+from segkd.metrics import confusion_matrix, image_counts
 from segkd.prediction import resize_scores
 from segkd.train.processes import rank, world
 from segkd.train.runtime import generator
@@ -41,20 +41,29 @@ def for_share(share: Share | None, make: Callable[..., Tensor], images: Tensor, 
     return make(images, labels, draws) if share is None else share.cut(make(share.gather(images), share.gather(labels), draws))
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, seed: int = 0) -> Tensor:
     """Confusion matrix (C, C) int64 of ``model`` in eval mode. With ``kind`` the noised label is part of the input.
 
     Where several processes train the run, each takes every so-manieth batch: the matrix counts each image once.
     """
+    return evaluate_each(model, packed, kind, seed)[0]
+
+
+@torch.no_grad()
+def evaluate_each(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The matrix of `evaluate`, and each image's true positives, label pixels and predicted pixels: (N, 3, C) int64."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
+    each = torch.zeros(len(packed), 3, packed.num_classes, dtype=torch.int64)
     for start, images, labels in batches(packed, rank=rank(), world=world()):
         logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
         resized = resize_scores(logits.float(), labels.shape[-2:], model.align_corners)
         predicted = resized.max(1).indices  # that of argmax, many times faster
-        total += confusion_matrix(predicted.cpu(), labels, packed.num_classes)
+        for index, (guess, label) in enumerate(zip(predicted.cpu(), labels), start):
+            confusion = confusion_matrix(guess, label, packed.num_classes)
+            each[index] = image_counts(confusion)
+            total += confusion
     model.train(training)
-    return sum_over_processes(total.to(device)).cpu()
+    return sum_over_processes(total.to(device)).cpu(), sum_over_processes(each.to(device)).cpu()

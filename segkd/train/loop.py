@@ -24,13 +24,15 @@ from segkd.train.evaluate import evaluate
 from segkd.train.failure import write_failure
 from segkd.train.processes import from_first, is_first, own_share, rank, world
 from segkd.train.runtime import generator
-from segkd.train.state import load_checkpoint, save_checkpoint, write_rows
+from segkd.train.state import load_checkpoint, save_checkpoint, write_rows, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import NonFiniteStep, Trainee
 
 Report = Callable[[str, int, float], None]  # run id, step, loss
 CHECKPOINT_SECONDS = float(os.environ.get("SEGKD_CHECKPOINT_SECONDS") or 30)  # fewer where machines may be taken away
 CPU = torch.device("cpu")
+SNAPSHOTS = (10, 25, 50)  # percent of its steps after which a run keeps its network
+SNAPSHOT = "snapshot-{:03d}.safetensors"
 
 
 @dataclass
@@ -71,6 +73,7 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
         for trainee in active:
             if trainee.failure is None:
                 _validate(trainee, cohort.val)
+                _keep_snapshot(trainee, cohort.folders[trainees.index(trainee)])
         if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
             _save(cohort, trainees)
     _save(cohort, trainees)
@@ -190,6 +193,14 @@ def _validate(trainee: Trainee, val: Packed) -> None:
         counts = evaluate(trainee.model, val, input_kind(trainee), config.seed)
         found = scores(counts)
         trainee.rows.append({"kind": "val", "step": trainee.step, "miou": found["miou"], "iou": found["iou"]})
+
+
+def _keep_snapshot(trainee: Trainee, folder: Path) -> None:
+    """The network half-way, for the maps over training (RDD Figs. 1, 4). Written before the checkpoint of its step."""
+    steps = trainee.config.schedule.steps
+    for percent in SNAPSHOTS:
+        if is_first() and trainee.step == max(1, round(steps * percent / 100)):
+            write_tensors(folder / SNAPSHOT.format(percent), trainee.model.state_dict())
 
 
 def _save(cohort: Cohort, trainees: list[Trainee]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 
 from segkd.registry import UserError
@@ -79,6 +81,13 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
     data = save({name: value.detach().contiguous().cpu() for name, value in tensors.items()})
     write_whole(path, lambda p: p.write_bytes(data))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write named arrays as one compressed file of numpy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, lambda p: p.write_bytes(buffer.getvalue()))
 
 
 def save_checkpoint(directory: Path, state: dict, keep: int = 2) -> None:
