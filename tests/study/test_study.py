@@ -14,7 +14,7 @@ from segkd.config import ROOT, RunConfig, to_dict
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.jobs import plan_jobs, with_teachers
-from segkd.study.papers import COMPARISON, PAPERS, paper_tables
+from segkd.study.papers import BASELINE, COMPARISON, PAPERS, paper_tables
 from segkd.study.profiles import PROFILES, get_profile, seed_list
 from segkd.study.progress import Progress
 from segkd.study.results import paired, reported, summary
@@ -202,3 +202,17 @@ def test_plain_lines_without_a_terminal(capsys):
 def test_runs_are_found_by_config(tmp_path):
     config = open_study("hwd", "smoke").configs()[0]
     assert find(config).path == tmp_path / "runs" / config.id and not find(config).done
+
+
+def test_a_tuned_schedule_is_that_of_every_row_but_the_tuning_table(monkeypatch):
+    base = PROFILES["smoke"].schedule
+    monkeypatch.setitem(PROFILES, "smoke", dataclasses.replace(PROFILES["smoke"], tuned={"scenes": {"lr": 0.5, "weight_decay": 0.25}}))
+    study = open_study("all", "smoke", "scenes")
+    assert "tuning" not in study.tables and "tuning" in study.all_tables  # trained only if TABLES names it
+    for row in (*study.rows("main"), *study.rows("controls")):
+        assert (study.config(row, 0).schedule.lr, study.config(row, 0).schedule.weight_decay) == (0.5, 0.25)
+    found = {row.label: study.config(row, 0).schedule for row in open_study("all", "smoke", tables="tuning").rows("tuning")}
+    assert found["baseline, untuned"] == base
+    assert found["learning rate x 2, weight decay x 100"] == dataclasses.replace(base, lr=2 * base.lr, weight_decay=100 * base.weight_decay)
+    assert "lr 0.5" in study.facts()["schedule"]
+    assert open_study("all", "smoke", "camvid").config(BASELINE, 0).schedule == base

@@ -11,7 +11,7 @@ import torch
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
 from segkd.losses import list_methods
 from segkd.registry import UserError
-from segkd.runs import Run, find, load_run, run, run_cohort
+from segkd.runs import Run, find, load_run, run, run_cohort, split_of
 from segkd.train import loop, state
 from segkd.train.optim import poly
 from segkd.train.runtime import derive, pick_device
@@ -238,3 +238,38 @@ def test_learning_rate_and_seeds():
 def test_unknown_device():
     with pytest.raises(UserError, match="is not a device"):
         pick_device("gpux")
+
+
+def test_a_run_keeps_the_counts_of_each_test_image(runs):
+    r = run(student("baseline"))
+    counts, confusion = r.images(), torch.tensor(r.result["confusion"])
+    assert counts.shape == (4, 3, 11) and counts.dtype == "int64"
+    assert counts.sum(0).tolist() == [confusion.diag().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()]
+    test = split_of(r.config, "test")
+    for (_, labelled, guessed), label in zip(counts, test.labels):
+        assert labelled.tolist() == [int((label == c).sum()) for c in range(11)]
+        assert guessed.sum() == labelled.sum()  # each labelled pixel is given one class
+    (r.path / "images.npz").unlink()
+    assert r.images() is None
+
+
+def test_a_run_keeps_its_network_half_way(runs, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    r = run(student("baseline", schedule=dataclasses.replace(SCHEDULE, steps=2, validations=1)))
+    saved = state.load_checkpoint(r.path), torch.load(state.checkpoints(r.path)[1], weights_only=True)
+    assert [s["step"] for s in saved] == [2, 1]
+    for percent, want in ((100, saved[0]["model"]), (50, saved[1]["model"])):
+        found = r.load_model(percent=percent).state_dict()
+        assert found.keys() == want.keys() and all(torch.equal(found[name], want[name]) for name in found)
+    with pytest.raises(UserError, match="snapshot-075.safetensors is not there"):
+        r.load_model(percent=75)
+
+
+def test_an_interrupted_run_keeps_the_same_snapshots(runs, monkeypatch, tmp_path):
+    config = student("baseline")
+    whole = {p.name: p.read_bytes() for p in run(config).path.glob("snapshot-*")}
+    assert sorted(whole) == ["snapshot-010.safetensors", "snapshot-025.safetensors", "snapshot-050.safetensors"]
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
+    with pytest.raises(Stop):
+        run(config, report=stop_at(4))
+    assert whole == {p.name: p.read_bytes() for p in run(config).path.glob("snapshot-*")}
