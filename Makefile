@@ -19,9 +19,9 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.segkd-stamp
-STUDY = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(SEEDS)") \
-  $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(DEVICES),--devices "$(DEVICES)") \
-  $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
+CHOICE = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(SEEDS)") \
+  $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(TEACHER),--teacher "$(TEACHER)")
+STUDY = $(CHOICE) $(if $(DEVICES),--devices "$(DEVICES)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
 .PHONY: help env test test-all reproduce lab data report bench gpu-check clean
 
@@ -47,18 +47,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: env  ## the fast tests (what CI runs)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not slow"
 
 test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.log
-	@set -o pipefail; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) 2>&1 | tee tests/last-test-all.log
+	@set -o pipefail; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup 2>&1 | tee tests/last-test-all.log
 
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)
 
-report: reproduce  ## the same; where nothing is missing, only changed pages are made again
+report: env  ## make the pages of the runs and committed results that are here; trains nothing
+	@$(BIN)/segkd report $(CHOICE)
 
-lab: env  ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab notebooks
+lab: env  ## open JupyterLab on the tour, with all notebooks beside it
+	@$(BIN)/jupyter lab notebooks/00_tour.ipynb
 
 data: env  ## get DATASET where that is allowed, check it and pack it; DATASET= lists all
 	@$(BIN)/segkd data $(if $(DATASET),"$(DATASET)")
@@ -70,7 +71,7 @@ gpu-check: env  ## measure the speed targets of one GPU, in at most ten minutes
 	@$(BIN)/python benchmarks/gpu.py
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
-	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages reports/*/figures
-	@rm -f reports/*/*.html
+	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages
+	@git clean -qfdX reports 2>/dev/null || true  # rendered pages that are not committed
 	@find segkd tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 	@find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -14,6 +14,8 @@ from segkd.registry import UserError
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 fine, 2 bad input, 130 interrupted)."""
     arguments = _parser().parse_args(argv)
+    if getattr(arguments, "tensorboard", False):
+        os.environ["SEGKD_TENSORBOARD"] = "1"  # so that worker processes know
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -37,20 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="segkd", description="Knowledge distillation for semantic segmentation, reproducibly.")
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     add = lambda name, run, text: _with_run(commands.add_parser(name, help=text, description=text), run)  # noqa: E731
-    study = add("reproduce", _reproduce, "train what is missing, run the notebooks, render the report")
-    study.add_argument("--profile", default="quick")
-    study.add_argument("--dataset", default="scenes")
-    for name, text in {
-        "seeds": "a number of seeds, or a list such as 0,3",
-        "methods": "only these, comma separated",
-        "tables": "only these tables of each paper, such as main",
-        "devices": "one process each: cpu,cpu or cuda:0,cuda:1",
-        "teacher": "file of a trained network to use in place of every plain teacher",
-        "resources": "what a cohort of runs takes of a Ray cluster: cpu=1,gpu=0.5",
-    }.items():
-        study.add_argument(f"--{name}", default=None, help=text)
-    study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
-    add("train", _train, "train one run from a JSON config").add_argument("config", type=Path)
+    _add_choice(add("reproduce", _reproduce, "train what is missing, run the notebooks, render the report"))
+    study = add("study", _study, "train what is missing of one study, without notebooks, or say what that would take")
+    study.add_argument("name", metavar="NAME", help="lad, fakd, hwd or rdd: a paper's tables; all: every method together")
+    _add_choice(study)
+    study.add_argument("--student", default=None, help="another student than the profile's, such as deeplabv3/resnet18")
+    study.add_argument("--teacher-network", default=None, help="another plain teacher, such as deeplabv3/resnet101")
+    study.add_argument("--dry-run", action="store_true", help="what would be trained, how long it takes and what it costs")
+    train = add("train", _train, "train one run from a JSON config")
+    train.add_argument("config", type=Path)
+    _add_tensorboard(train)
     add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
@@ -65,8 +63,36 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--size", default=None, help="HEIGHTxWIDTH to pack at, such as 360x480; default: the images' own")
     add("models", _models, "list the networks")
     add("doctor", _doctor, "say what this machine has and what to change")
-    add("readme", _readme, "rewrite the results block of README.md from the committed CSV")
+    _add_rows(add("report", _report, "make the report of the runs and committed results that are here; trains nothing"))
+    add("readme", _readme, "rewrite the numbers of README.md and docs/findings.md from the committed results")
     return parser
+
+
+def _add_choice(study: argparse.ArgumentParser) -> None:
+    _add_rows(study)
+    for name, text in {
+        "devices": "one process each: cpu,cpu or cuda:0,cuda:1",
+        "resources": "what a cohort of runs takes of a Ray cluster: cpu=1,gpu=0.5",
+    }.items():
+        study.add_argument(f"--{name}", default=None, help=text)
+    study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
+    _add_tensorboard(study)
+
+
+def _add_rows(study: argparse.ArgumentParser) -> None:
+    study.add_argument("--profile", default="quick")
+    study.add_argument("--dataset", default="scenes")
+    for name, text in {
+        "seeds": "a number of seeds, or a list such as 0,3",
+        "methods": "only these, comma separated",
+        "tables": "only these tables of each paper, such as main",
+        "teacher": "file of a trained network to use in place of every plain teacher",
+    }.items():
+        study.add_argument(f"--{name}", default=None, help=text)
+
+
+def _add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tensorboard", action="store_true", help="event files in each run's folder, for TensorBoard")
 
 
 def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
@@ -77,8 +103,26 @@ def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
 def _reproduce(arguments: argparse.Namespace) -> None:
     from segkd.study.reproduce import reproduce
 
-    choice = {name: getattr(arguments, name) or None for name in ("seeds", "methods", "tables", "devices", "teacher")}
-    print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **choice))
+    print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **_choice(arguments)))
+
+
+def _choice(arguments: argparse.Namespace) -> dict[str, str | None]:
+    return {name: getattr(arguments, name, None) or None for name in ("seeds", "methods", "tables", "devices", "teacher")}
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from segkd.study.command import study_lines
+
+    places = arguments.profile, arguments.dataset, arguments.executor, arguments.resources
+    networks = {"student": arguments.student or None, "teacher_network": arguments.teacher_network or None}
+    for line in study_lines(arguments.name, *places, arguments.dry_run, **_choice(arguments), **networks):
+        print(line, flush=True)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from segkd.study.reproduce import make_report
+
+    print(make_report(arguments.profile, arguments.dataset, **_choice(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -145,9 +189,11 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _readme(arguments: argparse.Namespace) -> None:
+    from segkd.study.findings import update_findings
     from segkd.study.readme import update_readme
 
     update_readme()
+    update_findings()
 
 
 if __name__ == "__main__":

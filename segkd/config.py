@@ -7,6 +7,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -92,7 +93,7 @@ class RunConfig:
     teacher: RunConfig | None = None
     teacher_classes: str = "own"  # "shuffled": a control, in which the teacher's classes trade places
 
-    @property
+    @cached_property  # pages look runs up thousands of times
     def id(self) -> str:
         """``<dataset>-<network>-<method>-s<seed>-<hash8>`` in [a-z0-9._-]; the hash covers every value."""
         digest = hashlib.sha256(json.dumps(_identity(to_dict(self)), sort_keys=True).encode()).hexdigest()[:8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segkd.prediction import IGNORE
@@ -15,13 +16,19 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
     raises ValueError: such a map was read with the wrong ids.
     """
-    valid = labels != ignore_index
-    true = torch.where(valid, labels.long(), 0)
-    if true.numel() and (int(true.max()) >= num_classes or int(true.min()) < 0):
-        raise ValueError(f"label {int(true.max())} outside 0..{num_classes - 1}: wrong label ids?")
-    pairs = torch.where(valid, true * num_classes + predicted, num_classes**2)  # the last bin takes the ignored pixels
-    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1)
-    return counts[:-1].reshape(num_classes, num_classes)
+    true = labels.long()
+    if ignore_index < 0:  # so that it too is a row
+        ignore_index, true = num_classes, torch.where(true == ignore_index, num_classes, true)
+    if true.numel() and int(true.min()) < 0:
+        raise ValueError(f"label {int(true.min())} outside 0..{num_classes - 1}: wrong label ids?")
+    rows = max(num_classes, ignore_index + 1)
+    pairs = (true * num_classes).add_(predicted.long())  # ignored pixels are counted too: a pass to sort them out costs more
+    counts = torch.bincount(pairs.flatten(), minlength=rows * num_classes)
+    counts = F.pad(counts, (0, -len(counts) % num_classes)).view(-1, num_classes)
+    counts[ignore_index] = 0
+    if len(strange := counts[num_classes:].any(1).nonzero()):
+        raise ValueError(f"label {num_classes + int(strange[-1])} outside 0..{num_classes - 1}: wrong label ids?")
+    return counts[:num_classes].clone()
 
 
 def image_counts(confusion: Tensor) -> Tensor:

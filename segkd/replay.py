@@ -80,14 +80,20 @@ def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Predictio
         anomaly = _anomaly(trainee, total)
     yield from (f"first layer whose output is not finite: {name}" for name in bad[:1])
     for name, term in terms.items():
-        said = reported.get(name)
-        same = "as reported" if plain(term.item()) == said else f"reported: {said}"
+        same = _same(term.item(), reported.get(name))
         yield f"{name:20} {term.item():.9g} ({same}), norm of its gradient {norms[name]:.6g}"
+    own = {} if trainee.context is None else {n: v.item() for n, v in trainee.method.learn(trainee.context).items()}
+    for name, value in own.items():
+        yield f"{name:20} {value:.9g} ({_same(value, reported.get(name))}), of a part that trains itself"
     yield from ([f"backward: {anomaly}"] if anomaly else [])
     layers = trainee.gradient_norms()
     for name in sorted(layers, key=lambda n: (math.isfinite(layers[n]), -layers[n]))[:LAYERS]:
         yield f"gradient of {name}: norm {layers[name]:.6g}"
-    return all(map(math.isfinite, [total.item(), *norms.values(), *layers.values()]))
+    return all(map(math.isfinite, [total.item(), *norms.values(), *own.values(), *layers.values()]))
+
+
+def _same(value: float, said: float | str | None) -> str:
+    return "as reported" if plain(value) == said else f"reported: {said}"
 
 
 def _teacher_outputs(teacher: Prediction | None) -> list[tuple[str, Tensor]]:

@@ -2,10 +2,8 @@
 
 import hashlib
 import os
-import re
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -17,48 +15,29 @@ BODY = bytes(range(256)) * 1200
 SHA = hashlib.sha256(BODY).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
+@pytest.fixture
+def server(serve):
     """/good and /ranges: the body (with ranges the latter); /short: half of it; /other: other bytes; /moved: elsewhere."""
 
-    def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.path != "/good" else 0
-        body = BODY[::-1] if self.path == "/other" else BODY
-        if self.path == "/gone":
-            return self.send_error(404)
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", self.server.elsewhere)
-            return self.end_headers()
-        if start >= len(body):
-            return self.send_error(416)
-        if self.path == "/shifted":
+    def answer(request, start):
+        body = BODY[::-1] if request.path == "/other" else BODY
+        if request.path == "/gone":
+            return request.send_error(404)
+        if request.path == "/moved":
+            request.send_response(302)
+            request.send_header("Location", serve.elsewhere)
+            return request.end_headers()
+        if request.path == "/good":
+            start = None
+        if (start or 0) >= len(body):
+            return request.send_error(416)
+        if request.path == "/shifted":
             start = start and start - 1
-        self.send_response(206 if asked and self.path != "/good" else 200)
-        if asked and self.path != "/good":
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        end = start + (len(body) - start) // 2 if self.path in ("/short", "/chopped") else len(body)
-        self.wfile.write(body[start:end])
+        begin = start or 0
+        request.send(body, start, begin + (len(body) - begin) // 2 if request.path in ("/short", "/chopped") else len(body))
 
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Its ``url`` and what it was ``asked``: (path, Range header)."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.asked, found.url = [], f"http://127.0.0.1:{found.server_address[1]}"
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
+    serve.answer = answer
+    return serve
 
 
 def part(target):

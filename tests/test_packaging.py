@@ -27,7 +27,7 @@ IMPORTED_AS = {
     "segmentation-models-pytorch": "segmentation_models_pytorch",
 }
 # Comes with nbconvert by its own declaration and is used only beside it.
-WITH_NBCONVERT = {"bs4", "jinja2", "nbclient", "pygments", "traitlets"}
+WITH_NBCONVERT = {"IPython", "bs4", "jinja2", "nbclient", "pygments", "traitlets"}  # and with ipykernel
 
 
 def pins(lines: list[str]) -> dict[str, Version]:

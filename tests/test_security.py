@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,7 @@ def attacked(tmp_path_factory) -> tuple[str, str]:
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
     from segkd.study import report
+    from segkd.study.overview import Overview, Page, build_index
 
     folder = tmp_path_factory.mktemp("attacked")
     sources = CELLS.replace("attack = ATTACK", f"attack = {ATTACK!r}").split("---\n")
@@ -147,16 +151,24 @@ def attacked(tmp_path_factory) -> tuple[str, str]:
     assert [o.evalue for o in outputs if o.output_type == "error"] == [ATTACK], "only the last cell fails"
     write(book, folder / "attack.ipynb")
     html = report.render(folder / "attack.ipynb", folder / "attack.html", [(ATTACK, "index.html")])
-    page = report.Page(html, folder / "attack.ipynb", [(ATTACK, ATTACK)], ATTACK, ATTACK, ATTACK)
-    facts = {"title": ATTACK, "about": ATTACK, "data": ATTACK, "seeds": [ATTACK], ATTACK: 1}
-    return html.read_text(encoding="utf-8"), report.build_index(folder, [page], facts).read_text(encoding="utf-8")
+    facts = {"data": ATTACK, "seeds": [ATTACK], ATTACK: 1}
+    table = f"<table><tr><td title='{ATTACK}'>{ATTACK}</td></tr></table>"
+    overview = Overview(ATTACK, ATTACK, facts, table, notes=[ATTACK], banners=[ATTACK], provenance=facts)
+    return html.read_text(encoding="utf-8"), build_index(folder, [Page(html, ATTACK)], overview).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["page", "overview"])
 def test_no_attack_becomes_markup(attacked, which):
     from bs4 import BeautifulSoup
 
-    elements = BeautifulSoup(attacked[which], "html.parser").find_all(True)
+    soup = BeautifulSoup(attacked[which], "html.parser")
+    policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
+    scripts = [script.extract() for script in soup.find_all("script")]
+    running = [script.string for script in scripts if script.get("type") != "application/json"]
+    allowed = re.findall(r"'sha256-([^']+)'", policy)
+    assert [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in running] == allowed
+    assert len(running) == 1 + which and "alert" not in "".join(running)
+    elements = soup.find_all(True)
     assert not {"script", "iframe", "object", "embed", "svg"} & {e.name for e in elements}
     attributes = [(name, str(value)) for element in elements for name, value in element.attrs.items()]
     assert not [name for name, _ in attributes if name.startswith("on")]

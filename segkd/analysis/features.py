@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from segkd.analysis.style import MARKERS, styled
-from segkd.prediction import labels_to_grid
+from segkd.analysis.style import MARKERS, colours, styled
+from segkd.prediction import IGNORE, labels_to_grid
 from segkd.registry import UserError
 
 
@@ -39,16 +40,20 @@ def network_input(images, labels=None, label_noise: Callable | None = None, seed
     return torch.cat([rgb, label_noise(labels, generator=torch.Generator().manual_seed(seed)).to(rgb)], dim=1)
 
 
+SHOWN_CLASSES = 20  # of more classes a map shows the most frequent ones: more colours cannot be told apart
+
+
 def sample_positions(labels, grid: tuple[int, int], num_classes: int, per_class: int, seed: int = 0) -> np.ndarray:
     """Balanced sample of grid points: rows (class, image, y, x), int64, sorted by class and image.
 
     ``labels`` (N, H, W) uint8 are brought to ``grid`` by nearest; void is never drawn. A class with fewer than
-    ``per_class`` points gives all it has. A pure function of its arguments: networks with one grid share the sample.
+    ``per_class`` points gives all it has; of more than 20 classes the 20 with the most points are drawn. A pure function
+    of its arguments: networks with one grid share the sample.
     """
     small = [labels_to_grid(torch.from_numpy(np.array(label)).long()[None], grid)[0].numpy() for label in labels]
     flat = np.stack(small).reshape(-1)
-    rows = []
-    for c in range(num_classes):
+    rows, points = [], np.bincount(flat, minlength=IGNORE + 1)[:num_classes]
+    for c in sorted(np.argsort(-points, kind="stable")[:SHOWN_CLASSES]):
         candidates = np.flatnonzero(flat == c)
         chosen = np.sort(np.random.default_rng([seed, c]).permutation(candidates)[:per_class])
         rows.append(np.stack([np.full_like(chosen, c), *np.unravel_index(chosen, (len(small), *grid))], axis=1))
@@ -125,6 +130,51 @@ def class_silhouettes(features: np.ndarray, labels: np.ndarray, classes: Sequenc
     return {classes[c]: float(values[labels == c].mean()) for c in np.unique(labels)}
 
 
+def thinned(sample: tuple[np.ndarray, np.ndarray], every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every so-manieth point of each class of a sample (features, classes): a smaller sample, still balanced."""
+    features, labels = sample
+    chosen = np.concatenate([np.flatnonzero(labels == c)[::every] for c in np.unique(labels)])
+    return features[chosen], labels[chosen]
+
+
+def perplexity_check(samples: dict, perplexities: Sequence[float] = (5, 15, 30, 50), seed: int = 0) -> pd.DataFrame:
+    """Silhouette of the t-SNE plane at several perplexities: columns name, perplexity, silhouette.
+
+    ``samples`` {name: (features, classes)}. If the order of the networks turns with the perplexity, their planes say
+    nothing about which separates the classes better. Perplexities that a sample is too small for are left out.
+    """
+    rows = []
+    for name, (found, labels) in samples.items():
+        for perplexity in perplexities:
+            if perplexity <= (len(found) - 1) / 3:
+                plane = embed(found, seed, perplexity)
+                rows.append({"name": name, "perplexity": perplexity, "silhouette": silhouette(plane, labels)})
+    return pd.DataFrame(rows, columns=["name", "perplexity", "silhouette"])
+
+
+@styled
+def perplexity_figure(df: pd.DataFrame):
+    """A line per network through the silhouettes of its planes. ``df``: as `perplexity_check` gives it."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.2))
+    for name, colour in colours(list(dict.fromkeys(df["name"]))).items():
+        axes.plot("perplexity", "silhouette", "-o", data=df[df["name"] == name], color=colour, label=name)
+    axes.set_xticks(sorted(df["perplexity"].unique()))
+    axes.set(xlabel="perplexity", ylabel="silhouette of the plane")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plane_frame(planes: dict, classes: Sequence[str]) -> pd.DataFrame:
+    """The points of t-SNE panels as a table: name, x, y, class. ``planes`` {name: (xy, classes)}."""
+    parts = [
+        pd.DataFrame({"name": name, "x": xy[:, 0], "y": xy[:, 1], "class": [classes[c] for c in labels]})
+        for name, (xy, labels) in planes.items()
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "x", "y", "class"])
+
+
 @styled
 def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | None = None):
     """t-SNE panels side by side, colour and marker by class: ``panels`` {name: (xy (n, 2), labels (n,))}.
@@ -137,10 +187,13 @@ def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | No
 
     present = np.unique(np.concatenate([labels for _, labels in panels.values()]))
     looks = {c: {"marker": MARKERS[c % len(MARKERS)], "color": np.asarray(palette[c]) / 255} for c in present}
-    columns = max(2, int(3.6 * len(panels) / 1.25))
-    size = (3.6 * len(panels), 3.9 + 0.22 * -(-len(present) // columns))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
-    for axis, (name, (xy, labels)) in zip(axes[0], panels.items()):
+    across = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    lines, columns = -(-len(panels) // across), max(2, int(3.6 * across / 1.25))
+    size = (3.6 * across, 3.9 * lines + 0.22 * -(-len(present) // columns))
+    figure, axes = plt.subplots(lines, across, figsize=size, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (name, (xy, labels)) in zip(axes.flat, panels.items()):
         for c, look in looks.items():
             axis.scatter(*xy[labels == c].T, s=14, edgecolor="#333333", lw=0.25, **look)
         value = silhouette(xy, labels) if scores is None else scores[name]

@@ -11,7 +11,7 @@ mass, so read shares by comparison of teachers; ``input_ablation`` asks the same
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from segkd.analysis.features import evaluating, network_input
 from segkd.analysis.pictures import draw_map
-from segkd.analysis.style import colours, styled
+from segkd.analysis.style import styled
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError, unknown
@@ -166,7 +166,22 @@ def input_shares(
     for i in shown[:limit]:
         one = layercam(model, packed.images[i], packed.labels[i], label_noise, target, seed=seed, cam=cam)
         rows.append({"index": i, "image_share": one.image_share, "label_share": one.label_share})
-    return pd.DataFrame(rows, columns=["index", "image_share", "label_share"])
+    frame = pd.DataFrame(rows, columns=["index", "image_share", "label_share"])
+    return frame.astype({"index": int, "image_share": float, "label_share": float})
+
+
+def shares_by_class(teachers: dict, packed, targets: Sequence[int], limit: int = 20, seed: int = 0) -> pd.DataFrame:
+    """`input_shares` of several networks and classes: method, class, index, image_share, label_share.
+
+    ``teachers`` {name: (network, label noise)}, ``targets`` indices of classes.
+    """
+    parts = [
+        input_shares(model, packed, noise, c, seed=seed, limit=limit).assign(method=name, **{"class": packed.classes[c]})
+        for name, (model, noise) in teachers.items()
+        for c in targets
+    ]
+    columns = ["method", "class", "index", "image_share", "label_share"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 ABLATIONS = {
@@ -191,7 +206,7 @@ def input_ablation(
             labels = np.array(packed.labels[part])
             x = network_input(packed.images[part], labels, label_noise, seed + start).to(device)
             for name, replace in ABLATIONS.items():
-                predicted = _Logits(model)(replace(x)).argmax(1).cpu()
+                predicted = _Logits(model)(replace(x)).max(1).indices.cpu()  # that of argmax, many times faster
                 counts[name] += confusion_matrix(predicted, torch.from_numpy(labels), classes, IGNORE)
     miou = [scores(count)["miou"] for count in counts.values()]
     return pd.DataFrame({"input": list(counts), "miou": miou, "drop": [miou[0] - m for m in miou]})
@@ -221,24 +236,4 @@ def layercam_figure(rows: dict[str, Attribution], target: str = ""):
             axis.set_title(title)
     name = f", class {target}" if target else ""
     figure.suptitle(f"LayerCAM of the first convolution{name}: share of the total by input", fontsize=10)
-    return figure
-
-
-@styled
-def share_figure(shares: dict[str, pd.DataFrame]):
-    """Share of the image in the score, a point per image, a mean bar per teacher: {name: frame of ``input_shares``}."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.55 * len(shares)))
-    hue = colours(list(shares))
-    for y, (name, frame) in enumerate(shares.items()):
-        values = frame["image_share"].dropna().to_numpy() * 100
-        axes.barh(y, values.mean() if len(values) else 0, 0.55, color=hue[name], alpha=0.6, lw=0)
-        offset = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
-        axes.scatter(values, y + offset, s=12, color="white", edgecolor="#333333", lw=0.6, zorder=3)
-        text = f"{values.mean():.0f} % (n = {len(values)})" if len(values) else "no image"
-        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-    axes.set_yticks(range(len(shares)), list(shares))
-    axes.set(xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5), xlabel="share of the image in the LayerCAM total (%)")
-    axes.grid(axis="y", visible=False)
     return figure

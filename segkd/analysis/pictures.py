@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkd.analysis.style import INTENSITY, styled
+from segkd.analysis.style import INTENSITY, note, styled
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
+
+SHOWN_CLASSES = 25  # at most so many in a legend: those with the most pixels
 
 
 def colorize(label, palette) -> np.ndarray:
@@ -33,7 +35,7 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
         cells += [np.asarray(packed.images[i]), colorize(packed.labels[i], packed.palette)]
         titles += [packed.names[i] if hasattr(packed, "names") else f"image {i}", "label"]
     figure = _grid(cells, columns=2 * pairs, titles=titles)
-    _class_legend(figure, packed.classes, packed.palette, np.unique(np.asarray([packed.labels[i] for i in indices])))
+    _class_legend(figure, packed.classes, packed.palette, np.asarray([packed.labels[i] for i in indices]))
     return figure
 
 
@@ -49,26 +51,71 @@ def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequen
     cells = [column[i] for i in range(len(images)) for column in columns.values()]
     figure = _grid(cells, columns=len(columns), titles=list(columns))
     if classes is not None:
-        _class_legend(figure, classes, palette, np.unique(labels))
+        _class_legend(figure, classes, palette, labels)
     return figure
 
 
 @styled
-def map_sheet(rows: Sequence[dict], shared: Sequence[str] = (), legend: str | None = None):
+def map_sheet(
+    rows: Sequence[dict] | dict[str, dict],
+    shared: Sequence[str] = (),
+    legend: str | dict | None = None,
+    columns: int | None = None,
+):
     """Rows of named maps: RGB uint8 as they are, masks in two tones, numbers by intensity with their range beneath.
 
-    ``rows``: dicts of the same keys, each value (H, W, 3) uint8, (H, W) bool or (H, W) float. The number maps named in
-    ``shared`` have one colour scale over the whole sheet, others one per map. For RDD Fig. 3 and 4 and FAKD Fig. 3.
+    ``rows``: dicts of the same keys, each value (H, W, 3) uint8, (H, W) bool or (H, W) float; {name: row} writes the
+    names at the left. The number maps named in ``shared`` have one colour scale over the whole sheet, others one per map.
+    ``legend``: a line of text, or {name: RGB 0..255} as colour patches. ``columns``: breaks the maps of a single row into
+    lines of so many. For RDD Fig. 3 and 4 and FAKD Fig. 3.
     """
+    names, rows = (list(rows), list(rows.values())) if isinstance(rows, dict) else ([], rows)
     titles = list(rows[0])
     if any(list(row) != titles for row in rows):
         raise UserError("map_sheet: the rows name different maps; give every row the same keys in the same order")
     together = np.concatenate([np.ravel(row[name]) for row in rows for name in shared]) if shared else None
     cells = [row[name] for row in rows for name in titles]
     limits = [_limits(together if name in shared else row[name]) for row in rows for name in titles]
-    figure = _grid(cells, columns=len(titles), titles=titles, limits=limits)
-    if legend:
-        figure.supxlabel(legend, fontsize=9)
+    figure = _grid(cells, columns=columns or len(titles), titles=titles, limits=limits)
+    _name_rows(figure, names, len(titles))
+    if isinstance(legend, dict):
+        _patches(figure, [(name, np.asarray(rgb) / 255) for name, rgb in legend.items()])
+    elif legend:
+        figure.supxlabel(legend, fontsize=_font(figure))
+    return figure
+
+
+def _name_rows(figure, names: Sequence[str], columns: int) -> None:
+    """Names of the rows of a sheet, upright at the left."""
+    for axis, name in zip(figure.axes[::columns], names):
+        axis.text(-0.04, 0.5, name, transform=axis.transAxes, ha="right", va="center", rotation=90, fontsize=_font(figure))
+
+
+@styled
+def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], palette, classes: Sequence[str] | None = None):
+    """Two rows per image: all of it with a frame around its window, then that window (HWD Fig. 4, RDD Fig. 5 and 6).
+
+    ``predictions`` {name: (N, H, W)}, the rest as for `prediction_sheet`; ``windows``: (top, left, height, width) of each
+    image. Without a prediction or an image the figure says so.
+    """
+    from matplotlib.patches import Rectangle
+
+    if not windows:
+        return note("no image shows these classes")
+    columns = {"image": images, "ground truth": colorize(labels, palette)}
+    columns |= {name: colorize(maps, palette) for name, maps in predictions.items()}
+    cells = []
+    for i, (top, left, height, width) in enumerate(windows):
+        whole = [np.asarray(column[i]) for column in columns.values()]
+        cells += [*whole, *(cell[top : top + height, left : left + width] for cell in whole)]
+    figure = _grid(cells, columns=len(columns), titles=list(columns), width=2.2)
+    for i, (top, left, height, width) in enumerate(windows):
+        for axis in figure.axes[2 * i * len(columns) : (2 * i + 1) * len(columns)]:
+            frame = {"fill": False, "edgecolor": "white", "lw": 1.6}
+            axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame))
+            axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame | {"edgecolor": "black", "lw": 0.7}))
+    if classes is not None:
+        _class_legend(figure, classes, palette, labels)
     return figure
 
 
@@ -82,7 +129,7 @@ def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str] | None
     cells = [colorize(label, palette), *(np.asarray(p, dtype=float) for p in parts.values())]
     figure = _grid(cells, columns=len(cells), titles=["label", *parts], limits=[_limits(c) for c in cells])
     if classes is not None:
-        _class_legend(figure, classes, palette, np.unique(label))
+        _class_legend(figure, classes, palette, label)
     return figure
 
 
@@ -99,8 +146,9 @@ def _grid(cells: list, columns: int, titles: list[str], limits: list | None = No
 
     lines = -(-len(cells) // columns)
     shape = cells[0].shape[0] / cells[0].shape[1]
-    caption = 0.22 if limits is not None or len(titles) > columns else 0.05
     width = min(width, 15 / columns)
+    caption = 0.22 * max(1, columns * width / 10) if limits is not None or len(titles) > columns else 0.05
+    caption += 0.2 if limits is not None and len(titles) > columns else 0
     size = (columns * width, lines * (width * shape + caption) + 0.3)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
@@ -108,8 +156,13 @@ def _grid(cells: list, columns: int, titles: list[str], limits: list | None = No
     for i, (axis, cell) in enumerate(zip(axes.flat, cells)):
         draw_map(axis, cell, None if limits is None else limits[i])
         if i < len(titles):
-            axis.set_title(titles[i], fontsize=9)
+            axis.set_title(titles[i], fontsize=_font(figure))
     return figure
+
+
+def _font(figure) -> float:
+    """Size of the text on a sheet: a page scales wide sheets down to about 10 inches, and 9 points should be left."""
+    return 9 * max(1.0, figure.get_figwidth() / 10)
 
 
 def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
@@ -121,16 +174,26 @@ def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
     if numbers:
         digits = 2 if high - low > 0.1 else 5
         text = f"{round(low, digits) + 0:g} to {round(high, digits) + 0:g}"  # + 0: no minus zero
-        axis.text(0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=8)
+        axis.text(0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=_font(axis.figure) - 1)
 
 
-def _class_legend(figure, classes: Sequence[str], palette, present) -> None:
-    """Colour patches of the classes that occur, and black for void if it does, below the sheet."""
+def _class_legend(figure, classes: Sequence[str], palette, labels) -> None:
+    """Colour patches of the classes that occur in the labels, and black for void if it does, below the sheet."""
+    pixels = np.bincount(np.asarray(labels).ravel(), minlength=IGNORE + 1)
+    present = np.flatnonzero(pixels[:IGNORE])
+    named = sorted(present[np.argsort(-pixels[present], kind="stable")][:SHOWN_CLASSES])
+    entries = [(classes[c], np.asarray(palette[c]) / 255) for c in named]
+    entries += [("void", (0, 0, 0))] if pixels[IGNORE] else []
+    entries += [(f"and {len(present) - len(named)} smaller ones", (1, 1, 1))] if len(present) > len(named) else []
+    _patches(figure, entries)
+
+
+def _patches(figure, entries: list[tuple]) -> None:
+    """(name, colour) pairs as a legend below the sheet, which grows by it."""
     from matplotlib.patches import Patch
 
-    entries = [(classes[c], np.asarray(palette[c]) / 255) for c in present if c != IGNORE]
-    entries += [("void", (0, 0, 0))] if IGNORE in present else []
     handles = [Patch(facecolor=colour, edgecolor="#333333", lw=0.5, label=name) for name, colour in entries]
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.25)))
-    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5, handlelength=1.2)
+    font = _font(figure)
+    columns = max(1, min(len(handles), int(9 * figure.get_figwidth() / font / 1.25)))
+    figure.set_figheight(figure.get_figheight() + 0.025 * font * -(-len(handles) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=font - 0.5, handlelength=1.2)

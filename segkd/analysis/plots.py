@@ -12,6 +12,8 @@ import pandas as pd
 from segkd.analysis.style import INTENSITY, MARKERS, colours, method_colour, percent_factor, styled
 from segkd.registry import UserError, unknown
 
+SHOWN_CLASSES = 25  # a panel shows at most so many, evenly spaced over its order; the data behind it has all
+
 
 def gains(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
     """IoU of each method minus the baseline's of the same seed and class, in points: ``method, seed, class, gain``.
@@ -42,7 +44,7 @@ def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "
 
     ``df``: columns method, seed, class, iou and, if known, train_share (orders the upper panel, frequent classes left).
     Series keep the order of the frame; names that begin with ``teacher`` have no gain. Bars are means, whiskers ± sd,
-    points single seeds. UserError: the frame has no such baseline.
+    points single seeds. Of more than 25 classes each panel shows 25. UserError: the frame has no such baseline.
     """
     import matplotlib.pyplot as plt
 
@@ -50,20 +52,28 @@ def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "
     methods, classes = list(dict.fromkeys(df["method"])), df["class"].nunique()
     gain, by = (gains(df, baseline), "train_share" if "train_share" in df else "difficulty")
     shown = [m for m in methods if m in set(gain["method"]) and not _begins(m, teacher)]
-    width = float(np.clip(2.5 + classes * (0.28 + 0.09 * len(methods)), 7, 28))
+    width = float(np.clip(2.5 + min(classes, SHOWN_CLASSES) * (0.28 + 0.09 * len(methods)), 7, 20))
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(width, 6.4))
     hue = colours(methods)
     _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
-    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left)")
+    some = f", {SHOWN_CLASSES} of {classes}" if classes > SHOWN_CLASSES else ""
+    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left{some})")
     top.legend(ncols=min(len(methods), 6), loc="lower left", bbox_to_anchor=(0, 1.08))
     _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
     bottom.axhline(0, color="#333333", lw=1)
-    bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left)")
+    bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left{some})")
     return figure
 
 
+def evenly(order: list, count: int = SHOWN_CLASSES) -> list:
+    """At most ``count`` of a list, evenly spaced over it, its two ends included."""
+    places = np.linspace(0, len(order) - 1, min(len(order), count)).round().astype(int) if order else []
+    return [order[i] for i in places]
+
+
 def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: list[str], hue: dict) -> None:
-    step = 0.82 / max(len(methods), 1)
+    step, order = 0.82 / max(len(methods), 1), evenly(order)
+    df = df[df["class"].isin(order)]
     for i, method in enumerate(methods):
         own = df[df["method"] == method].groupby("class")[value]
         mean, sd = own.mean().reindex(order), own.std(ddof=1).reindex(order)
@@ -76,8 +86,7 @@ def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: l
             places, edge = points["class"].map(at), {"edgecolor": "#333333", "lw": 0.5}
             axes.scatter(places, points[value], s=5, color="white", zorder=3, **edge)
     slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
-    upright = {"rotation": 90, "ha": "center", "fontsize": 7.5}
-    axes.set_xticks(range(len(order)), order, **(upright if len(order) > 30 else slanted))
+    axes.set_xticks(range(len(order)), order, **slanted)
     axes.set_xlim(-0.6, len(order) - 0.4)
     axes.grid(axis="x", visible=False)
 
@@ -115,12 +124,14 @@ def _mean_and_points(axes, values: np.ndarray, y: float, colour: str, marker: st
 
 @styled
 def sweep(
-    df: pd.DataFrame, x: str, reference: dict | float | None = None, hue: str | None = None, label: str | None = None
-):
+    df: pd.DataFrame, x: str, reference: dict | float | None = None, hue: str | None = None, label: str | None = None,
+    y: tuple[str, str] = ("miou", "mIoU (%)"),
+):  # fmt: skip
     """mIoU against one hyper-parameter: mean line, a point per seed, dashed references (HWD Fig. 6-7, RDD Tables 5, 7).
 
     ``df``: columns ``x``, seed, miou and, if given, ``hue`` (one line per value). ``reference``: a number or ``{name:
     one number or one per seed}``; several values give a band of ± sd, none leave the line out. ``label``: of the axis.
+    ``y``: another column that is a share, and its label.
     Values that are not numbers or span more than a factor of 30 are drawn at equal steps, so that 0, 0.001, ..., 1 stay
     readable.
     """
@@ -128,7 +139,7 @@ def sweep(
 
     reference = reference if isinstance(reference, dict) else {} if reference is None else {"reference": reference}
     reference = {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in reference.items() if np.size(v)}
-    factor = percent_factor(df["miou"], *reference.values())
+    factor = percent_factor(df[y[0]], *reference.values())
     figure, axes = plt.subplots(figsize=(6, 3.6))
     values = list(dict.fromkeys(df[x])) if df[x].dtype.kind not in "iuf" else sorted(df[x].unique())
     position = dict(zip(values, range(len(values)) if _at_equal_steps(values) else values))
@@ -136,15 +147,15 @@ def sweep(
     tint = {None: "#333333"} if hue is None else colours(list(map(str, series)))
     for i, (name, part) in enumerate(series.items()):
         colour = tint[name if hue is None else str(name)]
-        at, miou = part[x].map(position), part["miou"] * factor
-        mean = miou.groupby(at).mean()
+        at, value = part[x].map(position), part[y[0]] * factor
+        mean = value.groupby(at).mean()
         title = "mean" if hue is None else f"{hue} = {name}"
         axes.plot(mean.index, mean, "-", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
-        axes.scatter(at, miou, s=12, color=colour, alpha=0.45, lw=0)
+        axes.scatter(at, value, s=12, color=colour, alpha=0.45, lw=0)
     for name, value in reference.items():
         _reference_line(axes, name, value * factor)
     axes.set_xticks(list(position.values()), [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values])
-    axes.set(xlabel=label or x, ylabel="mIoU (%)")
+    axes.set(xlabel=label or x, ylabel=y[1])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -251,45 +262,49 @@ def grid_heat(
 
 
 @styled
-def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: float | None = None):
-    """One number per class, largest left (HWD Table I: TD / NTD). ``df``: columns class, ``value``, optionally seed.
+def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: float | None = None, log: bool = False):
+    """A number per class, largest left (HWD Table I: TD / NTD), as groups of bars where there is a column method.
 
-    ``line`` draws a dashed reference, such as 1 for a ratio.
+    ``df``: columns class, ``value``, optionally method and seed. ``line`` draws a dashed reference, such as 1 for a ratio;
+    ``log``: on a logarithmic axis. Of more than 25 classes 25 are shown.
     """
     import matplotlib.pyplot as plt
 
-    mean = df.groupby("class", sort=False)[value].mean().sort_values(ascending=False)
-    figure, axes = plt.subplots(figsize=(max(5, 1.5 + 0.42 * len(mean)), 3.4))
-    _class_bars(axes, df.assign(method="all"), value, ["all"], list(mean.index), {"all": method_colour("cwd")})
+    one = "method" not in df
+    df = df.assign(method="all") if one else df
+    methods, order = list(dict.fromkeys(df["method"])), df.groupby("class", sort=False)[value].mean().sort_values(ascending=False)
+    count = min(len(order), SHOWN_CLASSES)
+    figure, axes = plt.subplots(figsize=(max(5, 1.5 + count * (0.3 + 0.14 * len(methods))), 3.4))
+    hue = {"all": method_colour("cwd")} if one else colours(methods)
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    _class_bars(axes, df, value, methods, list(order.index), hue)
     if line is not None:
         axes.axhline(line, color="#333333", ls="--", lw=1.2)
     axes.set(ylabel=label or value)
+    if not one:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 
-@styled
-def case_shares(df: pd.DataFrame, cases: tuple[str, ...] = ("both easy", "disagree", "both hard")):
-    """Shares of pixels by case over the training of the student (RDD Fig. 1b). ``df``: step and a column per case."""
-    import matplotlib.pyplot as plt
-
-    mean = df.groupby("step")[list(cases)].mean()
-    figure, axes = plt.subplots(figsize=(6, 3.4))
-    axes.stackplot(mean.index, mean.T * 100, labels=cases, colors=("#d9d9d9", method_colour("rdd"), "#4B6A88"))
-    axes.set(xlabel="step", ylabel="share of pixels (%)", ylim=(0, 100), xlim=(mean.index.min(), mean.index.max()))
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+def smoothing_values(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)) -> pd.DataFrame:
+    """HWD's smoothing exp((1 - beta^w) / (1 - beta)) on w in [-2, 2]: columns w, beta, value; beta 1 is its limit exp(w)."""
+    w = np.linspace(-2, 2, 201)
+    curves = {beta: np.exp((1 - beta**w) / (1 - beta)) for beta in betas} | {1.0: np.exp(w)}
+    return pd.concat([pd.DataFrame({"w": w, "beta": beta, "value": value}) for beta, value in curves.items()], ignore_index=True)
 
 
 @styled
 def smoothing_curve(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)):
-    """The smoothing of HWD's weights, exp((1 - beta^w) / (1 - beta)), over w, one line per beta (HWD Fig. 3)."""
+    """The smoothing of HWD's weights over w, one line per beta, as `smoothing_values` has it (HWD Fig. 3)."""
     import matplotlib.pyplot as plt
 
-    w = np.linspace(-2, 2, 200)
+    curves = smoothing_values(betas)
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.92, len(betas)))):
-        axes.plot(w, np.exp((1 - beta**w) / (1 - beta)), color=shade, label=f"β = {beta:g}")
-    axes.plot(w, np.exp(w), "k--", lw=1, label="exp(w), the limit β → 1")
+        axes.plot("w", "value", data=curves[curves["beta"] == beta], color=shade, label=f"β = {beta:g}")
+    axes.plot("w", "value", "k--", data=curves[curves["beta"] == 1], lw=1, label="exp(w), the limit β → 1")
     axes.set(xlabel="normalised divergence w", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))
     axes.legend()
     return figure

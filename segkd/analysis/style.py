@@ -1,14 +1,19 @@
-"""One look for all figures: fixed colours per method (safe for colour-blind readers), fonts, layout, units."""
+"""One look for all figures: fixed colours per method (safe for colour-blind readers), fonts, layout, units, and their data."""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from segkd.registry import UserError
+from segkd.train.state import write_whole
 
 INTENSITY = "cividis"  # scalar maps; diverging maps are not needed anywhere
 DPI = 110
@@ -70,7 +75,7 @@ def styled(draw: Callable) -> Callable:
     """Decorator of a function that returns a Figure: draws under the house style and closes the figure.
 
     The global matplotlib settings stay as they are, and no figure stays open in pyplot (a notebook shows it once).
-    Given an empty frame, the figure says that nothing was measured yet.
+    Given an empty frame, dictionary or list first, the figure says that nothing was measured yet.
     """
 
     @functools.wraps(draw)
@@ -78,15 +83,16 @@ def styled(draw: Callable) -> Callable:
         import matplotlib.pyplot as plt
 
         with plt.rc_context(_settings()):
-            nothing = args and isinstance(args[0], pd.DataFrame) and args[0].empty
-            figure = _note("no finished run yet") if nothing else draw(*args, **kwargs)
+            nothing = args and isinstance(args[0], (pd.DataFrame, dict, list)) and not len(args[0])
+            figure = note("no finished run yet") if nothing else draw(*args, **kwargs)
         plt.close(figure)
         return figure
 
     return wrapper
 
 
-def _note(text: str):
+def note(text: str):
+    """A figure that holds one line of text, in the place of an empty one."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5, 0.8))
@@ -102,6 +108,22 @@ def _settings() -> dict:
     own |= {"axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
     own |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": INTENSITY}
     return {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **own}
+
+
+def keep(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Write the data behind a figure as ``<name>.csv`` into the folder that SEGKD_FIGURES names; gives the frame back.
+
+    Nothing is written where that variable is unset or empty. The file appears whole or not at all, and only changes if
+    a value did. UserError: a name that is no file name (a-z, 0-9, ``_`` and ``-``).
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise UserError(f"keep: '{name}' is no name for a file of figure data: use a-z, 0-9, '_' and '-'")
+    if folder := os.environ.get("SEGKD_FIGURES"):
+        path, text = Path(folder) / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+    return frame
 
 
 def percent_factor(*values) -> float:

@@ -148,6 +148,7 @@ def _student_loss(part: str, setting: dict, witnesses: Witnesses, label_assisted
         with torch.no_grad():
             context = _context(step, method, student, teacher, witnesses)
             method.loss(context)
+        method.learn(context)
         method.after_step(context)
     context = _context(WARM_UP, method, student, teacher, witnesses)
     weight = method.task_weight(context)

@@ -97,7 +97,7 @@ class Part:
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The part's modules: their state goes to the checkpoint, their parameters join the student's optimiser.
 
-        Parameters with ``requires_grad=False`` stay outside (a part that trains them itself does so in `after_step`).
+        Parameters with ``requires_grad=False`` stay outside (a part trains them itself, in `learn` and `after_step`).
         Raises UserError, naming both networks, when one of them lacks what the method needs.
         """
         return nn.Module()
@@ -108,8 +108,16 @@ class Part:
         ``teacher(images, labels, step)`` gives the teacher's prediction, fed as its kind demands.
         """
 
+    def learn(self, context: Context) -> dict[str, Tensor]:
+        """Gradients of what the part trains itself (a discriminator, say), before the student's update; none by default.
+
+        Returns its losses and the size of their gradients, as named scalars. If one of them is not finite, nor anything of
+        the student's, no update is made at all: neither the student's nor the part's own, which belongs in `after_step`.
+        """
+        return {}
+
     def after_step(self, context: Context) -> None:
-        """Work after the student's optimiser step (a discriminator's own step, say); nothing by default."""
+        """Work after the student's optimiser step (a discriminator's own update, say); nothing by default."""
 
 
 class Term(Part):
@@ -214,12 +222,20 @@ class Method:
         for part in self.parts.values():
             part.prepare(teacher, data)
 
+    def learn(self, context: Context) -> dict[str, Tensor]:
+        """Losses and gradients of what parts train themselves, each as `Part.learn` names it; alike in every process."""
+        return {name: value for part in self.parts.values() for name, value in _ask(part, "learn", context).items()}
+
     def after_step(self, context: Context) -> None:
         """Let every part do its work after the student's optimiser step."""
-        context = _teacher_cut_off(context)
         for part in self.parts.values():
-            idle = type(part).after_step is Part.after_step
-            part.after_step(context if context.share is None or part.per_image or idle else context.whole())
+            _ask(part, "after_step", context)
+
+
+def _ask(part: Part, hook: str, context: Context) -> Any:
+    """What a part's ``hook`` returns, given the images of all processes where it needs them."""
+    context, idle = _teacher_cut_off(context), getattr(type(part), hook) is getattr(Part, hook)
+    return getattr(part, hook)(context if context.share is None or part.per_image or idle else context.whole())
 
 
 def _teacher_cut_off(context: Context) -> Context:
@@ -268,13 +284,16 @@ def _share_out(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any])
 def _part(name: str, cls: type[Part], variant: str, given: dict[str, Any]) -> Part:
     if variant == "official" and cls.official is None:
         raise UserError(f"method '{name}' has no released code to follow: use variant='paper'")
-    hints = typing.get_type_hints(cls.Hyper)
+    hints = _hints(cls.Hyper)
     for key, value in given.items():
         if key not in hints:
             raise unknown(f"hyper-parameter of '{name}'", key, hints)
         if not _fits(value, hints[key]):
             raise UserError(f"hyper-parameter '{key}' of '{name}': got {value!r}, expected {_words(hints[key])}")
     return cls(name, cls.Hyper(**{**(cls.official if variant == "official" else {}), **given}))
+
+
+_hints = functools.lru_cache(typing.get_type_hints)  # read for every row of every table
 
 
 def _fields(cls: type[Part]) -> list[str]:

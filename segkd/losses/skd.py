@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
 from segkd.losses.kd import pixelwise_kl
@@ -200,11 +201,17 @@ class SKD(Term):
             losses[f"{self.name}/holistic"] = hyper.holistic_weight * generator_loss(fake)
         return losses
 
+    def learn(self, context: Context) -> dict[str, Tensor]:
+        """The discriminator's loss and largest gradient, on the scores that the student is being trained with."""
+        if not self.hyper.holistic_weight:
+            return {}
+        found = self.module.learn(context.teacher_logits(), context.student.logits.detach(), context.generator)
+        return {f"{self.name}/{name}": value for name, value in found.items()}
+
     def after_step(self, context: Context) -> None:
-        """The discriminator's own step, on the scores that the student has just been trained with."""
+        """The discriminator's own update."""
         if self.hyper.holistic_weight:
-            share = context.step / context.total_steps
-            self.module.learn(context.teacher_logits(), context.student.logits.detach(), share, context.generator)
+            self.module.update(context.step / context.total_steps)
 
 
 class Adversary(nn.Module):
@@ -220,18 +227,25 @@ class Adversary(nn.Module):
         self.optimiser = make(weights, lr, **({"betas": (0.9, 0.99)} if adam else {"momentum": 0.9, "weight_decay": 5e-4}))
 
     @full_precision
-    def learn(self, real: Tensor, fake: Tensor, share: float, generator: torch.Generator | None) -> None:
-        """One step on teacher scores ``real`` and student scores ``fake``; ``share`` of the run lies behind."""
+    def learn(self, real: Tensor, fake: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Its gradient on teacher scores ``real`` and student scores ``fake``; gives its loss and the largest gradient."""
         hyper, scored = self.hyper, self.discriminator.requires_grad_(True)
         loss = {"hinge": hinge_loss, "wgan-gp": wasserstein_loss}[hyper.adversarial](scored(real), scored(fake))
         if hyper.adversarial == "wgan-gp":
             loss = loss + hyper.penalty * gradient_penalty(scored, real, fake, generator)
-        self.optimiser.param_groups[0]["lr"] = hyper.discriminator_lr * math.pow(1 - share, hyper.discriminator_decay)
         self.optimiser.zero_grad(set_to_none=True)
-        (hyper.discriminator_weight * loss).backward()
+        loss = hyper.discriminator_weight * loss
+        loss.backward()
+        self.discriminator.requires_grad_(False)
+        gradients = [p.grad for p in self.discriminator.parameters() if p.grad is not None]
+        return {"discriminator": loss.detach(), "discriminator_gradient": get_total_norm(gradients, math.inf)}
+
+    def update(self, share: float) -> None:
+        """The step that the gradient is for; ``share`` of the run lies behind."""
+        hyper = self.hyper
+        self.optimiser.param_groups[0]["lr"] = hyper.discriminator_lr * math.pow(1 - share, hyper.discriminator_decay)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.discriminator.requires_grad_(False)
 
     def get_extra_state(self) -> Any:
         """The optimiser's state, for the checkpoint."""

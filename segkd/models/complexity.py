@@ -7,7 +7,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
@@ -20,6 +19,8 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     linear layers and sizes a layer's output without its dilation, so a dilated convolution counts on a map larger by
     2(d-1). Runs on the meta device: no memory, no arithmetic.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton, 70 MB that no training process needs
+
     paper: list[int] = []
     twin = meta_twin(model)
     for module in twin.modules():

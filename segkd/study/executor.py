@@ -30,12 +30,7 @@ def execute(
     ``devices``: one worker process each (default: one per CPU core, or per GPU). ``executor="ray"``: on the machines of a
     Ray cluster instead, where each cohort takes ``resources`` such as "cpu=1,gpu=0.5" (see `ray_cluster.parse_resources`).
     """
-    if executor not in EXECUTORS:
-        raise unknown("executor", executor, EXECUTORS)
-    if executor == "processes" and resources is not None:
-        raise UserError(f"resources '{resources}' are for executor=ray; processes take devices")
-    if executor == "ray" and devices is not None:
-        raise UserError(f"devices {','.join(devices)} are for executor=processes; a Ray cluster gives them out by resources")
+    check_executor(executor, devices, resources)
     if all(find(config).done for config in with_teachers(configs).values()):
         return [find(config) for config in configs]
     devices = devices or default_devices()
@@ -51,6 +46,16 @@ def execute(
     finally:
         progress.close()
     return [find(config) for config in configs]
+
+
+def check_executor(executor: str, devices: list[str] | None, resources: str | None) -> None:
+    """UserError for an unknown executor, and for what the other one takes."""
+    if executor not in EXECUTORS:
+        raise unknown("executor", executor, EXECUTORS)
+    if executor == "processes" and resources is not None:
+        raise UserError(f"resources '{resources}' are for executor=ray; processes take devices")
+    if executor == "ray" and devices is not None:
+        raise UserError(f"devices {','.join(devices)} are for executor=processes; a Ray cluster gives them out by resources")
 
 
 def default_devices() -> list[str]:
@@ -125,16 +130,17 @@ class _Reporter:
     def __init__(self, job: Job, messages: multiprocessing.Queue, parent: int):
         self.job = {c.id: c for c in job}
         self.messages, self.parent = messages, parent
-        self.work, self.last = 0.0, 0.0
+        self.work, self.images, self.last = 0.0, 0, 0.0
 
-    def __call__(self, run: str, step: int, loss: float) -> None:
+    def __call__(self, run: str, row: dict[str, float]) -> None:
         config = self.job[run]  # teachers are finished before a job starts
         self.work += step_cost(config)
+        self.images += config.schedule.batch_size
         if time.monotonic() - self.last > 0.5:
             if os.getppid() != self.parent:
                 os._exit(1)  # the parent was killed: leave the work to whoever resumes it
-            self.messages.put((run, step, loss, self.work, config.schedule.steps))
-            self.work, self.last = 0.0, time.monotonic()
+            self.messages.put((run, row, config.schedule.steps, self.work, self.images))
+            self.work, self.images, self.last = 0.0, 0, time.monotonic()
 
 
 def _start_worker(messages: multiprocessing.Queue, free: multiprocessing.Queue, parent: int) -> None:

@@ -136,7 +136,8 @@ def _align_tables(text: str) -> str:
         rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
         rows = _merge_index_names(rows)
         _align_columns(rows)
-        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+        region = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Table"}  # arrow keys scroll what has the focus
+        table.wrap(soup.new_tag("div", attrs=region))
     return str(soup)
 
 

@@ -1,43 +1,40 @@
-"""Executed notebooks to HTML: one file a page, an overview with a card for each; all of it opens without a network."""
+"""Executed notebooks to HTML: one file a page, at most 3 MB; all of it opens without a network."""
 
 from __future__ import annotations
 
+import ast
 import base64
-import io
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 
+from segkd.study.gaps import BANNER, GAP, gaps_of
 from segkd.study.markup import clean_html, markdown_html
+from segkd.study.page_size import fit
 
 TEMPLATES = Path(__file__).parent / "templates"
+NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])")  # pages of a report lie in one folder
 PICTURES = ["image/svg+xml", "image/png", "image/jpeg"]
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page of the report, for the overview: its HTML, the executed notebook behind it, its headline numbers."""
-
-    html: Path
-    notebook: Path
-    numbers: Sequence[tuple[str, str]] = ()
-    title: str | None = None
-    summary: str | None = None
-    label: str | None = None  # short name for the bar of links; default: the title up to its colon
-
-
-def render(executed: Path, html: Path, nav: Iterable[tuple[str, str]] = ()) -> Path:
+def render(executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "") -> Path:
     """Write the executed notebook as one HTML file; ``nav``: (label, href) of the report's pages, this one is marked.
 
-    Nothing is loaded from the net, nothing active gets through, formulas become MathML, code is folded but there.
+    Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
+    its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
+    the page was made of, kept in its head beside the headline numbers and the count of gaps (see `about`).
     """
     from nbconvert import HTMLExporter
     from nbformat import read
     from traitlets.config import Config
 
     node = read(executed, as_version=4)
+    said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
+    banners = _lift_banners(node)
     contents = _prepare(node)
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
@@ -48,38 +45,44 @@ def render(executed: Path, html: Path, nav: Iterable[tuple[str, str]] = ()) -> P
     )
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
-    resources = {"nav": _links(nav, Path(html).name), "contents": contents}
+    resources = {
+        "nav": links(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
+        "about": json.dumps(said),
+    }
     body, _ = exporter.from_notebook_node(node, resources=resources)
-    return _write(html, body)
+    return write(html, fit(body, Path(html).name))
 
 
-def build_index(report_dir: Path, pages: Sequence[Page], headline: Mapping[str, object]) -> Path:
-    """Write ``report_dir/index.html``: what was run, what it can show, one card a page.
+def about(text: str) -> dict:
+    """What `render` kept in the head of a page: ``numbers`` (label, value), ``gaps`` (count), ``results``."""
+    from bs4 import BeautifulSoup
 
-    ``headline``: ``title``; ``about`` (Markdown: what this profile can and cannot show); every other entry is a fact
-    shown as it is, in the order given (profile, data set, seeds, commit, date, ...).
-    """
-    from jinja2 import Environment, FileSystemLoader
-
-    report_dir = Path(report_dir)
-    title = str(headline.get("title") or report_dir.name)
-    facts = [(name.replace("_", " "), _plain(headline[name])) for name in headline if name not in ("title", "about")]
-    cards = [_card(page, report_dir) for page in pages]
-    nav = [("Overview", "index.html"), *((card["label"], card["href"]) for card in cards)]
-    environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
-    body = environment.get_template("overview.html.j2").render(
-        headline={"title": title, "facts": facts}, about=markdown_html(str(headline.get("about") or "")),
-        cards=cards, nav=_links(nav, "index.html"),
-    )
-    return _write(report_dir / "index.html", body)
+    tag = BeautifulSoup(text.split("</head>", 1)[0], "html.parser").find("meta", attrs={"name": "segkd"})
+    return json.loads(tag["content"]) if tag else {"numbers": [], "gaps": 0, "results": ""}
 
 
-def _plain(value: object) -> str:
-    """A fact as text: lists as their items."""
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def numbers_of(node) -> list[tuple[str, str]]:
+    """The headline numbers of an executed notebook: the dict that its cell tagged ``headline`` shows."""
+    for cell in node.cells:
+        if "headline" in cell.metadata.get("tags", []) and cell.outputs and not gaps_of(cell):
+            return list(ast.literal_eval(cell.outputs[-1]["data"]["text/plain"]).items())
+    return []
 
 
-def _write(html: Path, body: str) -> Path:
+def shell(*scripts: str) -> dict[str, object]:
+    """What every page's head needs: the house's scripts by name, and the policy that lets these and no others run."""
+    texts = [(TEMPLATES / "page" / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
+    return {"scripts": texts, "policy": policy}
+
+
+def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
+    """The bar of links, the current page marked."""
+    return [{"label": label, "href": href, "current": Path(href).name == current} for label, href in nav]
+
+
+def write(html: Path, body: str) -> Path:
     """The file appears whole or not at all."""
     html = Path(html)
     html.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +92,15 @@ def _write(html: Path, body: str) -> Path:
     return html
 
 
-def _links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
-    return [{"label": label, "href": href, "current": Path(href).name == current} for label, href in nav]
+def _lift_banners(node) -> list[str]:
+    """Take the warnings out of the cells; each once, for the top of the page."""
+    found = []
+    for cell in node.cells:
+        outputs = cell.get("outputs", [])
+        found += [output["data"][BANNER]["text"] for output in outputs if BANNER in output.get("data", {})]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in outputs if BANNER not in output.get("data", {})]
+    return list(dict.fromkeys(found))
 
 
 def _prepare(node) -> list[tuple[str, str]]:
@@ -101,14 +111,22 @@ def _prepare(node) -> list[tuple[str, str]]:
     node.cells = [cell for cell in node.cells if cell.source.strip()]
     for cell in node.cells:
         if cell.cell_type == "markdown":
-            cell.metadata["html"] = markdown_html(cell.source, cell.get("attachments"))
+            cell.metadata["html"] = markdown_html(NOTEBOOK_LINK.sub(r"](\1.html", cell.source), cell.get("attachments"))
             for found in BeautifulSoup(cell.metadata["html"], "html.parser").find_all(["h1", "h2", "h3"]):
                 heading = found.get_text().removesuffix("#").strip()
                 if found.name == "h2" and found.get("id"):
                     contents.append((found["id"], heading))
         if cell.cell_type == "code":
             cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}")
+            for output in cell.outputs:
+                if GAP in output.get("data", {}):
+                    output["data"] = {"text/html": _gap_html(output["data"][GAP]["reason"])}
     return contents if len(contents) > 2 else []
+
+
+def _gap_html(reason: str) -> str:
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(reason))
+    return f'<p class="gap"><b>Not shown here.</b> {text}</p>'
 
 
 def _code_label(cell) -> str:
@@ -119,51 +137,8 @@ def _code_label(cell) -> str:
     return role or next((line for line in lines if line and not line.startswith(("#", "%"))), "code")
 
 
-def _card(page: Page, report_dir: Path) -> dict:
-    """What the overview says of a page; title and summary come from the notebook unless they are given."""
-    from nbformat import read
-
-    node = read(page.notebook, as_version=4)
-    text = " ".join(markdown_html(cell.source) for cell in node.cells if cell.cell_type == "markdown")
-    title = page.title or _title(node, Path(page.notebook).stem)
-    summary = page.summary or node.metadata.get("summary") or _first_sentence(text)
-    href = Path(os.path.relpath(page.html, report_dir)).as_posix()
-    return {
-        "title": title, "label": page.label or title.split(":")[0], "summary": summary, "href": href,
-        "numbers": page.numbers, "thumbnail": _thumbnail(node),
-    }
-
-
 def _title(node, fallback: str) -> str:
     """The title given at execution, else the first top heading, else the file's name."""
     text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
     heading = re.search(r"^#\s+(.+?)\s*#*$", text, re.MULTILINE)
     return node.metadata.get("title") or (heading[1] if heading else fallback)
-
-
-def _first_sentence(html: str) -> str:
-    """The first sentence of the first paragraph, as plain text; a lead-in such as **Question.** is left out."""
-    from bs4 import BeautifulSoup
-
-    paragraph = BeautifulSoup(html, "html.parser").find("p")
-    lead = paragraph.find("strong") if paragraph else None
-    if lead and lead.get_text().rstrip().endswith((".", ":")) and paragraph.get_text().startswith(lead.get_text()):
-        lead.decompose()
-    text = " ".join(paragraph.get_text().split()) if paragraph else ""
-    return re.split(r"(?<=[.!?])(?<!al\.)(?<!vs\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])", text)[0]
-
-
-def _thumbnail(node, width: int = 640) -> str | None:
-    """The notebook's first PNG, scaled down, as a data address; None if it has none."""
-    from PIL import Image
-
-    outputs = (output for cell in node.cells for output in cell.get("outputs", []))
-    png = next((o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})), None)
-    if png is None:
-        return None
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
-    picture = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    picture.thumbnail((width, width))
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

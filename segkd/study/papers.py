@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.registry import unknown
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table. ``role``: student, teacher (a plain larger network) or label_teacher (LAD)."""
-
-    label: str
-    spec: str = "baseline"
-    hyper: dict[str, Any] = field(default_factory=dict)
-    role: str = "student"
-    level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
-    reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
-    control: str = ""  # the "controls" of losses/rows.py
-    tuning: tuple[float, float] | None = None  # factors on learning rate and weight decay as they were before they were tuned
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a paper: its rows and where its reported numbers stand."""
-
-    title: str
-    rows: tuple[Row, ...]
-    source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv
-    axes: tuple[str, ...] = ()
-    on_request: bool = False  # trained only if TABLES names it
+from segkd.study.printed import printed_tables
+from segkd.study.reported import fitted
+from segkd.study.table import Row, Table
 
 
 def _row(label: str, paper: str, method: str, setting: str | None = "") -> Row:
@@ -70,7 +47,7 @@ def _lad(levels: int | None) -> dict[str, Table]:
             name = f"alpha {alpha:g}, class noise {level['class noise']}"
             noise.append(Row(f"teacher, {name}", "lad", hyper, "label_teacher", level, ("teacher", setting)))
             noise.append(Row(f"student, {name}", "lad+cwd", hyper, "student", level, ("lad", setting)))
-    table9 = {"paper": "lad", "table": "Table 9", "dataset": "cityscapes", "split": "val"}
+    table9 = {"paper": "lad", "table": "Table 9", "dataset": "cityscapes", "split": "val", "student": "stdc2"}
     clean = {"lad": {"alpha": 0.0, "class_noise": False}}
     shortcut = (
         Row("noised label", "lad", role="label_teacher", reported=("teacher", "alpha=0.01;classwise=on")),
@@ -175,23 +152,38 @@ def _all(levels: int | None) -> dict[str, Table]:
         )
         for lr in (0.5, 1.0, 2.0) for decay in (1.0, 100.0)
     )  # fmt: skip
+    combinations = (BASELINE, *(Row(label, spec) for label, spec in SUMS.items()))
     return {
         "main": Table("Every method under one protocol", rows),
         "rivals": Table("The methods that the four papers compare with", rivals),
         "tuning": Table(
             "The baseline, tuned on val before any method", tuning, axes=("learning rate x", "weight decay x"), on_request=True
         ),
+        "combinations": Table("Combinations that no paper tried", combinations, on_request=True),
         "controls": Table("Controls: what training longer, or a useless teacher, would give", controls),
     }
 
 
+SUMS = {  # of methods, which no paper tried
+    "CWD + RDD": "cwd+rdd", "FAKD + RDD": "fakd_cwd+rdd", "HWD + RDD": "hwd+rdd", "LAD + RDD": "lad+cwd+rdd",
+    "LAD + FAKD": "lad+fakd_cwd", "LAD + HWD": "lad+hwd", "LAD + FAKD + RDD": "lad+fakd_cwd+rdd", "LAD + HWD + RDD": "lad+hwd+rdd",
+}  # fmt: skip
 PAPERS = {"lad": _lad, "fakd": _fakd, "hwd": _hwd, "rdd": _rdd}
 COMPARISON = "all"
 
 
-def paper_tables(paper: str, levels: int | None) -> dict[str, Table]:
-    """All tables of a paper (or of the joint comparison, ``all``), ablation axes thinned to ``levels``."""
+def paper_tables(
+    paper: str, levels: int | None, dataset: str = "", student: str = "", own: bool = False, beside: str = ""
+) -> dict[str, Table]:
+    """All tables of a paper (or of the joint comparison, ``all``).
+
+    First those that a study trains by itself, ablation axes thinned to ``levels``; then ``table1``, ``table2``, ...: every
+    table as it is printed, trained on request. ``dataset`` chooses which of the paper's numbers stand beside ours;
+    ``student``: printed tables keep this network's rows alone; ``own``: with the networks of the paper's table instead of
+    the study's; ``beside``: the student whose printed numbers stand in the study's own tables.
+    """
     known = {**PAPERS, COMPARISON: _all}
     if paper not in known:
         raise unknown("paper", paper, known)
-    return known[paper](levels)
+    found = {key: fitted(table, dataset, student or beside, own) for key, table in known[paper](levels).items()}
+    return found if paper == COMPARISON else found | printed_tables(paper, dataset, student, own)

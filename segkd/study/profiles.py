@@ -24,6 +24,7 @@ class Profile:
     needs: str  # disk and time, said before it starts
     teacher_steps: float = 1.0  # a teacher trains this many times as long
     one_seed: tuple[str, ...] = ()  # tables that get the first seed only, unless seeds are asked for
+    own_protocols: bool = False  # each paper's networks, start, schedule, crop and augmentation (protocols.py) instead of these
     tuned: dict[str, dict[str, float]] = field(default_factory=dict)  # by data set: fields of the schedule, from table "tuning"
 
     def schedule_for(self, dataset: str) -> Schedule:
@@ -99,8 +100,9 @@ PROFILES = {
             "paper", seeds=3, levels=None,
             student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
             schedule=Schedule(steps=40000, batch_size=16, lr=0.02),
-            data=None,
-            shows="The papers' own schedule (40,000 steps, batch 16, crop 360x360 on CamVid) from random weights.",
+            data=None, own_protocols=True,
+            shows="Each paper's own protocol: its networks from ImageNet weights, its optimiser, steps, batch and crop on each "
+            "data set. It needs the weights' files (data/README.md); what the texts leave open is in segkd/study/protocols.py.",
             needs="50 GB of disk and GPU days",
         ),
     )
@@ -115,13 +117,13 @@ def get_profile(name: str) -> Profile:
 
 
 def seed_list(seeds: int | str | list[int] | None, profile: Profile) -> list[int]:
-    """``None``: the profile's number; 3 or "3": seeds 0, 1, 2; "4,7": those two."""
+    """``None``: the profile's number; 3 or "3": seeds 0, 1, 2; "4,7": those two, "4,": that one."""
     if seeds is None or seeds == "":
         return list(range(profile.seeds))
     if isinstance(seeds, (list, tuple)):
         return [int(s) for s in seeds]
     try:
-        parts = [int(s) for s in str(seeds).split(",")]
+        parts = [int(s) for s in str(seeds).removesuffix(",").split(",")]
     except ValueError as error:
         raise UserError(f"SEEDS: '{seeds}' is neither a number of seeds nor a list such as 0,1,2") from error
     found = parts if "," in str(seeds) else list(range(parts[0]))

@@ -15,7 +15,7 @@ from segkd.study.progress import Progress
 from segkd.train.failure import RunFailed
 
 RETRIES = 10  # machines that a job may lose
-PASSED_ON = ("SEGKD_DATA", "SEGKD_WEIGHTS", "SEGKD_DATA_DEVICE", "SEGKD_CHECKPOINT_SECONDS")
+PASSED_ON = ("SEGKD_DATA", "SEGKD_WEIGHTS", "SEGKD_DATA_DEVICE", "SEGKD_CHECKPOINT_SECONDS", "SEGKD_TENSORBOARD")
 
 
 def parse_resources(text: str) -> dict[str, float]:
@@ -125,8 +125,9 @@ def _tell(job: Job, progress: Progress) -> set[str]:
     """Report the finished runs of a job; returns their ids."""
     found = {c.id for c in job if find(c).done}
     for config in (c for c in job if c.id in found):
-        steps, run = config.schedule.steps, find(config)
-        losses = [row["loss"] for row in run.metrics() if row["kind"] == "train"]
-        progress.step(config.id, steps, losses[-1] if losses else 0.0, steps * step_cost(config), steps)
+        schedule, run = config.schedule, find(config)
+        rows = [row for row in run.metrics() if row["kind"] == "train"]
+        work, images = schedule.steps * step_cost(config), schedule.steps * schedule.batch_size
+        progress.step(config.id, rows[-1] if rows else {"step": 0}, schedule.steps, work, images)
         progress.finished(config.id, run.result["miou"])
     return found

@@ -1,4 +1,4 @@
-"""The results block of README.md: generated from the committed results tables, never typed."""
+"""The results block of README.md: table, forest plot and sentences, generated from the committed results, never typed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from segkd.config import ROOT
 from segkd.registry import UserError
+from segkd.study.frozen import altered, read_results, warning
 from segkd.study.papers import COMPARISON, paper_tables
 from segkd.study.results import paired
 
@@ -31,16 +32,36 @@ def results_block(reports: Path = ROOT / "reports") -> str:
 
 
 def _section(path: Path) -> str:
-    facts = json.loads((path.parent / "study.json").read_text())
-    results = pd.read_csv(path)
+    facts, folder = json.loads((path.parent / "study.json").read_text()), path.parent
     lines = [
         f"\n### {facts['profile']} on {facts['dataset']}\n",
+        *(f"**{warning(folder, name)}**\n" for name in altered(folder)),
         f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
         facts["shows"] + "\n",
+        *_sentences(folder),
         "| row | runs | mIoU % | gain over the baseline (95 % interval) | verdict | mean of last five validations % |",
         "| --- | --- | --- | --- | --- | --- |",
+        *_rows(read_results(path)),
     ]
-    return "\n".join(lines + _rows(results)) + f"\n\nEvery number with its run: `{path.relative_to(ROOT)}`.\n"
+    return "\n".join(lines) + "\n" + _forest(folder) + f"\nEvery number with its run: `{_from_root(path)}`.\n"
+
+
+def _sentences(folder: Path) -> list[str]:
+    """What a sceptic would sign of the claims, where the claims page was made; an empty line follows."""
+    path = folder / "claims.json"
+    return [" ".join(json.loads(path.read_text())["sentences"]), ""] if path.exists() else []
+
+
+def _forest(folder: Path) -> str:
+    """The picture of all claims' effects, where it is kept."""
+    if not (folder / "forest.png").exists():
+        return ""
+    return f"\n![The effect behind each claim of the papers with its 95 % interval]({_from_root(folder / 'forest.png')})\n"
+
+
+def _from_root(path: Path) -> str:
+    """``reports/<profile>-<dataset>/<file>``: how README.md names it."""
+    return "/".join(path.parts[-3:])
 
 
 def _rows(results: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Notebooks to report pages: run one with parameters (papermill), and know whether a page is still up to date."""
+"""Notebooks with parameters: run one (papermill), whole or not at all, and know whether what came out is up to date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from segkd.registry import UserError
-from segkd.study.pages import TEMPLATES, Page, build_index, render
+from segkd.study.gaps import START, allowed
+from segkd.study.overview import Page, build_index
+from segkd.study.pages import render
 
 __all__ = [
     "Page", "ReportError", "build_index", "execute", "is_fresh", "parameters_of", "render", "stamp", "write_stamp",
@@ -47,11 +49,12 @@ def parameters_of(notebook: Path) -> dict[str, object]:
 
 def execute(
     notebook: Path, output: Path, parameters: Mapping[str, object], title: str | None = None, *,
-    cwd: Path | None = None, progress: bool = False,
+    cwd: Path | None = None, progress: bool = False, environment: Mapping[str, str] | None = None, gaps: bool = False,
 ) -> Path:
     """Run ``notebook`` with ``parameters`` and write the executed notebook to ``output``, whole or not at all.
 
-    It runs on this very interpreter, from ``cwd`` (default: the root of the project that holds the notebook).
+    It runs on this very interpreter, from ``cwd`` (default: the root of the project that holds the notebook), with the
+    variables of ``environment``. ``gaps``: a cell that needs what is not here shows the reason, and the page goes on.
     UserError: unknown parameter or wrong type. ReportError: a cell failed; the partial notebook then lies beside
     ``output`` as ``<name>.failed.ipynb`` and a page from an earlier run is left as it was.
     """
@@ -63,7 +66,8 @@ def execute(
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
-        _papermill(notebook, partial, dict(parameters), Path(cwd or _root(notebook)), progress)
+        start = _kernel_of_this_python(dict(environment or {}), gaps)
+        _papermill(notebook, partial, dict(parameters), Path(cwd or _root(notebook)), progress, start, gaps)
         _finish(partial, notebook, output, title)
         os.replace(partial, output)
     except ReportError as error:
@@ -77,29 +81,28 @@ def execute(
 
 
 def stamp(notebook: Path, parameters: Mapping[str, object], digests: Iterable[str] = ()) -> str:
-    """sha256 over all that decides a page: notebook bytes, parameters, templates, and the ``digests`` of its inputs."""
+    """sha256 over all that decides an executed notebook: its source, parameters, and the ``digests`` of its inputs."""
     digest = hashlib.sha256(Path(notebook).read_bytes())
-    for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
-        digest.update(path.read_bytes())
     digest.update(json.dumps([dict(parameters), sorted(digests)], sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def is_fresh(html: Path, stamp: str) -> bool:
-    """Whether the page exists and was written for this very ``stamp``."""
-    path = _stamp_path(html)
-    return Path(html).is_file() and path.is_file() and path.read_text().strip() == stamp
+def is_fresh(made: Path, stamp: str) -> bool:
+    """Whether the file (an executed notebook, a page) exists and was made for this very ``stamp``."""
+    path = _stamp_path(made)
+    return Path(made).is_file() and path.is_file() and path.read_text().strip() == stamp
 
 
-def write_stamp(html: Path, stamp: str) -> None:
-    """Remember what the page was made of; to be called after the page is written."""
-    path = _stamp_path(html)
+def write_stamp(made: Path, stamp: str) -> None:
+    """Remember what the file was made of; to be called after it is written."""
+    path = _stamp_path(made)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(stamp + "\n")
 
 
-def _stamp_path(html: Path) -> Path:
-    return Path(html).parent / "pages" / f"{Path(html).name}.stamp"
+def _stamp_path(made: Path) -> Path:
+    folder = Path(made).parent
+    return (folder if folder.name == "pages" else folder / "pages") / f"{Path(made).name}.stamp"
 
 
 def _check(notebook: Path, parameters: Mapping[str, object]) -> None:
@@ -125,7 +128,7 @@ def _fits(value: object, default: object) -> bool:
     return type(value) is type(default)
 
 
-def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progress: bool) -> None:
+def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progress: bool, start, gaps: bool) -> None:
     """Run into ``partial``, which papermill writes after each cell; any failure of a cell becomes a ReportError."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -133,9 +136,10 @@ def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progr
 
     parameters = {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}
     try:
-        with _kernel_of_this_python():
+        with start:
             papermill.execute_notebook(
-                notebook, partial, parameters, kernel_name="python3", language="python", cwd=cwd, progress_bar=progress
+                notebook, partial, parameters, kernel_name="python3", language="python", cwd=cwd, progress_bar=progress,
+                allow_error_names=allowed() if gaps else [],
             )
     except PapermillExecutionError as error:
         raise ReportError(_failure(notebook, partial, f"{error.ename}: {error.evalue}")) from error
@@ -144,14 +148,15 @@ def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progr
 
 
 @contextmanager
-def _kernel_of_this_python() -> Iterator[None]:
+def _kernel_of_this_python(environment: dict[str, str] = {}, gaps: bool = False) -> Iterator[None]:  # noqa: B006  only read
     """Let the name python3 mean this interpreter, whatever kernels and start-up files the user's home has."""
     with TemporaryDirectory(prefix="segkd-kernel-") as folder:
         spec = Path(folder) / "kernels" / "python3" / "kernel.json"
         spec.parent.mkdir(parents=True)
         argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         argv.append("--IPKernelApp.log_level=50")  # papermill interrupts the idle kernel at the end, which it would call an error
-        env = {"IPYTHONDIR": str(Path(folder) / "ipython"), "OMP_NUM_THREADS": "1"}  # pages are run side by side
+        argv += [f"--IPKernelApp.exec_lines={START}"] if gaps else []
+        env = {"IPYTHONDIR": str(Path(folder) / "ipython"), "OMP_NUM_THREADS": "1"} | environment  # pages are run side by side
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))

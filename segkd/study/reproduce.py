@@ -1,27 +1,28 @@
-"""From a fresh clone to a report: train what is missing, run the notebooks whose inputs changed, link the pages."""
+"""From a fresh clone to a report: train what is missing, freeze the results, make the pages; or the pages alone."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import multiprocessing
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from datetime import date
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
 
 from segkd.config import ROOT
 from segkd.data import create_dataset
-from segkd.runs import commit, find
+from segkd.registry import UserError
+from segkd.runs import Run, find
 from segkd.study import report
+from segkd.study.claims import wanted_configs
 from segkd.study.executor import execute
+from segkd.study.first_page import first_page, keep_claims
+from segkd.study.freeze import finished, freeze
+from segkd.study.frozen import FILES, FOLDER, HASHES, FrozenRun, open_frozen
 from segkd.study.jobs import with_teachers
 from segkd.study.papers import COMPARISON, PAPERS
+from segkd.study.rendering import Making, make_pages, results_digest
 from segkd.study.study import Study, open_study
-from segkd.train.state import write_json, write_whole
 
 NOTEBOOKS = {  # and their names in the navigation
     "00_tour": "Tour",
@@ -30,14 +31,17 @@ NOTEBOOKS = {  # and their names in the navigation
     "papers/hwd": "HWD",
     "papers/rdd": "RDD",
     "analysis/per_class_iou": "Classes",
+    "analysis/difficulty": "Difficulty",
+    "analysis/predictions": "Predictions",
     "analysis/feature_tsne": "Features",
     "analysis/shortcut_layercam": "Shortcut",
     "analysis/variants": "Variants",
     "analysis/cost": "Cost",
+    "90_claims": "Claims",
 }
 
 NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
-    "papers/rdd": ("rdd", "main", {"RDD", "teacher (plain, larger)"}),
+    "analysis/difficulty": ("rdd", "main", {"RDD", "teacher (plain, larger)"}),
     "analysis/variants": ("all", "main", {"baseline", "teacher (plain, larger)", "teacher (label-assisted)"}),
     "analysis/shortcut_layercam": ("lad", "shortcut", {"noised label", "clean label"}),
 }
@@ -48,23 +52,62 @@ def reproduce(
 ) -> Path:
     """Everything for one profile and data set; returns the path of the report's first page.
 
-    ``executor`` and ``resources`` as `execute` takes them. ``choice``: seeds, methods, tables, devices, teacher as ``open_study`` takes them. Mistyped names and missing data
-    are found before anything is trained or written.
+    ``executor`` and ``resources`` as `execute` takes them. ``choice``: seeds, methods, tables, devices, teacher as
+    ``open_study`` takes them. Mistyped names and missing data are found before anything is trained or written.
     """
-    studies = [open_study(paper, profile, dataset, **choice) for paper in (COMPARISON, *PAPERS)]
+    studies = open_studies(profile, dataset, choice)
     for split in ("train", "val", studies[0].data.split):
         create_dataset(dataset, split=split)  # a data set that is not there is said now
-    folder = ROOT / "reports" / f"{profile}-{dataset}"
+    folder = report_folder(profile, dataset)
     _say_needs(studies, folder)
     devices = None if executor == "ray" else studies[0].devices
     execute([config for study in studies for config in study.configs()], devices, executor, resources)
     folder.mkdir(parents=True, exist_ok=True)
-    write_results(studies, folder / "results.csv")
-    write_facts(studies[0], folder / "study.json")
-    parameters = {"PROFILE": profile, "DATASET": dataset, **{k.upper(): v for k, v in choice.items() if v}}
-    names = [name for name in NOTEBOOKS if _wanted(name, studies)]
-    pages = render_pages(names, folder, parameters, inputs_digest(studies))
-    return report.build_index(folder, pages, _facts(studies))
+    more = wanted_configs(studies[0])
+    freeze(studies, folder, more)
+    return _write_report(studies, finished(studies, more), folder, choice, gaps=False)
+
+
+def make_report(profile: str, dataset: str, **choice: str | None) -> Path:
+    """The report from what is there: runs on this machine, else the frozen files. Trains nothing, changes no results.
+
+    ``choice`` as for `reproduce`. UserError: neither runs nor frozen files.
+    """
+    studies, folder = open_studies(profile, dataset, choice), report_folder(profile, dataset)
+    with _reading(folder):
+        found = finished(studies, wanted_configs(studies[0]))
+        if not found:
+            raise UserError(
+                f"no results for {profile} on {dataset}: no run here and no {folder.relative_to(ROOT) / 'results.csv'}; "
+                f"`make reproduce PROFILE={profile} DATASET={dataset}` makes both"
+            )
+        kept = sum(isinstance(run, FrozenRun) for run in found.values())
+        print(f"{len(found)} runs: {len(found) - kept} on this machine, {kept} from the committed results; nothing is trained", flush=True)
+        return _write_report(studies, found, folder, choice, gaps=True)
+
+
+def open_studies(profile: str, dataset: str, choice: dict[str, str | None]) -> list[Study]:
+    """The joint comparison and the papers, at one profile on one data set."""
+    return [open_study(paper, profile, dataset, **choice) for paper in (COMPARISON, *PAPERS)]
+
+
+def report_folder(profile: str, dataset: str) -> Path:
+    """Where the report of a profile on a data set lies."""
+    return ROOT / "reports" / f"{profile}-{dataset}"
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """While this is open, numbers of runs that are not here come from the frozen files in ``folder``."""
+    before = os.environ.get(FOLDER)
+    os.environ[FOLDER] = str(folder)
+    open_frozen.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.pop(FOLDER)
+        if before is not None:
+            os.environ[FOLDER] = before
 
 
 def _say_needs(studies: list[Study], folder: Path) -> None:
@@ -76,33 +119,18 @@ def _say_needs(studies: list[Study], folder: Path) -> None:
     print(f"{missing} of {len(wanted)} runs to train, {free:.0f} GB of disk free, report in {folder.relative_to(ROOT)}", flush=True)
 
 
-def write_results(studies: list[Study], path: Path) -> pd.DataFrame:
-    """Tidy results of all papers as one CSV; the file changes only if a number did."""
-    frame = pd.concat([study.results() for study in studies], ignore_index=True)
-    text = frame.to_csv(index=False, float_format="%.6g")
-    if not path.exists() or path.read_text() != text:
-        write_whole(path, lambda p: p.write_text(text))
-    return frame
-
-
-def write_facts(study: Study, path: Path) -> None:
-    """What the results table was made with, for whoever reads it without the report."""
-    protocol = study.facts()
-    facts = {"profile": study.profile.name, "dataset": study.dataset, "shows": study.profile.shows}
-    write_json(path, facts | {key: protocol[key] for key in ("data", "student", "teacher", "schedule", "seeds", "start")})
-
-
-def inputs_digest(studies: list[Study]) -> str:
-    """What every page depends on: the package's source, the papers' numbers and the results of the runs."""
+def inputs_digest(studies: list[Study], runs: dict[str, Run], folder: Path) -> str:
+    """What every page depends on: the package's source, the papers' numbers, and the results of the runs."""
     digest = hashlib.sha256()
     for file in [*sorted((ROOT / "segkd").rglob("*.py")), *sorted((ROOT / "data" / "papers").glob("*.csv"))]:
         digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     for config in sorted({c.id for study in studies for c in study.configs()}):
         digest.update(config.encode())
-    for study in studies:
-        for config in study.configs():
-            run = find(config)
-            digest.update((run.path / "result.json").read_bytes() if run.done else b"missing")
+    for name, run in sorted(runs.items()):
+        digest.update(name.encode() + (b"kept" if isinstance(run, FrozenRun) else (run.path / "result.json").read_bytes()))
+    if os.environ.get(FOLDER):
+        for path in (folder / name for name in (*FILES, HASHES)):
+            digest.update(path.read_bytes() if path.exists() else b"missing")
     return digest.hexdigest()
 
 
@@ -118,56 +146,11 @@ def _wanted(name: str, studies: list[Study]) -> bool:
     return rows <= found
 
 
-def render_pages(names: list[str], folder: Path, parameters: dict[str, str], digest: str) -> list[report.Page]:
-    """Run and render the notebooks whose inputs changed, as many at a time as there are cores; all pages in order."""
-    nav = [("Overview", "index.html"), *((NOTEBOOKS[name], f"{Path(name).name}.html") for name in names)]
-    stale = []
-    for name in names:
-        stamp = report.stamp(ROOT / "notebooks" / f"{name}.ipynb", parameters, [digest, *map(str, nav)])
-        if not report.is_fresh(folder / f"{Path(name).name}.html", stamp):
-            stale.append((name, folder, parameters, nav, stamp))
-    if stale:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(len(stale), len(os.sched_getaffinity(0))), context) as pool:
-            for done, future in enumerate(as_completed([pool.submit(_render_page, *item) for item in stale]), 1):
-                print(f"page {done}/{len(stale)}: {future.result()}", flush=True)
-    return [_page(name, folder) for name in names]
-
-
-def _render_page(name: str, folder: Path, parameters: dict, nav: list, stamp: str) -> str:
-    notebook, html = ROOT / "notebooks" / f"{name}.ipynb", folder / f"{Path(name).name}.html"
-    executed = report.execute(notebook, folder / "pages" / notebook.name, parameters)
-    report.render(executed, html, nav)
-    report.write_stamp(html, stamp)
-    return name
-
-
-def _page(name: str, folder: Path) -> report.Page:
-    """A page for the overview; its numbers are the output of the notebook's cell tagged ``headline``."""
-    from nbformat import read
-
-    executed = folder / "pages" / f"{Path(name).name}.ipynb"
-    numbers: dict[str, str] = {}
-    for cell in read(executed, as_version=4).cells:
-        if "headline" in cell.metadata.get("tags", []):
-            numbers = ast.literal_eval(cell.outputs[-1]["data"]["text/plain"])
-    return report.Page(folder / f"{Path(name).name}.html", executed, list(numbers.items()), label=NOTEBOOKS[name])
-
-
-def _facts(studies: list[Study]) -> dict[str, object]:
-    """What the report's first page says above its cards."""
+def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choice: dict[str, str | None], gaps: bool) -> Path:
     study = studies[0]
-    protocol = study.facts()
-    done = {c.id for s in studies for c in s.configs() if find(c).done}
-    return {
-        "title": f"Knowledge distillation for segmentation: {study.profile.name} on {study.dataset}",
-        "about": f"**What this profile can show.** {study.profile.shows}",
-        "profile": study.profile.name,
-        "data": protocol["data"],
-        "networks": f"student {protocol['student']}, teacher {protocol['teacher']}",
-        "schedule": protocol["schedule"],
-        "seeds": study.seeds,
-        "runs": len(done),
-        "commit": commit(),
-        "date": date.today().isoformat(),
-    }
+    parameters = {"PROFILE": study.profile.name, "DATASET": study.dataset, **{k.upper(): v for k, v in choice.items() if v}}
+    labels = {name: label for name, label in NOTEBOOKS.items() if _wanted(name, studies)}
+    making = Making(folder, labels, parameters, inputs_digest(studies, runs, folder), results_digest(folder), gaps)
+    pages, notes = make_pages(making)
+    forest = keep_claims(folder)
+    return report.build_index(folder, pages, first_page(studies[0], runs.values(), folder, notes, forest))

@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import pandas as pd
 
-from segkd.config import ROOT
-from segkd.study.papers import Row, Table
+from segkd.registry import UserError
+from segkd.study.costs import step_seconds
+from segkd.study.reported import REPORTED, reported, reported_values
+from segkd.study.table import Row, Table
 
-REPORTED = ROOT / "data" / "papers" / "reported.csv"
-
-
-@lru_cache
-def reported_values() -> pd.DataFrame:
-    """``data/papers/reported.csv``: every number that the four papers print."""
-    return pd.read_csv(REPORTED, dtype=str, keep_default_na=False)
-
-
-def reported(table: Table, row: Row, metric: str = "miou") -> float | None:
-    """What the paper prints for this row, or None (figures print no numbers; some rows are ours)."""
-    if row.reported is None or not table.source:
-        return None
-    method, setting = row.reported
-    source = dict(table.source)
-    values = reported_values()
-    chosen = (values["metric"] == metric) & (values["method"] == method.replace("label_teacher", "teacher"))
-    if method in ("teacher", "label_teacher"):  # the teacher's own score has no student
-        student = source.pop("student", None)
-        source.pop("student_init", None)
-        assisted = values["teacher"].str.endswith("+label")
-        chosen &= assisted == (method == "label_teacher" or row.role == "label_teacher")
-        if method == "label_teacher":
-            chosen &= values["teacher"] == f"{student}+label"
-    for column, value in source.items():
-        chosen &= values[column] == value
-    if setting:
-        chosen &= values["setting"] == setting
-    found = values[chosen]["value"].astype(float)
-    return float(found.iloc[0]) if len(found) else None
+__all__ = ["REPORTED", "base_row", "by_seed", "half_width", "paired", "reported", "reported_values", "summary", "tidy"]
+METRICS = (
+    "miou", "macc", "pixel_accuracy", "val_last", "val_last5", "val_best", "seconds_per_step", "teacher_seconds_per_step",
+    "peak_memory_mib", "parameters",
+)  # fmt: skip
 
 
 def tidy(paper: str, name: str, row: Row, run) -> list[dict]:
     """One line a metric: everything that is quoted anywhere, with the id of the run it comes from."""
     result = run.result
     head = {
-        "paper": paper, "table": name, "row": row.label, "role": row.role, "method": row.spec,
+        "dataset": run.config.data.name, "paper": paper, "table": name, "row": row.label, "role": row.role, "method": row.spec,
         "level": ";".join(f"{k}={v}" for k, v in row.level.items()), "seed": run.config.seed, "run": run.id,
         "split": result["split"],
     }  # fmt: skip
-    keys = ("miou", "macc", "pixel_accuracy", "val_last", "val_last5", "val_best", "seconds_per_step", "parameters")
-    values = {key: result[key] for key in keys}
+    values = {key: result[key] for key in METRICS if key in result}
     values |= {f"iou/{name}": v for name, v in zip(result["classes"], result["iou"]) if v is not None}
     return [{**head, "metric": key, "value": value} for key, value in values.items()]
 
@@ -76,27 +51,77 @@ def paired(ours: pd.Series, other: pd.Series) -> dict:
     return {"n": n, "mean": mean, "low": mean - half, "high": mean + half, "verdict": verdict}
 
 
-def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.DataFrame:
-    """A paper's table as we measured it: mIoU in percent, spread over seeds, and the paper's value beside it.
+def half_width(values: pd.Series) -> float:
+    """Half the 95 % t interval of a mean over seeds; NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    from scipy.stats import t
 
-    ``results`` holds this table's tidy lines. Rows without a finished run stay in, marked ``not run``.
+    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def one_setting(results: pd.DataFrame) -> None:
+    """UserError where tidy lines of several profiles or data sets are to become one table: they cannot be compared."""
+    for column in ("profile", "dataset"):
+        found = sorted(results[column].dropna().unique()) if column in results else []
+        if len(found) > 1:
+            raise UserError(f"results of several {column}s in one table: {', '.join(found)}; make one table of each")
+
+
+def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+    """A paper's table as we measured it: mIoU in percent, spread over seeds, cost, and the paper's values beside it.
+
+    ``results`` holds this table's tidy lines; UserError if they are of several profiles or data sets. Rows without a
+    finished run stay in, marked ``not run``. Gains are paired by seed, against ``reference`` or, in a table of several
+    students, against the baseline of the row's own.
     """
-    scores = results[results["metric"] == "miou"].assign(value=lambda d: 100 * d["value"].astype(float))
-    by_seed = {label: group.set_index("seed")["value"] for label, group in scores.groupby("row")}
-    empty = pd.Series(dtype=float)
-    base = by_seed.get(reference, empty)
-    paper_base = next((reported(table, r) for r in table.rows if r.label == reference), None)
+    one_setting(results)
+    value = {label: by_seed(group) for label, group in results.groupby("row")}
+    empty = pd.DataFrame(columns=["miou", "seconds_per_step", "teacher_seconds_per_step", "peak_memory_mib"], dtype=float)
+    base_of = {row.label: base_row(table, row, reference) for row in table.rows}
+    paper = {row.label: reported(table, row) for row in table.rows}
     lines = []
     for row in table.rows:
-        values, paper = by_seed.get(row.label, empty), reported(table, row)
-        gain = paired(values, base)
-        student = row.role == "student" and row.label != reference and reference is not None
-        lines.append({
-            "row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": values.std(ddof=1),
-            "gain": gain["mean"] if student else math.nan,
-            "95 % interval": f"{gain['low']:+.1f} to {gain['high']:+.1f}" if student and gain["n"] > 1 else "",
-            "verdict": gain["verdict"] if student else "" if len(values) else "not run",
-            "paper mIoU %": math.nan if paper is None else paper,
-            "paper gain": paper - paper_base if student and None not in (paper, paper_base) else math.nan,
-        })  # fmt: skip
+        own, base = value.get(row.label, empty), base_of[row.label]
+        values = 100 * own["miou"].dropna()
+        lines.append(
+            {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": values.std(ddof=1), "± 95 %": half_width(values)}
+            | _gain(values, 100 * value.get(base, empty)["miou"], row, base)
+            | _paper(paper[row.label], paper.get(base), base)
+            | {
+                "ms a step": 1000 * step_seconds(own),
+                "MiB": own["peak_memory_mib"].mean(),
+            }
+        )
     return pd.DataFrame(lines)
+
+
+def by_seed(group: pd.DataFrame) -> pd.DataFrame:
+    """Tidy lines of one row as a line a seed, a column a metric."""
+    group = group[group["metric"].isin(METRICS)].astype({"value": float})
+    wide = group.pivot_table(index="seed", columns="metric", values="value")
+    return wide.reindex(columns=list(METRICS))
+
+
+def base_row(table: Table, row: Row, reference: str | None) -> str | None:
+    """Label of the row that a row's gain is against; None: it has none."""
+    if row.role != "student":
+        return None
+    own = [r.label for r in table.rows if r.group and r.group == row.group and r.spec == "baseline" and not r.control]
+    base = own[0] if own and reference == "baseline" else reference
+    return None if base == row.label else base
+
+
+def _gain(values: pd.Series, base: pd.Series, row: Row, reference: str | None) -> dict:
+    if reference is None:
+        return {"gain": math.nan, "95 % interval": "", "verdict": "" if len(values) else "not run"}
+    found = paired(values, base)
+    low, high = found["low"], found["high"]
+    interval = {0: "", 1: "one seed"}.get(found["n"], f"{low:+.1f} to {high:+.1f}")
+    verdict = found["verdict"] if found["n"] or not len(values) else "baseline not run"
+    return {"gain": found["mean"], "95 % interval": interval, "verdict": verdict}
+
+
+def _paper(value: float | None, base: float | None, reference: str | None) -> dict:
+    gain = math.nan if reference is None or None in (value, base) else value - base
+    return {"paper mIoU %": math.nan if value is None else value, "paper gain": gain}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -13,17 +14,20 @@ from segkd.data.folder import content
 from segkd.data.store import Packed
 from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
-from segkd.losses.rows import LONGER
+from segkd.models import check_model_name
 from segkd.registry import unknown
-from segkd.runs import Run, environment, find, split_of
+from segkd.runs import Run, environment, split_of
+from segkd.study import costs
+from segkd.study.configs import Setting, row_config, too_small, with_networks
 from segkd.study.executor import execute
+from segkd.study.frozen import find_run, folder, train_shares
+from segkd.study.hover import with_runs
 from segkd.study.own_teacher import about_teacher, teacher_from_file
-from segkd.study.papers import PAPERS, Row, Table, paper_tables
+from segkd.study.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.profiles import Profile, get_profile, seed_list
-from segkd.study.results import summary, tidy
-
-NOTES = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
-PERCENT = {"mIoU %": "{:.1f}", "± sd": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}"}
+from segkd.study.results import base_row, by_seed, summary, tidy
+from segkd.study.show import as_table, facts_of, shown
+from segkd.study.table import Row, Table
 
 
 def _names(value: str | Iterable[str] | None) -> list[str] | None:
@@ -41,28 +45,48 @@ def open_study(
     tables: str | None = None,
     devices: str | None = None,
     teacher: str | None = None,
+    student: str | None = None,
+    teacher_network: str | None = None,
 ) -> Study:
     """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
 
-    ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated); ``devices`` such
-    as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: the file of a whole trained network (see
-    `segkd.models.checkpoints`), used as it is wherever the profile would train a plain teacher.
+    ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
+    paper's alone); ``devices`` such as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: the file of a whole
+    trained network (see `segkd.models.checkpoints`), used as it is wherever the profile would train a plain teacher.
+    ``student`` and ``teacher_network``: networks of `list_models`, such as "deeplabv3/resnet18", in place of the profile's.
     """
-    scale = get_profile(profile)
+    for name in filter(None, (student, teacher_network)):
+        check_model_name(name)
+    scale = with_networks(get_profile(profile), paper, dataset, student or "", teacher_network or "")
     if seeds:
         scale = replace(scale, one_seed=())
-    found = paper_tables(paper, scale.levels)
     data = data_of(scale, dataset)
     for name in _names(methods) or []:
         create_method(name)
-    for name in _names(tables) or []:
-        if name not in found:
-            if name not in {t for p in PAPERS for t in paper_tables(p, 1)}:
-                raise unknown(f"table of {paper}:", name, found)
-    keep = _names(tables)
-    chosen = {k: v for k, v in found.items() if (k in keep if keep else not v.on_request)}
     own = teacher_from_file(teacher, dataset) if teacher else None
-    return Study(paper, scale, data, seed_list(seeds, scale), chosen, found, _names(methods), _names(devices), own)
+    own_networks = scale.own_protocols and not student
+    beside = "" if scale.own_protocols else scale.student.name
+    found = paper_tables(paper, scale.levels, dataset, student or "", own_networks, beside)
+    keep = _tables(paper, tables, found)
+    chosen = {k: v for k, v in found.items() if (k in keep if keep is not None else not v.on_request)}
+    return Study(Setting(paper, scale, data, own), seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
+
+
+def _tables(paper: str, tables: str | None, found: dict[str, Table]) -> list[str] | None:
+    """The keys of TABLES that are of this paper; UserError for one that no paper has."""
+    if not _names(tables):
+        return None
+    keep = []
+    for name in _names(tables):
+        owner, _, key = name.rpartition("/")
+        if owner and owner not in (*PAPERS, COMPARISON):
+            raise unknown("paper in TABLES:", owner, (*PAPERS, COMPARISON))
+        owners = [owner] if owner else [paper, *PAPERS, COMPARISON]
+        if not any(key in paper_tables(p, 1) for p in owners):
+            raise unknown(f"table of {owner or paper}:", key, paper_tables(owner, 1) if owner else found)
+        if owner in ("", paper) and key in found:
+            keep.append(key)
+    return keep
 
 
 def data_of(profile: Profile, dataset: str) -> DataConfig:
@@ -77,15 +101,32 @@ def data_of(profile: Profile, dataset: str) -> DataConfig:
 class Study:
     """Rows of one paper's tables, the runs behind them, and what came out. Made by ``open_study``."""
 
-    paper: str
-    profile: Profile
-    data: DataConfig
+    setting: Setting
     seeds: list[int]
     tables: dict[str, Table]  # to be run
     all_tables: dict[str, Table]
     methods: list[str] | None = None
     devices: list[str] | None = None
-    own_teacher: NetworkConfig | None = None  # a trained network from a file instead of the profile's teacher
+
+    @property
+    def paper(self) -> str:
+        """Name of the paper, or ``all``."""
+        return self.setting.paper
+
+    @property
+    def profile(self) -> Profile:
+        """The scale."""
+        return self.setting.profile
+
+    @property
+    def data(self) -> DataConfig:
+        """The images, as the rows see them that have no protocol of their own."""
+        return self.setting.images()
+
+    @property
+    def own_teacher(self) -> NetworkConfig | None:
+        """A trained network from a file instead of the profile's teacher."""
+        return self.setting.own_teacher
 
     @property
     def dataset(self) -> str:
@@ -94,8 +135,8 @@ class Study:
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of every row but those of the table "tuning"."""
-        return self.profile.schedule_for(self.dataset)
+        """The schedule of every row but those of the table "tuning" and of printed tables with a protocol of their own."""
+        return self.setting.schedule()
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that this study runs."""
@@ -107,49 +148,48 @@ class Study:
 
     def config(self, row: Row, seed: int) -> RunConfig:
         """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
-        p, schedule = self.profile, self.schedule
-        if row.tuning is not None:
-            factors = dict(zip(("lr", "weight_decay"), row.tuning))
-            schedule = replace(p.schedule, **{key: getattr(p.schedule, key) * factor for key, factor in factors.items()})
-        longer = replace(schedule, steps=round(schedule.steps * p.teacher_steps))
-        config = RunConfig(self.data, p.student, schedule, seed=seed)
-        if row.role == "teacher" and self.own_teacher:
-            return replace(config, network=self.own_teacher, schedule=replace(schedule, steps=0))
-        if row.role == "teacher":
-            return replace(config, network=p.teacher, schedule=longer)
-        hyper = _changed(row)
-        if row.role == "label_teacher":
-            network = replace(p.student, extra_channels=1)
-            return replace(config, network=network, schedule=longer, method="lad", hyper=hyper)
-        method = create_method(row.spec, **hyper)
-        teacher = None
-        if method.teacher_kind is not None:
-            lad = {k: v for k, v in hyper.items() if k == "lad"}
-            teacher = self.config(Row("", "lad", lad, "label_teacher"), seed)
-        elif method.needs_teacher:
-            teacher = self.config(Row("", role="teacher"), seed)
-        return _controlled(replace(config, method=row.spec, hyper=hyper, teacher=teacher), row.control)
+        return row_config(self.setting, row, seed)
 
-    def configs(self) -> list[RunConfig]:
-        """Every run of every chosen table, each once."""
-        seeds = {name: self.seeds[:1] if name in self.profile.one_seed else self.seeds for name in self.tables}
-        found = [self.config(row, seed) for name in self.tables for row in self.rows(name) for seed in seeds[name]]
-        return list({c.id: c for c in found}.values())
+    def configs(self, tables: Iterable[str] | None = None) -> list[RunConfig]:
+        """Every run of the chosen tables (or of these), each once; without those that the images are too small for."""
+        found = [
+            self.config(row, seed)
+            for name in (self.tables if tables is None else tables)
+            for row in self.rows(name)
+            for seed in (self.seeds[:1] if name in self.profile.one_seed else self.seeds)
+        ]
+        return [c for c in {c.id: c for c in found}.values() if not too_small(c)]
+
+    def missing(self, table: str) -> str:
+        """The command that trains what a table lacks; "" if it lacks nothing."""
+        if all(find_run(c).done for c in self.configs([table])):
+            return ""
+        usual = with_networks(get_profile(self.profile.name), self.paper, self.dataset, "", "")
+        networks = {"STUDENT": (self.profile.student, usual.student), "TEACHER_NETWORK": (self.profile.teacher, usual.teacher)}
+        chosen = {name: own.name for name, (own, plain) in networks.items() if own != plain} | {
+            "SEEDS": ",".join(map(str, self.seeds)) if self.seeds != seed_list(None, self.profile) else "",
+            "METHODS": ",".join(self.methods or []),
+            "TEACHER": self.own_teacher.checkpoint if self.own_teacher else "",
+        }
+        words = [f"{name}={value}" for name, value in chosen.items() if value]
+        head = f"make reproduce PROFILE={self.profile.name} DATASET={self.dataset} TABLES={self.paper}/{table}"
+        return " ".join([head, *words])
 
     def run(self) -> None:
         """Train what is missing; finished runs are left alone."""
-        execute(self.configs(), self.devices)
+        if folder() is None:  # a report is made of what is there
+            execute(self.configs(), self.devices)
 
     def runs(self, table: str, row: str) -> list[Run]:
         """Finished runs of a row, by its label."""
         labels = {r.label: r for r in self.rows(table)}
         if row not in labels:
             raise unknown(f"row of table '{table}':", row, labels)
-        found = [find(self.config(labels[row], seed)) for seed in self.seeds]
+        found = [find_run(self.config(labels[row], seed)) for seed in self.seeds]
         return [r for r in found if r.done]
 
     def results(self, table: str | None = None) -> pd.DataFrame:
-        """Tidy results of finished runs: paper, table, row, seed, run, metric, value."""
+        """Tidy results of finished runs: profile, dataset, paper, table, row, seed, run, metric, value."""
         names = list(self.all_tables) if table is None else [table]
         lines = [
             line
@@ -158,8 +198,8 @@ class Study:
             for run in self.runs(name, row.label)
             for line in tidy(self.paper, name, row, run)
         ]
-        columns = ["paper", "table", "row", "role", "method", "level", "seed", "run", "split", "metric", "value"]
-        return pd.DataFrame(lines, columns=columns)
+        columns = ["profile", "dataset", "paper", "table", "row", "role", "method", "level", "seed", "run", "split", "metric", "value"]
+        return pd.DataFrame(lines, columns=columns).assign(profile=self.profile.name)
 
     def scores(self, table: str) -> pd.DataFrame:
         """mIoU of each finished run: row, role, seed, miou, and the row's place on the table's axes."""
@@ -172,7 +212,7 @@ class Study:
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
-        shares = self.packed("train").class_shares()
+        shares = train_shares() or self.packed("train").class_shares()
         lines = [
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
             for row in self.rows(table)
@@ -204,20 +244,43 @@ class Study:
 
     def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
         """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
-        found = self.summary(name, reference)
-        empty = [c for c in found if found[c].isna().all() or (found[c] == "").all()]
-        found = found.drop(columns=empty)
-        formats = {column: text for column, text in PERCENT.items() if column in found}
-        return found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
+        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name))
+        return with_runs(style, {row.label: [run.id for run in self.runs(name, row.label)] for row in self.rows(name)})
 
     def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
-        """The numbers behind ``table``; a sweep is compared with its first row (the plain loss)."""
+        """The numbers behind ``table``; a sweep without a baseline is compared with its first row (the plain loss)."""
         rows = self.rows(name)
         table = replace(self.all_tables[name], rows=tuple(rows))
         labels = [r.label for r in rows]
-        if reference not in labels:
+        if reference not in labels and not (reference == "baseline" and any(r.group for r in rows)):
             reference = labels[0] if rows[0].role == "student" else None
-        return summary(table, self.results(name), reference)
+        results = self.results(name)
+        found = summary(table, results, reference)
+        cannot = [too_small(self.config(row, self.seeds[0])) for row in rows]
+        found["verdict"] = found["verdict"].mask(cannot, "images too small")
+        lines = [self._cost(table, row, results, reference) for row in rows]
+        return pd.concat([found, pd.DataFrame(lines, index=found.index)], axis=1)
+
+    def _cost(self, table: Table, row: Row, results: pd.DataFrame, reference: str | None) -> dict:
+        """The columns of a row that more than its own results are needed for."""
+        base = next((r for r in table.rows if r.label == base_row(table, row, reference)), None)
+        value = {r.label: by_seed(results[results["row"] == r.label]) for r in (row, base) if r}
+        found = costs.printed_costs(table, row)
+        if "paper minutes" in found and base:
+            found["paper time ratio"] = found["paper minutes"] / costs.printed_costs(table, base)["paper minutes"]
+        if "paper mAcc %" in found:
+            found["mAcc %"] = 100 * value[row.label]["macc"].mean()
+        extra = costs.extra_parameters(self.config(row, self.seeds[0])) if row.role == "student" else math.nan
+        plain = base and base.spec == "baseline" and not base.control and row.control != "longer" and row.tuning is None
+        times = self._equal_time(value[row.label], value[base.label], base) if plain else {}
+        return {"extra parameters": extra, **times, **found}
+
+    def _equal_time(self, own: pd.DataFrame, plain: pd.DataFrame, base: Row) -> dict:
+        ratio = costs.step_seconds(own) / costs.step_seconds(plain)
+        longer = [find_run(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
+        scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
+        gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)
+        return {"time ratio": ratio, "gain at equal time": 100 * gain, "seeds at equal time": seeds}
 
     def protocol(self) -> pd.io.formats.style.Styler:
         """What is run, as a table to show."""
@@ -225,28 +288,7 @@ class Study:
 
     def facts(self) -> dict[str, str]:
         """What is run: data, networks, schedule, each in words."""
-        p, data = self.profile, self.data
-        network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
-        at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
-        schedule, either = self.schedule, "either" if data.split != "val" else "it"
-        longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
-        return {
-            "profile": f"{p.name}: {p.shows}",
-            "data": f"{self.dataset} at {at(data.size)}, crop {at(data.crop or data.size)}; result on {data.split}, "
-            f"validated on val, no checkpoint chosen on {either}{NOTES.get(self.dataset, '')}",
-            "student": network(p.student),
-            "teacher": self._teacher_from_file() if self.own_teacher else network(p.teacher) + longer,
-            "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
-            "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
-            f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
-            f"auxiliary weight {schedule.aux_weight:g}",
-            "seeds": ", ".join(map(str, self.seeds)) + self._few_seeds(),
-            "start": p.student.weights or "random weights, the same for all methods of a seed",
-        }
-
-    def _few_seeds(self) -> str:
-        few = [name for name in self.all_tables if name in self.profile.one_seed]
-        return f" ({', '.join(few)}: {self.seeds[0]} alone)" if few and len(self.seeds) > 1 else ""
+        return facts_of(self, self._teacher_from_file() if self.own_teacher else None)
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""
@@ -254,42 +296,12 @@ class Study:
 
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
-        done = [find(c) for c in self.configs()]
+        done = [find_run(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
         if self.own_teacher:
             values["teacher"] = self._teacher_from_file()
         return as_table(values)
 
     def _teacher_from_file(self) -> str:
-        return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))
+        return about_teacher(find_run(self.config(Row("", role="teacher"), self.seeds[0])))
 
-
-def _controlled(config: RunConfig, control: str) -> RunConfig:
-    """The run of a control row: trained longer, or taught by a teacher that cannot help (see losses/rows.py)."""
-    if control == "longer":
-        return replace(config, schedule=replace(config.schedule, steps=round(LONGER * config.schedule.steps)))
-    if control == "untrained_teacher":
-        teacher = config.teacher
-        network = replace(teacher.network, checkpoint=None, checkpoint_hash="")
-        return replace(config, teacher=replace(teacher, network=network, schedule=replace(teacher.schedule, steps=0)))
-    if control == "shuffled_teacher":
-        return replace(config, teacher_classes="shuffled")
-    return config
-
-
-def as_table(values: dict) -> pd.io.formats.style.Styler:
-    """Facts as a table of two columns without a header, nothing cut short."""
-    frame = pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
-    return frame.style.hide(axis="index").hide(axis="columns").format(escape="html")
-
-
-def _changed(row: Row) -> dict:
-    """The row's hyper-parameters that differ from the method's defaults."""
-    given = create_method(row.spec, **row.hyper).hyper()
-    default = create_method(row.spec).hyper()
-    found = {}
-    for part, values in given.items():
-        differ = {k: v for k, v in values.items() if v != default[part][k]}
-        if differ:
-            found[part] = differ
-    return found

@@ -18,9 +18,9 @@ def train_together(config: RunConfig) -> Run | None:
         missing = {key: c for key, c in with_teachers([config]).items() if not find(c).done}
         progress = Progress(sum(c.schedule.steps * step_cost(c) for c in missing.values()), len(missing))
 
-        def report(key: str, step: int, loss: float) -> None:
-            known = missing[key]
-            progress.step(key, step, loss, step_cost(known), known.schedule.steps)
+        def report(key: str, row: dict[str, float]) -> None:
+            schedule = missing[key].schedule
+            progress.step(key, row, schedule.steps, step_cost(missing[key]), schedule.batch_size)
 
         try:
             found = run(config, str(device), report)

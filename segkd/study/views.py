@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
+from segkd.config import RunConfig
 from segkd.data.augment import to_batch
+from segkd.data.store import Packed
 from segkd.losses.lad import LabelNoise
 from segkd.losses.method import create_method
 from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
-from segkd.runs import Run, teacher_kind
+from segkd.runs import Run, find, split_of, teacher_kind
 from segkd.study.study import Study
 from segkd.train.evaluate import feed
+from segkd.train.loop import SNAPSHOTS
 
 TEACHER = "teacher (plain, larger)"
 
@@ -30,23 +35,82 @@ def first_run(study: Study, table: str, row: str) -> Run:
 
 
 def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
-    """Those of the rows that this study holds: METHODS may have left some out."""
-    held = [row.label for row in study.rows(table)]
-    return [row for row in rows if row in held]
+    """Those of the rows that have a finished run; says which have none: METHODS or TABLES may have left them out."""
+    held = {row.label for row in study.rows(table)}
+    done = [row for row in rows if row in held and study.runs(table, row)]
+    if missing := [row for row in rows if row not in done]:
+        print(f"not run, so not shown here: {', '.join(missing)} (table '{table}' of {study.paper})")
+    return done
+
+
+def sample(study: Study, count: int = 100) -> Packed:
+    """At most ``count`` images of the declared split, evenly spaced, all of one size: the study's, or that of its crops.
+
+    What a page measures by running networks, it measures on these.
+    """
+    data = study.data
+    limit = min(count, data.eval_limit or count)
+    return split_of(RunConfig(replace(data, size=data.size or data.crop, eval_limit=limit)), data.split)
+
+
+def each_run(study: Study, table: str, rows: Sequence[str], measure: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """``measure(run)`` of every finished run of the rows, one below the other, with the columns method and seed in front."""
+    parts = [
+        measure(run).assign(method=row, seed=run.config.seed) for row in rows for run in study.runs(table, row)
+    ]
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "seed"])
+    return frame[["method", "seed", *(c for c in frame if c not in ("method", "seed"))]]
+
+
+def as_line(values: dict) -> pd.DataFrame:
+    """One measurement of `each_run`, {column: value}, as a frame of one line."""
+    return pd.DataFrame([values])
+
+
+def joined(frames: Sequence[pd.DataFrame], keys: Sequence[str] = ("method", "seed")) -> pd.DataFrame:
+    """Frames from several tables, which may share rows: each method and seed (and what else ``keys`` name) once."""
+    return pd.concat(frames, ignore_index=True).drop_duplicates(list(keys), ignore_index=True)
+
+
+def by_seed(frame: pd.DataFrame, value: str, digits: int = 2) -> pd.io.formats.style.Styler:
+    """One line a method, one column a seed, and the mean: a column of `each_run`."""
+    if frame.empty:
+        return frame.style
+    named = frame.assign(seed="seed " + frame["seed"].astype(str))
+    table = named.pivot_table(index="method", columns="seed", values=value, sort=False)
+    table = table.assign(mean=table.mean(axis=1)).rename_axis(index=None, columns=None)
+    return table.style.format(f"{{:.{digits}f}}", na_rep="–")
+
+
+def snapshots(run: Run) -> dict[int, torch.nn.Module]:
+    """The run's network after 10, 25, 50 and 100 % of its steps; says so where only the last was kept."""
+    found = {}
+    for percent in SNAPSHOTS:
+        with suppress(UserError):
+            found[percent] = run.load_model(percent=percent)
+    if not found:
+        print(f"{run.id} kept no network on its way, so only its end is shown: train it again to see its course")
+    return found | {100: run.load_model()}
+
+
+def teacher_of(run: Run) -> torch.nn.Module:
+    """The network that taught a run."""
+    return find(run.config.teacher).load_model()
+
+
+def label_maps(study: Study, table: str, rows: Sequence[str], packed: Packed, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Predicted classes (n, H, W) of each row's first run on some images of ``packed``."""
+    images, labels = packed.images[list(indices)], packed.labels[list(indices)]
+    found = {}
+    for row in rows:
+        logits = predict(first_run(study, table, row), images, labels).logits
+        found[row] = resize_scores(logits, labels.shape[1:]).argmax(1).numpy()
+    return found
 
 
 def model(study: Study, table: str, row: str) -> torch.nn.Module:
     """The trained network of a row's first run."""
     return first_run(study, table, row).load_model()
-
-
-def over_seeds(study: Study, table: str, rows: Sequence[str], measure: Callable[[torch.nn.Module], float]) -> pd.DataFrame:
-    """``measure(network)`` for every finished run of the rows: one line a row, one column a seed, and the mean."""
-    found = {
-        row: {f"seed {r.config.seed}": measure(r.load_model()) for r in study.runs(table, row)} for row in rows
-    }
-    frame = pd.DataFrame.from_dict(found, orient="index")
-    return frame.assign(mean=frame.mean(axis=1)).round(3)
 
 
 def reference(study: Study, table: str, row: str) -> dict[str, list[float]]:
@@ -70,10 +134,9 @@ def class_shares(study: Study) -> pd.DataFrame:
     return pd.DataFrame({"class": train.classes, "share": 100 * np.asarray(train.class_shares())})
 
 
-def image_with(study: Study, target: int) -> int:
-    """Index of the image with the most pixels of a class, on the declared split."""
-    labels = study.packed(study.data.split).labels
-    return int((labels == target).reshape(len(labels), -1).sum(1).argmax())
+def image_with(packed: Packed, target: int) -> int:
+    """Index of the image with the most pixels of a class."""
+    return int((packed.labels == target).reshape(len(packed), -1).sum(1).argmax())
 
 
 def target_class(study: Study, name: str = "") -> int:
@@ -90,10 +153,17 @@ def target_class(study: Study, name: str = "") -> int:
     return names[name.lower()]
 
 
-def label_noise(study: Study, table: str, row: str) -> LabelNoise:
+def noise_of(run: Run) -> LabelNoise:
     """The label noise that a label-assisted teacher is fed when it teaches or is evaluated."""
-    run = first_run(study, table, row)
     return teacher_kind(run.config, run.load_model().info).teaching_noise
+
+
+def label_teachers(study: Study, table: str) -> pd.DataFrame:
+    """The label-assisted teachers of a table that have a run: row, and its place on the table's axes."""
+    rows = [row for row in study.rows(table) if row.role == "label_teacher"]
+    done = present(study, table, [row.label for row in rows])
+    lines = [{"row": row.label, **row.level} for row in rows if row.label in done]
+    return pd.DataFrame(lines, columns=["row", *study.all_tables[table].axes])
 
 
 def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
@@ -120,12 +190,8 @@ def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence
     """Arguments of ``pictures.prediction_sheet``: test images, labels, and each row's label map."""
     test = study.packed(study.data.split)
     chosen = [index for index in indices if index < len(test)] or [0]
-    images, labels = test.images[chosen], test.labels[chosen]
-    found = {}
-    for row in rows:
-        logits = predict(first_run(study, table, row), images, labels).logits
-        found[row] = resize_scores(logits, labels.shape[1:]).argmax(1).numpy()
-    return images, labels, found, test.palette, test.classes
+    maps = label_maps(study, table, rows, test, chosen)
+    return test.images[chosen], test.labels[chosen], maps, test.palette, test.classes
 
 
 def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
@@ -153,6 +219,8 @@ def hard_easy(frame: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
     """Mean gain in points over the baseline in its harder and its easier half of the classes (FAKD Fig. 2)."""
     from segkd.analysis.plots import class_order, gains
 
+    if frame.empty:
+        return pd.DataFrame(columns=["hard half", "easy half"])
     order = class_order(frame, "difficulty", baseline)
     hard = set(order[: len(order) // 2])
     gain = gains(frame, baseline)

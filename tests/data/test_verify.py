@@ -9,31 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkd.data import catalog, verify
+from segkd.data import verify
 from segkd.data.verify import describe, label_sha256, some, splits_of, write_manifest
 from segkd.registry import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "camvid"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real CamVid beside the project")
-
-
-class Three(catalog.Dataset):
-    """Three made-up images."""
-
-    name, classes, palette, splits = "three", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
-
-    def __init__(self, root=None, split="train"):
-        super().__init__(split)
-        self.names = ["a", "b", "c"]
-
-    def read(self, index):
-        return np.full((2, 4, 3), index, np.uint8), np.array([[0, 0, 1, 255], [0, 1, 1, index % 2]], np.uint8)
-
-
-@pytest.fixture
-def three(monkeypatch):
-    monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
 
 
 @pytest.fixture

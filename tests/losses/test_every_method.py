@@ -92,6 +92,7 @@ def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
     first, second = context(step=3), context(step=4, seed=5)
     method.prepare(lambda images, labels, step: first.teacher, TrainingData(20, lambda step: (first.images, first.labels)))
     total_loss(method, first)
+    method.learn(first)
     method.after_step(first)
     torch.manual_seed(1)  # whatever the fresh modules start from, the saved state decides
     other = create_method(name, variant)
@@ -100,7 +101,7 @@ def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
     after = []
     for one in (method, other):
         step = dataclasses.replace(second, generator=torch.Generator().manual_seed(7))
-        after.append([total_loss(one, step)[0], one.after_step(step)][0])
+        after.append([total_loss(one, step)[0], one.learn(step), one.after_step(step)][0])
     assert torch.equal(*after)
     for (key, ours), theirs in zip(modules.state_dict().items(), restored.state_dict().values()):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{key} differs after the step")

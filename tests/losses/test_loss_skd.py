@@ -152,6 +152,11 @@ def test_the_originals_discriminator_descends_its_penalised_loss_with_decayed_ra
     loss = -ours(real).mean() + ours(fake).mean()
     loss = loss + 10 * gradient_penalty(ours, real, fake, torch.Generator().manual_seed(0))
     gradients = torch.autograd.grad(0.1 * loss, list(ours.parameters()), allow_unused=True)
+    found = method.learn(step)
+    assert found["skd/discriminator"].item() == pytest.approx(0.1 * loss.item(), rel=1e-9)
+    largest = max(gradient.abs().max().item() for gradient in gradients if gradient is not None)
+    assert found["skd/discriminator_gradient"].item() == pytest.approx(largest, rel=1e-9)
+    assert all(map(torch.equal, ours.parameters(), critic.parameters()))  # not yet
     method.after_step(step)
     rate = 4e-4 * (1 - 3 / 10) ** 0.9
     for old, new, gradient in zip(ours.parameters(), critic.parameters(), gradients):

@@ -1,4 +1,4 @@
-"""The whole path at the smallest scale: train, run every notebook through papermill, render, link; then do nothing."""
+"""The whole path at the smallest scale: train, run every notebook, render, link; then do nothing."""
 
 import json
 import re
@@ -7,9 +7,14 @@ import shutil
 import pytest
 
 from segkd.config import ROOT
+from segkd.study import rendering
 from segkd.study import reproduce as module
+from segkd.study.frozen import altered
+from segkd.study.page_size import LIMIT
 from segkd.study.readme import BEGIN, END, results_block
 from segkd.study.reproduce import NOTEBOOKS, reproduce
+
+pytestmark = pytest.mark.xdist_group("reproduce")  # the study is made once, and its folder is one
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +36,16 @@ def test_every_notebook_becomes_a_page(smoke):
         page = folder / f"{name.split('/')[-1]}.html"
         html = page.read_text()
         assert f'href="{page.name}"' in text and label in text
-        assert "<img" in html and "Traceback" not in html and "<script" not in html
+        assert "<img" in html and "Traceback" not in html and html.count("<script") == 1 and len(html.encode()) <= LIMIT
         assert not re.search(r'(src|href)="https?:', html), "a page must open offline"
     assert not list(folder.rglob("*.failed.ipynb"))
 
 
 def test_first_page_has_thumbnails_and_numbers(smoke):
     text = smoke[0].read_text()
-    assert len(re.findall("data:image/[a-z]+;base64", text)) == len(NOTEBOOKS)
+    assert len(re.findall('class="thumb"><img alt="" src="data:image/webp;base64', text)) == len(NOTEBOOKS)
     assert "one run" in text and "Its numbers mean nothing" in text
+    assert "data fingerprint" in text and "training steps took" in text and "What is missing" not in text
 
 
 def test_results_table_names_a_run_for_every_number(smoke):
@@ -49,10 +55,11 @@ def test_results_table_names_a_run_for_every_number(smoke):
     assert {"all", "lad", "fakd", "hwd", "rdd"} == set(results["paper"]) and results["run"].notna().all()
     assert results["value"].notna().all() and (results["split"] == "test").all()
     assert json.loads((smoke[1] / "study.json").read_text())["profile"] == "smoke"
+    assert altered(smoke[1]) == []
 
 
 def test_called_again_it_trains_and_renders_nothing(smoke, monkeypatch, capsys):
-    monkeypatch.setattr(module.report, "execute", lambda *a, **k: pytest.fail("a page was rendered again"))
+    monkeypatch.setattr(rendering, "_side_by_side", lambda what, task, items: items and pytest.fail(f"{what} made again"))
     stamps = {p: p.stat().st_mtime_ns for p in smoke[1].glob("*.html") if p.name != "index.html"}
     reproduce("smoke", "scenes")
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}

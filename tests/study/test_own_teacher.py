@@ -12,7 +12,7 @@ from segkd.models import create_model
 from segkd.models.weights import content_hash, fingerprint
 from segkd.registry import UserError
 from segkd.runs import find
-from segkd.study.reproduce import write_facts
+from segkd.study.freeze import facts
 from segkd.study.study import open_study
 
 
@@ -60,8 +60,7 @@ def test_a_study_with_an_own_teacher_runs_and_says_so(file, tmp_path):
     assert student.result["origin"]["teacher"]["run"] == teacher.id
     words = f"layout {layout}, content {content}; own score {100 * teacher.result['miou']:.1f} % mIoU on test"
     assert words in study.facts()["teacher"] and words in study.provenance().to_html()
-    write_facts(study, tmp_path / "study.json")
-    written = (tmp_path / "study.json").read_text()
+    written = json.dumps(facts(study, {student.id: student}))
     assert words in written and str(tmp_path) not in written
     scores = study.scores("main").set_index("row")["miou"]
     assert scores["teacher (plain, larger)"] == teacher.result["miou"]

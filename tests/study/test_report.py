@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import pickle
@@ -84,13 +86,17 @@ def test_execution_uses_this_python_the_parameters_and_the_project_root(executed
 
 def test_page_opens_offline_and_holds_nothing_active(page):
     elements = BeautifulSoup(page, "html.parser").find_all(True)
-    assert not {"script", "iframe", "link", "object", "embed", "base", "form"} & {e.name for e in elements}
+    assert not {"iframe", "link", "object", "embed", "base", "form"} & {e.name for e in elements}
+    (script,) = [e for e in elements if e.name == "script"]  # the house's own, which the policy knows by its hash
+    digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
+    (policy,) = [e["content"] for e in elements if e.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     attributes = [(name, value) for element in elements for name, value in element.attrs.items()]
     assert not [name for name, _ in attributes if name.startswith("on")]
     assert all(value.startswith("data:image/") for name, value in attributes if name == "src")
     assert not [value for name, value in attributes if "://" in str(value)]
     assert not any("url(" in style.text or "@import" in style.text for style in elements if style.name == "style")
-    assert "default-src 'none'" in page and "<b>raw</b>" in page and "far.example" not in visible(page)
+    assert "<b>raw</b>" in page and "far.example" not in visible(page)
 
 
 def test_page_shows_formulas_tables_figures_and_folded_code(page):
@@ -102,23 +108,16 @@ def test_page_shows_formulas_tables_figures_and_folded_code(page):
     assert "parameters (this run)" in page
 
 
+def test_wide_tables_scroll_in_a_box_that_the_keyboard_reaches(page):
+    boxes = BeautifulSoup(page, "html.parser").select("div.scroll")
+    assert boxes and all(box["tabindex"] == "0" and box["role"] == "region" and box.table for box in boxes)
+
+
 def test_page_has_its_title_its_links_and_its_contents(page):
     assert "<title>LAD: label-assisted distillation</title>" in page
     assert 'aria-current="page" href="lad.html">A &lt;&amp; B</a>' in page
     assert [label for label in ("Method", "Results", "End") if f'">{label}</a>' in page] == ["Method", "Results", "End"]
     assert len(page) < 100_000
-
-
-def test_overview_has_a_card_for_each_page(executed, page):
-    html = executed.parents[1] / "lad.html"
-    pages = [report.Page(html, executed, [("mIoU", "+1.2 ± 0.3")]), report.Page(html, executed, title="T <b>")]
-    headline = {"title": "Quick", "profile": "quick", "data_set": "scenes", "seeds": [0, 1], "about": "A **little**."}
-    text = report.build_index(html.parent, pages, headline).read_text(encoding="utf-8")
-    assert text.count('class="card" href="lad.html"') == 2 and text.count("data:image/webp;base64,") == 2
-    assert "(Liu et al. 2023)?</span>" in text and "Question." not in text and "More words" not in text
-    assert "T &lt;b&gt;" in text and "+1.2 ± 0.3" in text
-    assert "data set" in text and "0, 1" in text and "<strong>little</strong>" in text
-    assert "<script" not in text and not re.findall(r"https?://", text)
 
 
 @pytest.mark.parametrize("parameters, words", [
@@ -201,6 +200,7 @@ def test_stamp_follows_notebook_parameters_and_inputs(tmp_path):
     assert not report.is_fresh(html, first)  # no page yet
     html.write_text("page")
     assert report.is_fresh(html, first)
+    assert not report.is_fresh(tmp_path / "r" / "pages" / "n.ipynb", first)
     write(notebook, "2")
     assert not report.is_fresh(html, report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"]))
 
@@ -257,3 +257,8 @@ def test_tables_with_two_levels_keep_their_headings():
     html = clean_html(pd.DataFrame([[1.5, 2, 3, 4]] * 4, index=index, columns=columns).to_html())
     assert html.count("<tr>") == 6 and html.count('<td class="num">') == 16
     assert re.sub(r"\s", "", html).count('<th>net</th><th>row</th><thclass="num">mIoU</th>') == 1
+
+
+def test_run_ids_of_a_number_stay_for_the_mouse():
+    cleaned = clean_html('<table><tbody><tr><td title="run-a, run-b" onclick="x()">35.1</td></tr></tbody></table>')
+    assert '<td class="num" title="run-a, run-b">35.1</td>' in cleaned

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import types
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from segkd.cli import main
 from segkd.config import ROOT, RunConfig, to_dict
 from segkd.registry import UserError
 from segkd.runs import find
+from segkd.study import progress as progress_module
 from segkd.study.jobs import plan_jobs, with_teachers
 from segkd.study.papers import BASELINE, COMPARISON, PAPERS, paper_tables
 from segkd.study.profiles import PROFILES, get_profile, seed_list
@@ -152,7 +154,8 @@ def test_jobs_put_teachers_first_and_share_the_rest():
 def test_seed_lists():
     quick = get_profile("quick")
     assert seed_list(None, quick) == [0, 1] and seed_list("3", quick) == [0, 1, 2] and seed_list("4,7", quick) == [4, 7]
-    for bad in ("x", "0", "-1", "1,x"):
+    assert seed_list("4,", quick) == [4]
+    for bad in ("x", "0", "-1", "1,x", ","):
         with pytest.raises(UserError, match="SEEDS"):
             seed_list(bad, quick)
 
@@ -166,6 +169,9 @@ def test_seed_lists():
         (["reproduce", "--tables", "mian"], "'mian': did you mean 'main'"),
         (["reproduce", "--seeds", "two"], "SEEDS: 'two'"),
         (["reproduce", "--prfile", "quick"], "unrecognized arguments"),
+        (["study", "ladd"], "unknown paper 'ladd': did you mean 'lad'"),
+        (["study", "lad", "--dry-run", "--executor", "rray"], "unknown executor 'rray': did you mean 'ray'"),
+        (["study", "lad", "--dry-run", "--devices", "cdua"], "'cdua' is not a device"),
         (["train", "nowhere.json"], "config 'nowhere.json' not found"),
         (["data", "camvit"], "unknown data set 'camvit': did you mean 'camvid'"),
     ],
@@ -189,14 +195,34 @@ def test_a_missing_data_set_says_where_it_was_looked_for(monkeypatch, capsys, tm
     assert "camvid" in printed and str(tmp_path / "empty") in printed and not (tmp_path / "runs").exists()
 
 
-def test_plain_lines_without_a_terminal(capsys):
-    progress = Progress(10, 1, terminal=False)
-    progress.last_line -= 60
-    progress.step("some-run", 5, 1.25, work=5, of=10)
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is set."""
+    now = types.SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress_module, "time", types.SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_plain_lines_without_a_terminal(clock, capsys):
+    progress, row = Progress(10, 1, terminal=False), {"step": 1, "loss": 1.25, "lr": 0.0123}
+    clock.seconds = 19  # too soon for a line
+    progress.step("some-run", row, 10, work=1, images=80)
+    clock.seconds = 40
+    progress.step("some-run", row | {"step": 5}, 10, work=4, images=320)
     progress.finished("some-run", 0.5)
     printed = capsys.readouterr().out.splitlines()
-    assert "runs 0/1 | some-run step 5/10 loss 1.250" in printed[0] and printed[0].endswith("left")
-    assert printed[1] == "done 1/1: some-run  mIoU 0.500"
+    assert printed[0] == "runs 0/1 | some-run step 5/10 loss 1.250 lr 0.012 | 10 images/s | 0:40 left"
+    assert printed[1:] == ["done 1/1: some-run  mIoU 0.500"]
+
+
+def test_a_bar_with_the_same_words_on_a_terminal(clock, capsys):
+    progress = Progress(7200, 2, terminal=True)
+    clock.seconds = 1
+    progress.step("some-run", {"step": 1, "loss": 1.25, "lr": 0.0123}, 10, images=40)
+    assert progress.left() == "1:59:59"
+    progress.close()
+    printed = capsys.readouterr()
+    assert "runs 0/2 | some-run step 1/10 loss 1.250 lr 0.012 | 40 images/s" in printed.err and not printed.out
 
 
 def test_runs_are_found_by_config(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import segkd
 from segkd.cli import main
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.sampler import batch_indices
@@ -52,6 +53,34 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
     assert trainee.step == 1 and all(map(torch.equal, before, snapshot(trainee)))
     name = next(name for name, _ in trainee.model.named_parameters()).rpartition(".")[0]
     assert [layer for layer, norm in trainee.gradient_norms().items() if not math.isfinite(norm)] == [f"network.{name}"]
+
+
+def test_a_discriminator_that_diverges_stops_the_run_before_any_update(runs, capsys):
+    config = dataclasses.replace(GOOD, method="cwd+skd", hyper={"skd": {"discriminator_weight": 1e39}})  # inf in float32
+    with pytest.raises(RunFailed, match="before the update of step 0: skd/discriminator, skd/discriminator_gradient not finite"):
+        run(config, "cpu")
+    report = json.loads((find(config).path / "failure.json").read_text())
+    assert report["not_finite"] == ["skd/discriminator", "skd/discriminator_gradient"]
+    assert all(math.isfinite(report["terms"][name]) for name in ("loss", "gradient", "cwd", "skd/holistic"))
+    layers = report["gradient_norms"]
+    assert {layer.split(".")[0] for layer, norm in layers.items() if norm in ("nan", "inf")} == {"method"}
+    assert main(["replay", config.id]) == 0
+    assert "skd/discriminator    inf (as reported), of a part that trains itself" in capsys.readouterr().out
+
+
+def test_neither_network_nor_discriminator_move_at_such_a_step(monkeypatch):
+    info = segkd.create_model("pspnet", "resnet18", classes=11, width=0.125).info
+    trainee = Trainee(dataclasses.replace(GOOD, method="skd"), 11, info, torch.device("cpu"))
+    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.int64)
+    teacher = trainee.forward(torch.rand(2, 3, 48, 64)).detach()
+    row = trainee.train_step(images, labels, teacher)
+    assert math.isfinite(row["skd/discriminator"]) and row["skd/discriminator_gradient"] > 0
+    critic = trainee.modules["skd"].discriminator
+    before = [*snapshot(trainee), *(p.clone() for p in critic.parameters())]
+    critic.last.bias.requires_grad_(True).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(NonFiniteStep, match="step 1: skd/discriminator_gradient is not finite"):
+        trainee.train_step(images, labels, teacher)
+    assert all(map(torch.equal, before, [*snapshot(trainee), *critic.parameters()]))
 
 
 def test_large_but_finite_gradients_are_finite():

@@ -46,8 +46,8 @@ class Stop(Exception):
 
 
 def stop_at(step: int):
-    def report(run_id, now, loss):
-        if now == step:
+    def report(run_id, row):
+        if row["step"] == step:
             raise Stop
 
     return report

@@ -1,0 +1,70 @@
+"""Gain of each class against its difficulty, without measuring both on the same run (FAKD Fig. 2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from segkd.analysis.plots import gains
+from segkd.analysis.style import method_colour, percent_factor, styled
+
+
+def difficulty_and_gain(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+    """For each method, seed and class: gain in points over the baseline of that seed, and the class's difficulty.
+
+    ``df``: columns method, seed, class, iou. ``level`` is the IoU (%) of the baseline in the *other* seeds: where the
+    same run gave both numbers, a class that it got too low by chance would be both hard and full of gain. With one seed
+    there is no other, ``own_seed`` is then True. Columns: method, seed, class, level, gain, own_seed.
+    """
+    if df.empty:
+        return pd.DataFrame(columns=["method", "seed", "class", "level", "gain", "own_seed"])
+    gain = gains(df, baseline)
+    own = df[df["method"].str.lower() == baseline.lower()]
+    table = own.pivot_table(index="class", columns="seed", values="iou", sort=False) * percent_factor(df["iou"])
+    levels = {seed: table.drop(columns=seed).mean(axis=1) for seed in table} if len(table.columns) > 1 else {}
+    frame = gain.assign(own_seed=not levels)
+    source = levels or {seed: table[seed] for seed in table}
+    frame["level"] = [source[seed].get(name, np.nan) for seed, name in zip(frame["seed"], frame["class"])]
+    return frame[["method", "seed", "class", "level", "gain", "own_seed"]]
+
+
+def rank_correlations(df: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of level and gain in each run, and its mean: a line per method, a column per seed.
+
+    Below 0: the harder a class, the more it gains. ``df``: as `difficulty_and_gain` gives it.
+    """
+    pairs = df.dropna(subset=["level", "gain"])
+    each = {
+        (method, f"seed {seed}"): own["level"].rank().corr(own["gain"].rank())
+        for (method, seed), own in pairs.groupby(["method", "seed"], sort=False)
+    }
+    table = pd.Series(each, dtype=float).unstack().reindex(dict.fromkeys(pairs["method"]))
+    return table.assign(mean=table.mean(axis=1)).round(2)
+
+
+@styled
+def gain_figure(df: pd.DataFrame, names: int = 3):
+    """Gain against difficulty, a panel per method, a point per class (mean over seeds, whiskers ± sd); hard ones left.
+
+    ``df``: as `difficulty_and_gain` gives it. In each panel the ``names`` classes of the largest changes are named.
+    """
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(df["method"]))
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // columns)
+    figure, panels = plt.subplots(lines, columns, figsize=(3.5 * columns, 2.7 * lines), sharex=True, sharey=True, squeeze=False)
+    for axes in panels.flat[len(methods) :]:
+        axes.set_axis_off()
+    for axes, method in zip(panels.flat, methods):
+        own = df[df["method"] == method].groupby("class", sort=False)
+        x, y, sd = own["level"].mean(), own["gain"].mean(), own["gain"].std(ddof=1)
+        axes.errorbar(x, y, sd if sd.notna().any() else None, fmt="o", ms=5, color=method_colour(method), elinewidth=0.8)
+        for name in y.abs().sort_values().index[::-1][:names]:
+            axes.annotate(name, (x[name], y[name]), (3, 3), textcoords="offset points", fontsize=7.5, color="#444444")
+        axes.axhline(0, color="#333333", lw=1)
+        axes.set_title(method)
+    others = "" if df["own_seed"].any() else ", from the other seeds"
+    figure.supxlabel(f"IoU of the baseline (%), hard classes left{others}", fontsize=9.5)
+    figure.supylabel("gain (points of IoU)", fontsize=9.5)
+    return figure

@@ -1,0 +1,40 @@
+"""What `segkd study` does: train the missing runs of one study, or say what that would take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from segkd.config import runs_root
+from segkd.data import create_dataset
+from segkd.data.catalog import DATASETS
+from segkd.study import forecast
+from segkd.study.executor import check_executor, default_devices, execute
+from segkd.study.jobs import with_teachers
+from segkd.study.ray_cluster import cluster_slots
+from segkd.study.study import open_study
+
+
+def study_lines(
+    name: str, profile: str, dataset: str, executor: str, resources: str | None, dry_run: bool, **choice: str | None
+) -> Iterator[str]:
+    """Train what is missing of the study ``name``, or with ``dry_run`` forecast it; lines to print.
+
+    ``choice`` as `open_study` takes it, ``executor`` and ``resources`` as `execute` does. Mistyped names are found before
+    anything is trained, and so is a data set that is not there.
+    """
+    study = open_study(name, profile, dataset, **choice)
+    check_executor(executor, study.devices, resources)
+    configs = study.configs()
+    if dry_run:
+        devices = study.devices or default_devices()
+        workers = cluster_slots(resources) if executor == "ray" else len(devices)
+        classes = len(DATASETS.get(dataset).classes) if dataset != "folder" else len(create_dataset(dataset).classes)
+        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+        found = forecast.forecast(configs, classes, workers, devices[0], say)
+        yield from forecast.lines(found, configs, workers, devices[0])
+        return
+    for split in ("train", "val", study.data.split):
+        create_dataset(dataset, split=split)
+    execute(configs, None if executor == "ray" else study.devices, executor, resources)
+    yield f"all {len(with_teachers(configs))} runs of {name}, {profile} on {dataset}, are in {runs_root()}"

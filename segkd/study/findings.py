@@ -1,0 +1,106 @@
+"""The numbers of docs/findings.md: tables written from the committed results of small on CamVid, never typed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from segkd.config import ROOT
+from segkd.registry import UserError
+from segkd.study.frozen import Frozen, read_results
+from segkd.study.papers import COMPARISON, paper_tables
+from segkd.study.results import by_seed, paired
+from segkd.study.statistics import bootstrap_interval, resampled_miou
+
+BEGIN, END = "<!-- numbers: written by `segkd readme` -->", "<!-- end of numbers -->"
+FOLDER = ROOT / "reports" / "small-camvid"
+PAIRS = (  # what each paper says of its method against the loss that it changes
+    ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
+    ("teacher (label-assisted)", "baseline"), ("teacher (label-assisted)", "teacher (plain, larger)"),
+)  # fmt: skip
+
+
+def update_findings(page: Path = ROOT / "docs" / "findings.md", folder: Path = FOLDER) -> None:
+    """Write the tables between the page's two markers; UserError if they are not there."""
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{page.name}: the markers of the numbers are missing; put back '{BEGIN}' and '{END}'")
+    head, rest = text.split(BEGIN, 1)
+    page.write_text(head + BEGIN + "\n" + findings_block(folder) + END + rest.split(END, 1)[1])
+
+
+def findings_block(folder: Path = FOLDER) -> str:
+    """The tables as Markdown: gains over the baseline, pairs of methods, the tuning of the baseline."""
+    results = read_results(folder / "results.csv")
+    rows = results[results["paper"] == COMPARISON]
+    main, tuning = rows[rows["table"].isin(["main", "controls"])], rows[rows["table"] == "tuning"]
+    runs = {label: _row(group) for label, group in main.groupby("row")}
+    return "\n".join([*_gains(runs, Frozen(folder)), "", *_pairs(runs, Frozen(folder)), "", *_tuning(tuning), ""])
+
+
+def _row(group: pd.DataFrame) -> pd.DataFrame:
+    """A line a seed: the metrics, and the id of the run."""
+    return by_seed(group).assign(run=group.drop_duplicates("seed").set_index("seed")["run"])
+
+
+def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    labels = dict.fromkeys(row.label for name in ("main", "controls") for row in paper_tables(COMPARISON, None)[name].rows)
+    lines = [
+        "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images | ms a step | ms more a point |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    base = runs["baseline"]
+    for label in (name for name in labels if name in runs):
+        own, milliseconds = runs[label], 1000 * _seconds(runs[label])
+        found = _difference(own, base, kept) if label != "baseline" else ["", "", ""]
+        gain = 100 * paired(own["miou"], base["miou"])["mean"]
+        price = f"{(milliseconds - 1000 * _seconds(base)) / gain:.0f}" if label != "baseline" and gain > 0 else ""
+        score = 100 * own["miou"]
+        spread = f"{score.std(ddof=1):.1f}" if len(own) > 1 else ""
+        lines.append(_line(label, len(own), f"{score.mean():.1f}", spread, *found, f"{milliseconds:.0f}", price))
+    return lines
+
+
+def _pairs(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    lines = ["| difference | seeds | points | 95 % over seeds | 95 % over images |", "| --- | --- | --- | --- | --- |"]
+    for ours, other in PAIRS:
+        if ours in runs and other in runs:
+            shared = runs[ours].index.intersection(runs[other].index)
+            lines.append(_line(f"{ours} less {other}", len(shared), *_difference(runs[ours], runs[other], kept)))
+    return lines
+
+
+def _tuning(tuning: pd.DataFrame) -> list[str]:
+    lines = ["| baseline | seed | val mIoU %, last step | test mIoU % |", "| --- | --- | --- | --- |"]
+    for label, group in tuning.groupby("row", sort=False):
+        for seed, values in by_seed(group).iterrows():
+            lines.append(_line(label, seed, f"{100 * values['val_last']:.1f}", f"{100 * values['miou']:.1f}"))
+    return lines if len(lines) > 2 else []
+
+
+def _seconds(own: pd.DataFrame) -> float:
+    """Of a training step with the teacher's pass, mean over seeds."""
+    return float((own["seconds_per_step"] + own["teacher_seconds_per_step"]).mean())
+
+
+def _difference(ours: pd.DataFrame, other: pd.DataFrame, kept: Frozen) -> list[str]:
+    """Points, interval over seeds, interval over test images (of the mean over the seeds that both have)."""
+    found = paired(100 * ours["miou"], 100 * other["miou"])
+    seeds = ours.index.intersection(other.index)
+    counts = [(kept.images(ours["run"][seed]), kept.images(other["run"][seed])) for seed in seeds]
+    images = ""
+    if seeds.size and all(array is not None for pair in counts for array in pair):
+        drawn = np.mean([resampled_miou(a) - resampled_miou(b) for a, b in counts], axis=0)
+        images = _interval(*(100 * value for value in bootstrap_interval(drawn)))
+    return [f"{found['mean']:+.1f}", _interval(found["low"], found["high"]), images]
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:+.1f} to {high:+.1f}"
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"

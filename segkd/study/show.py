@@ -1,0 +1,95 @@
+"""A study's tables and facts as a page shows them."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from segkd.losses.rows import LONGER
+from segkd.study.table import Table
+
+if TYPE_CHECKING:
+    from segkd.study.study import Study
+
+CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
+FORMATS = {
+    "mIoU %": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}", "ms a step": "{:.0f}",
+    "MiB": "{:.0f}", "extra parameters": "{:,.0f}", "time ratio": "{:.2f}", "paper mAcc %": "{:.2f}", "params M": "{:.1f}",
+    "paper params M": "{:.1f}", "GMACs": "{:.1f}", "paper GMACs": "{:.1f}", "paper ms a step": "{:.0f}", "paper minutes": "{:.0f}",
+    "paper time ratio": "{:.2f}", "mAcc %": "{:.1f}", "paper mkl_x100": "{:.1f}",
+}  # fmt: skip
+NOTES = {  # what a column means, said below a table that has it
+    "± 95 %": "± 95 %: t interval of the mean over seeds",
+    "gain": "gain: paired by seed, over the baseline of the same network",
+    "ms a step": "ms a step: training time, the teacher's pass included",
+    "MiB": "MiB: peak of the process, which on a CPU trains several rows together",
+    "extra parameters": "extra parameters: what the method trains or holds beside the student",
+    "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
+    f"between its own length and {LONGER:g} times that (beyond: the method takes longer still)",
+    "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
+}
+
+
+def shown(summary: pd.DataFrame, table: Table, missing: str = "") -> pd.io.formats.style.Styler:
+    """The numbers of ``Study.summary`` as a table to show, with what is needed to read them; empty columns are left out."""
+    empty = [c for c in summary if summary[c].isna().all() or (summary[c] == "").all()]
+    found = summary.drop(columns=[*empty, *({"± sd"} & set(summary) - {*empty})])
+    if "± 95 %" in summary:
+        half = ["" if n == 0 else "one seed" if n == 1 else f"{v:.1f}" for n, v in zip(summary["runs"], summary["± 95 %"])]
+        found = found.drop(columns="± 95 %", errors="ignore")
+        if any(half):
+            found.insert(found.columns.get_loc("mIoU %") + 1, "± 95 %", half)
+    if "gain at equal time" in found:
+        found["gain at equal time"] = [_equal_time(line) for line in found.to_dict("records")]
+    found = found.drop(columns="seeds at equal time", errors="ignore")
+    formats = {column: text for column, text in FORMATS.items() if column in found}
+    notes = [table.note, *(text for column, text in NOTES.items() if column in found)]
+    notes += [f"to train what is missing: {missing}"] if missing else []
+    style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
+    below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left; max-width: 46rem"}]
+    return style.set_caption(escape(". ".join(filter(None, notes)) + ".")).set_table_styles(below)
+
+
+def _equal_time(line: dict) -> str:
+    gain, seeds = line["gain at equal time"], line["seeds at equal time"]
+    if math.isnan(gain):
+        return "–"
+    few = f" ({seeds:.0f} of {line['runs']} seeds)" if seeds < line["runs"] else ""
+    return ("beyond" if gain == math.inf else f"{gain:+.1f}") + few
+
+
+def as_table(values: dict) -> pd.io.formats.style.Styler:
+    """Facts as a table of two columns without a header, nothing cut short."""
+    frame = pd.DataFrame({"what": list(values), "value": [str(v) for v in values.values()]})
+    return frame.style.hide(axis="index").hide(axis="columns").format(escape="html")
+
+
+def facts_of(study: Study, own_teacher: str | None) -> dict[str, str]:
+    """What a study runs: data, networks, schedule, each in words. ``own_teacher``: about a teacher from a file."""
+    p, data, schedule = study.profile, study.data, study.schedule
+    network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
+    at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
+    either = "either" if data.split != "val" else "it"
+    longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
+    found = {
+        "profile": f"{p.name}: {p.shows}",
+        "data": f"{study.dataset} at {at(data.size)}, crop {at(data.crop or data.size)}; result on {data.split}, "
+        f"validated on val, no checkpoint chosen on {either}{CAMVID_NOTE.get(study.dataset, '')}",
+        "student": network(p.student),
+        "teacher": own_teacher or network(p.teacher) + longer,
+        "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
+        "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
+        f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
+        f"auxiliary weight {schedule.aux_weight:g}",
+        "seeds": ", ".join(map(str, study.seeds)) + _few_seeds(study),
+        "start": p.student.weights or "random weights, the same for all methods of a seed",
+    }
+    return found | ({"protocol": study.setting.protocol().source} if p.own_protocols else {})
+
+
+def _few_seeds(study: Study) -> str:
+    few = [name for name in study.all_tables if name in study.profile.one_seed]
+    return f" ({', '.join(few)}: {study.seeds[0]} alone)" if few and len(study.seeds) > 1 else ""

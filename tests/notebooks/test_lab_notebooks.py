@@ -1,0 +1,57 @@
+"""The notebooks of `make lab` through papermill: the tour without runs, one's own data from folder to export, and as pages."""
+
+import json
+
+import pytest
+
+from segkd.config import ROOT
+from segkd.study import report
+from segkd.study.own_data import write_example
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """A function that runs a notebook and gives its outputs by the source of their cell."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+
+    def run(name: str, **parameters: object) -> dict[str, list[dict]]:
+        path = report.execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
+        cells = json.loads(path.read_text())["cells"]
+        return {"".join(c["source"]): c["outputs"] for c in cells if c["cell_type"] == "code"}
+
+    return run
+
+
+def output(outputs: dict[str, list[dict]], begins: str) -> dict:
+    """What the last output of the cell that begins so holds, by kind."""
+    last = next(found for source, found in outputs.items() if source.startswith(begins))[-1]
+    return last.get("data") or {"text": "".join(last["text"])}
+
+
+def test_tour_without_runs_says_what_trains_them(executed, tmp_path):
+    outputs = executed("00_tour", PROFILE="smoke")
+    for cell in ("if TRAIN:", "explore("):
+        assert "`make reproduce PROFILE=smoke`" in "".join(output(outputs, cell)["text/markdown"])
+    assert "not run" in "".join(output(outputs, 'study.table("main")')["text/html"])
+    assert not (tmp_path / "runs").exists(), "nothing is trained unasked"
+
+
+@pytest.mark.slow
+def test_own_data_from_folder_to_export(executed, tmp_path):
+    folder = write_example(tmp_path / "mine", {"train": 8, "val": 4, "test": 4})
+    outputs = executed("95_your_own_data", PROFILE="smoke", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu")
+    assert "train 8, val 4, test 4 images verified" in output(outputs, "print(*command")["text"]
+    assert "one run of each" in output(outputs, "verdict")["text"]
+    assert "largest difference" in output(outputs, "run =")["text"]
+    shown = output(outputs, "explore(")
+    assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown)
+    html = report.render(tmp_path / "95_your_own_data.ipynb", tmp_path / "page.html").read_text()
+    assert shown["image/png"].replace("\n", "")[:2000] in html and "<script" not in html
+
+
+@pytest.mark.parametrize("name", ["00_tour", "95_your_own_data"])
+def test_they_end_with_three_questions(name):
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    text = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    questions = text.split("## Three questions to try")[1]
+    assert [line[:5] for line in questions.splitlines() if line[:1].isdigit()] == ["1. **", "2. **", "3. **"]

@@ -1,0 +1,94 @@
+"""What stands beside a score: intervals, gain at equal time, parameters of a method, and tables that are refused."""
+
+import math
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from segkd.config import NetworkConfig, RunConfig
+from segkd.losses.method import create_method
+from segkd.models import create_model
+from segkd.registry import UserError
+from segkd.study.costs import equal_time_gain, extra_parameters
+from segkd.study.papers import paper_tables
+from segkd.study.printed import printed_tables
+from segkd.study.results import half_width, summary
+from segkd.study.show import shown
+from segkd.study.study import open_study
+
+
+def lines(row, seed, miou, seconds=0.1, teacher=0.0, **more):
+    metrics = {"miou": miou, "macc": miou + 0.1, "seconds_per_step": seconds, "teacher_seconds_per_step": teacher}
+    return [{"row": row, "seed": seed, "metric": k, "value": v, **more} for k, v in metrics.items()]
+
+
+def test_equal_time_is_interpolated_between_the_two_lengths():
+    own, base, longer = (pd.Series(v, [0, 1]) for v in ([0.60, 0.70], [0.50, 0.50], [0.60, 0.50]))
+    gain, seeds = equal_time_gain(own, base, longer, 1.25)  # half the way: 0.55 and 0.50
+    assert gain == pytest.approx((0.05 + 0.20) / 2) and seeds == 2
+    assert equal_time_gain(own, base, longer, 1.0)[0] == pytest.approx(0.15)
+    assert equal_time_gain(own, base, longer, 0.9)[0] == pytest.approx(0.15)  # noise of the clock: not shorter than it is
+    assert equal_time_gain(own, base, longer, 1.5)[0] == pytest.approx(0.10)
+    assert equal_time_gain(own, base, longer[:1], 1.25) == (pytest.approx(0.05), 1)
+    assert equal_time_gain(own, base, longer, 1.51) == (math.inf, 2)
+    gain, seeds = equal_time_gain(own, base, longer[:0], 1.25)
+    assert math.isnan(gain) and seeds == 0
+
+
+def test_half_width_is_the_t_interval_of_the_mean():
+    values = pd.Series([30.0, 31.0, 35.0])
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    assert half_width(values) == pytest.approx((high - low) / 2) and math.isnan(half_width(values[:1]))
+
+
+@pytest.mark.parametrize("spec", ["cwd", "cwd+skd", "mgd", "kd+cirkd", "kd+fitnet"])
+def test_extra_parameters_are_those_of_the_methods_modules(spec):
+    networks = [NetworkConfig("pspnet/resnet18", 0.125), NetworkConfig("pspnet/resnet18", 0.25)]
+    student, teacher = (create_model("pspnet", "resnet18", classes=11, width=n.width).info for n in networks)
+    modules = create_method(spec).build(student, teacher)
+    config = RunConfig(network=networks[0], method=spec, teacher=RunConfig(network=networks[1]))
+    assert extra_parameters(config) == sum(p.numel() for p in modules.parameters())
+
+
+def test_each_students_gain_is_over_its_own_baseline():
+    table = printed_tables("lad")["table1"]
+    values = {"DeepLabV3-R18: baseline": 0.5, "DeepLabV3-R18: LAD": 0.52, "PSPNet-R18: baseline": 0.3, "PSPNet-R18: LAD": 0.36}
+    results = pd.DataFrame([one for row, v in values.items() for seed in (0, 1) for one in lines(row, seed, v + seed / 100)])
+    found = summary(table, results, "baseline").set_index("row")
+    assert found.loc["DeepLabV3-R18: LAD", "gain"] == pytest.approx(2) and found.loc["PSPNet-R18: LAD", "gain"] == pytest.approx(6)
+    assert found.loc["PSPNet-R18: LAD", "paper gain"] == pytest.approx(3.6)
+    assert math.isnan(found.loc["PSPNet-R18: baseline", "gain"]) and found.loc["PSPNet-R18: CWD", "verdict"] == "not run"
+    assert found.loc["PSPNet-R18: CWD", "paper gain"] == pytest.approx(1.8)
+
+
+def test_a_row_whose_baseline_was_not_run_says_so():
+    table = paper_tables("hwd", None)["main"]
+    found = summary(table, pd.DataFrame(lines("HWD", 0, 0.4, 0.1, 0.05)), "baseline").set_index("row")
+    assert found.loc["HWD", "verdict"] == "baseline not run" and found.loc["HWD", "ms a step"] == pytest.approx(150)
+
+
+def test_one_seed_is_said_in_the_cell():
+    table = paper_tables("hwd", None)["main"]
+    results = pd.DataFrame(lines("baseline", 0, 0.4) + lines("HWD", 0, 0.5) + lines("HWD", 1, 0.5))
+    page = shown(summary(table, results, "baseline"), table, missing="make <b>").to_html()
+    assert "make &lt;b&gt;" in page
+    assert page.count("one seed") == 2  # the baseline's own interval, and that of the gain
+    assert "one run" in page and "t interval" in page
+
+
+@pytest.mark.parametrize("column, values", [("profile", ("quick", "small")), ("dataset", ("camvid", "scenes"))])
+def test_mixed_results_are_refused(column, values):
+    mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
+    with pytest.raises(UserError, match=f"several {column}s in one table: {values[0]}, {values[1]}"):
+        summary(paper_tables("hwd", None)["main"], pd.DataFrame(mixed), "baseline")
+
+
+def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    study = open_study("rdd", "quick", "camvid", student="pspnet/resnet18")
+    found = study.summary("table4").set_index("row")
+    assert found.loc["baseline", "GMACs"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
+    assert (found["runs"] == 0).all() and found.loc["SKD", "extra parameters"] > 1e6
+    page = study.table("table4").to_html()
+    assert "not run" in page and "make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page

@@ -1,0 +1,84 @@
+"""The tables of docs/findings.md: paired by seed, both intervals, cost of a point, only what was run."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkd.registry import UserError
+from segkd.study import findings
+
+SCORES = {"baseline": [0.30, 0.32, 0.31], "CWD": [0.35, 0.36, 0.38], "FAKD": [0.34, 0.37, 0.37]}
+SECONDS = {"baseline": (0.2, 0.0), "CWD": (0.2, 0.1), "FAKD": (0.25, 0.1)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    lines, images = [], {"labels": np.full((20, 2), 100)}
+    for row, scores in SCORES.items():
+        for seed, score in enumerate(scores):
+            run = f"{row}-{seed}"
+            values = {"miou": score, "seconds_per_step": SECONDS[row][0], "teacher_seconds_per_step": SECONDS[row][1], "val_last": score}
+            lines += [dict(paper="all", table="main", row=row, seed=seed, run=run, metric=k, value=v) for k, v in values.items()]
+            hit = rng.integers(40, 60, (20, 2))
+            images[run] = np.stack([hit, np.full((20, 2), 100)], axis=1)
+    for factor, score in ((1, 0.3), (2, 0.25)):
+        name = "baseline, untuned" if factor == 1 else "learning rate x 2, weight decay x 1"
+        lines += [dict(paper="all", table="tuning", row=name, seed=0, run=f"t{factor}", metric=m, value=score) for m in ("miou", "val_last")]
+    pd.DataFrame(lines).assign(profile="small", dataset="camvid").to_csv(tmp_path / "results.csv", index=False)
+    np.savez(tmp_path / "images.npz", **images)
+    return tmp_path
+
+
+def cells(block: str, first: str) -> list[str]:
+    line = next(line for line in block.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_gains_are_paired_and_priced(folder):
+    block = findings.findings_block(folder)
+    gains = np.array([5.0, 4.0, 7.0])
+    half = 4.302652729 * gains.std(ddof=1) / math.sqrt(3)
+    label, seeds, score, spread, gain, over_seeds, over_images, milliseconds, price = cells(block, "CWD")
+    assert (seeds, score, gain, milliseconds) == ("3", "36.3", "+5.3", "300")
+    assert over_seeds == f"{gains.mean() - half:+.1f} to {gains.mean() + half:+.1f}"
+    assert price == f"{100 / gains.mean():.0f}" and spread == f"{np.std([35, 36, 38], ddof=1):.1f}"
+    assert " to " in over_images
+    assert cells(block, "baseline")[4:] == ["", "", "", "200", ""]
+    assert cells(block, "FAKD less CWD")[1:3] == ["3", "-0.3"]
+    assert "HWD" not in block  # not run: no line
+    assert cells(block, "learning rate x 2, weight decay x 1")[2:] == ["25.0", "25.0"]
+
+
+def test_the_interval_over_images_is_that_of_resampled_images(folder):
+    with np.load(folder / "images.npz") as found:
+        arrays = dict(found)
+    rng, drawn = np.random.default_rng(7), []
+    for _ in range(3000):
+        chosen = rng.integers(0, 20, 20)
+        score = {}
+        for row in ("CWD", "baseline"):
+            hits = [arrays[f"{row}-{seed}"][chosen].sum(0) for seed in range(3)]
+            score[row] = np.mean([(h[0] / (2000 + h[1] - h[0])).mean() for h in hits])
+        drawn.append(100 * (score["CWD"] - score["baseline"]))
+    want = np.percentile(drawn, [2.5, 97.5])
+    found = [float(v) for v in cells(findings.findings_block(folder), "CWD")[6].split(" to ")]
+    assert found == pytest.approx(want, abs=0.25)
+
+
+def test_without_image_counts_only_the_seeds_speak(folder):
+    (folder / "images.npz").unlink()
+    assert cells(findings.findings_block(folder), "CWD")[6] == ""
+
+
+def test_the_page_keeps_its_words(folder, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{findings.BEGIN}\nold\n{findings.END}\nafter\n")
+    findings.update_findings(page, folder)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "| CWD | 3 |" in text
+    page.write_text("no markers")
+    with pytest.raises(UserError, match="markers"):
+        findings.update_findings(page, folder)
