@@ -47,10 +47,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: env  ## the fast tests (what CI runs)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.log
-	@set -o pipefail; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup 2>&1 | tee tests/last-test-all.log
+	@set -o pipefail; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder 2>&1 | tee tests/last-test-all.log
 
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)

@@ -32,8 +32,7 @@ class Estimate:
 def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
     """Student's t for paired differences, one value a seed, against ``limit``; no value gives NaN everywhere.
 
-    Equal values have no spread to judge by: p is then 0, or 1 where they are the limit itself, as in the limit of a
-    small spread.
+    Equal values, as shares of a few classes may be, say nothing of their spread: no interval then, and p is 1.
     """
     values = np.asarray(values, dtype=np.float64)
     n, nan = len(values), math.nan
@@ -43,10 +42,10 @@ def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
     from scipy.stats import t
 
     error = float(values.std(ddof=1)) / math.sqrt(n)
-    half = float(t.ppf(1 - LEVEL / 2, n - 1)) * error
-    score = (mean - limit) / error if error > 0 else math.copysign(math.inf, mean - limit) if mean != limit else nan
-    above, below = (1.0, 1.0) if math.isnan(score) else (float(t.sf(score, n - 1)), float(t.cdf(score, n - 1)))
-    return Estimate(n, mean, mean - half, mean + half, above, below)
+    if error == 0:
+        return Estimate(n, mean, nan, nan, 1.0, 1.0)
+    half, score = float(t.ppf(1 - LEVEL / 2, n - 1)) * error, (mean - limit) / error
+    return Estimate(n, mean, mean - half, mean + half, float(t.sf(score, n - 1)), float(t.cdf(score, n - 1)))
 
 
 def joint_p(parts: Sequence[Estimate]) -> tuple[float, bool]:

@@ -14,8 +14,6 @@ from segkd.study.page_size import LIMIT
 from segkd.study.readme import BEGIN, END, results_block
 from segkd.study.reproduce import NOTEBOOKS, reproduce
 
-pytestmark = pytest.mark.xdist_group("reproduce")  # the study is made once, and its folder is one
-
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
