@@ -49,18 +49,15 @@ def _row(group: pd.DataFrame) -> pd.DataFrame:
 def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
     labels = dict.fromkeys(row.label for name in ("main", "controls") for row in paper_tables(COMPARISON, None)[name].rows)
     lines = [
-        "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images | ms a step | ms more a point |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     base = runs["baseline"]
     for label in (name for name in labels if name in runs):
-        own, milliseconds = runs[label], 1000 * _seconds(runs[label])
+        own, score = runs[label], 100 * runs[label]["miou"]
         found = _difference(own, base, kept) if label != "baseline" else ["", "", ""]
-        gain = 100 * paired(own["miou"], base["miou"])["mean"]
-        price = f"{(milliseconds - 1000 * _seconds(base)) / gain:.0f}" if label != "baseline" and gain > 0 else ""
-        score = 100 * own["miou"]
         spread = f"{score.std(ddof=1):.1f}" if len(own) > 1 else ""
-        lines.append(_line(label, len(own), f"{score.mean():.1f}", spread, *found, f"{milliseconds:.0f}", price))
+        lines.append(_line(label, len(own), f"{score.mean():.1f}", spread, *found))
     return lines
 
 
@@ -79,11 +76,6 @@ def _tuning(tuning: pd.DataFrame) -> list[str]:
         for seed, values in by_seed(group).iterrows():
             lines.append(_line(label, seed, f"{100 * values['val_last']:.1f}", f"{100 * values['miou']:.1f}"))
     return lines if len(lines) > 2 else []
-
-
-def _seconds(own: pd.DataFrame) -> float:
-    """Of a training step with the teacher's pass, mean over seeds."""
-    return float((own["seconds_per_step"] + own["teacher_seconds_per_step"]).mean())
 
 
 def _difference(ours: pd.DataFrame, other: pd.DataFrame, kept: Frozen) -> list[str]:

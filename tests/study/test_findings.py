@@ -1,4 +1,4 @@
-"""The tables of docs/findings.md: paired by seed, both intervals, cost of a point, only what was run."""
+"""The tables of docs/findings.md: paired by seed, both intervals, only what was run."""
 
 import math
 
@@ -10,7 +10,6 @@ from segkd.registry import UserError
 from segkd.study import findings
 
 SCORES = {"baseline": [0.30, 0.32, 0.31], "CWD": [0.35, 0.36, 0.38], "FAKD": [0.34, 0.37, 0.37]}
-SECONDS = {"baseline": (0.2, 0.0), "CWD": (0.2, 0.1), "FAKD": (0.25, 0.1)}
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def folder(tmp_path):
     for row, scores in SCORES.items():
         for seed, score in enumerate(scores):
             run = f"{row}-{seed}"
-            values = {"miou": score, "seconds_per_step": SECONDS[row][0], "teacher_seconds_per_step": SECONDS[row][1], "val_last": score}
+            values = {"miou": score, "val_last": score}
             lines += [dict(paper="all", table="main", row=row, seed=seed, run=run, metric=k, value=v) for k, v in values.items()]
             hit = rng.integers(40, 60, (20, 2))
             images[run] = np.stack([hit, np.full((20, 2), 100)], axis=1)
@@ -37,16 +36,16 @@ def cells(block: str, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_gains_are_paired_and_priced(folder):
+def test_gains_are_paired(folder):
     block = findings.findings_block(folder)
     gains = np.array([5.0, 4.0, 7.0])
     half = 4.302652729 * gains.std(ddof=1) / math.sqrt(3)
-    label, seeds, score, spread, gain, over_seeds, over_images, milliseconds, price = cells(block, "CWD")
-    assert (seeds, score, gain, milliseconds) == ("3", "36.3", "+5.3", "300")
+    label, seeds, score, spread, gain, over_seeds, over_images = cells(block, "CWD")
+    assert (seeds, score, gain) == ("3", "36.3", "+5.3")
     assert over_seeds == f"{gains.mean() - half:+.1f} to {gains.mean() + half:+.1f}"
-    assert price == f"{100 / gains.mean():.0f}" and spread == f"{np.std([35, 36, 38], ddof=1):.1f}"
+    assert spread == f"{np.std([35, 36, 38], ddof=1):.1f}"
     assert " to " in over_images
-    assert cells(block, "baseline")[4:] == ["", "", "", "200", ""]
+    assert cells(block, "baseline")[4:] == ["", "", ""]
     assert cells(block, "FAKD less CWD")[1:3] == ["3", "-0.3"]
     assert "HWD" not in block  # not run: no line
     assert cells(block, "learning rate x 2, weight decay x 1")[2:] == ["25.0", "25.0"]
