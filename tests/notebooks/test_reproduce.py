@@ -43,7 +43,7 @@ def test_first_page_has_thumbnails_and_numbers(smoke):
     text = smoke[0].read_text()
     assert len(re.findall('class="thumb"><img alt="" src="data:image/webp;base64', text)) == len(NOTEBOOKS)
     assert "one run" in text and "Its numbers mean nothing" in text
-    assert "data fingerprint" in text and "training steps took" in text and "What is missing" not in text
+    assert "data fingerprint" in text and "training steps took" in text and "<h3>What is missing</h3>" not in text
 
 
 def test_results_table_names_a_run_for_every_number(smoke):
