@@ -71,7 +71,7 @@ PROFILES = {
             data=DataConfig(size=(96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works and what each page looks like. With two seeds, narrow networks and a "
             "12x16 score grid its effects are expected to be inconclusive; do not quote them.",
-            needs="0.4 GB of disk and about 20 minutes on two free cores",
+            needs="0.4 GB of disk and about 25 minutes on two free cores",
             one_seed=("rivals", "controls", "integration"),
         ),
         Profile(
