@@ -176,32 +176,6 @@ def _reference_line(axes, name: str, values: np.ndarray) -> None:
 
 
 @styled
-def paper_vs_ours(df: pd.DataFrame):
-    """Gain over the baseline in the paper (hollow) beside ours (filled, with its interval if known), row by row.
-
-    ``df``: columns row, paper, ours in points of mIoU (NaN where a side has no number), optionally low and high, the
-    interval of ours. Rows keep the order of the frame.
-    """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 1.5 + 0.36 * len(df)))
-    y, tint = np.arange(len(df)), [method_colour(row) for row in df["row"]]
-    axes.axvline(0, color="#333333", lw=1)
-    axes.hlines(y, df["paper"], df["ours"], color="#bbbbbb", lw=1.5, zorder=1)
-    if {"low", "high"} <= set(df):
-        axes.hlines(y, df["low"], df["high"], color=tint, lw=2.4, alpha=0.5, zorder=2)
-    axes.scatter(df["paper"], y, s=48, facecolor="white", edgecolor=tint, lw=1.6, zorder=3)
-    axes.scatter(df["ours"], y, s=48, color=tint, zorder=4)
-    axes.scatter([], [], s=48, facecolor="white", edgecolor="#333333", label="paper")
-    axes.scatter([], [], s=48, color="#333333", label="ours" + (" (with interval)" if "low" in df else ""))
-    axes.set_yticks(y, df["row"])
-    axes.set(ylim=(len(df) - 0.5, -0.5), xlabel="gain over the baseline (points of mIoU)")
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
-    return figure
-
-
-@styled
 def training_curves(df: pd.DataFrame):
     """Loss and validation mIoU over steps: the mean of each row as a thick line, single seeds as thin ones.
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from segkd.config import ROOT, RunConfig
+from segkd.download import file_sha256
 from segkd.runs import Run
-from segkd.study.frozen import FILES, HASHES, find_run, sha256
+from segkd.study.frozen import FILES, HASHES, find_run
 from segkd.study.results import tidy
 from segkd.study.study import Study
 from segkd.study.table import Row
-from segkd.train.state import read_json, write_json, write_whole
+from segkd.train.state import read_json, write_whole
 
 PROTOCOL = ("data", "student", "teacher", "schedule", "seeds", "start")
 
@@ -31,7 +32,7 @@ def freeze(studies: list[Study], folder: Path, more: Iterable[RunConfig] = ()) -
     _update(folder / "curves.csv", curves(runs).to_csv(index=False, float_format="%.5g").encode())
     _write_images(folder / "images.npz", image_counts(runs))
     _update(folder / "study.json", _json(facts(studies[0], runs)))
-    _update(folder / HASHES, _json({name: sha256(folder / name) for name in FILES if (folder / name).exists()}))
+    _update(folder / HASHES, _json({name: file_sha256(folder / name) for name in FILES if (folder / name).exists()}))
     return frame
 
 
@@ -125,7 +126,7 @@ def provenance(study: Study, runs: Iterable[Run]) -> dict[str, object]:
             "commits": "commit", "devices": "device", "machines": "machine", "python": "python", "torch": "torch", "timm": "timm",
         }.items()},
         "data_fingerprint": study.packed("train").fingerprint,
-        "data_manifest": f"{manifest.name} {sha256(manifest)[:16]}" if manifest.exists() else "",
+        "data_manifest": f"{manifest.name} {file_sha256(manifest)[:16]}" if manifest.exists() else "",
         "hours": {kind: round(value / 3600, 3) for kind, value in busy.items() if value},
         "wall_hours": round(wall_seconds(runs) / 3600, 3),
     }  # fmt: skip

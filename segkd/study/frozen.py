@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 
 from segkd.config import RunConfig
+from segkd.download import file_sha256
 from segkd.registry import UserError
 from segkd.runs import Run, find
 from segkd.study.gaps import BANNER
@@ -152,16 +152,11 @@ def read_results(path: Path) -> pd.DataFrame:
     return frame
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def altered(where: Path, names: tuple[str, ...] = FILES) -> list[str]:
     """Those of the frozen files that are not what the last ``make reproduce`` wrote."""
     path = where / HASHES
     known = read_json(path, "make reproduce writes it anew") if path.exists() else {}
-    return [name for name in names if (where / name).exists() and known.get(name) != sha256(where / name)]
+    return [name for name in names if (where / name).exists() and known.get(name) != file_sha256(where / name)]
 
 
 def warning(where: Path, name: str) -> str:

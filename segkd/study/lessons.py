@@ -22,9 +22,9 @@ from segkd.prediction import IGNORE, Prediction, labels_to_grid, resize_scores
 from segkd.registry import UserError
 from segkd.runs import teacher_kind
 from segkd.study import views
+from segkd.study.statistics import half_width
 from segkd.study.study import Study
 from segkd.train.evaluate import feed
-from segkd.train.runtime import generator
 
 PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
 IMAGES = 8  # test images behind a share of pixels
@@ -223,13 +223,6 @@ def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, referen
                 "half width now": half_width(sd, len(gap)), f"seeds for ± {effect:g}": least_seeds(sd, effect),
             })  # fmt: skip
     return pd.DataFrame(lines)
-
-
-def half_width(sd: float, n: int) -> float:
-    """Half of the 95 % t interval of a mean of ``n`` differences with deviation ``sd``."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
 
 
 def least_seeds(sd: float, effect: float, most: int = 1000) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkd.config import ROOT
+from segkd.download import file_sha256
 from segkd.study import report
-from segkd.study.frozen import sha256
 from segkd.study.gaps import gaps_of
 from segkd.study.pages import TEMPLATES, about
 
@@ -119,4 +119,4 @@ def _state(name: str, making: Making) -> tuple[str, str]:
 def results_digest(folder: Path) -> str:
     """Which results a page was made of: the hash of the table, short; empty without one."""
     path = folder / "results.csv"
-    return sha256(path)[:16] if path.exists() else ""
+    return file_sha256(path)[:16] if path.exists() else ""

@@ -9,9 +9,10 @@ import pandas as pd
 from segkd.registry import UserError
 from segkd.study.costs import step_seconds
 from segkd.study.reported import REPORTED, reported, reported_values
+from segkd.study.statistics import half_width, t_estimate
 from segkd.study.table import Row, Table
 
-__all__ = ["REPORTED", "base_row", "by_seed", "half_width", "paired", "reported", "reported_values", "summary", "tidy"]
+__all__ = ["REPORTED", "base_row", "by_seed", "paired", "reported", "reported_values", "summary", "tidy"]
 METRICS = (
     "miou", "macc", "pixel_accuracy", "val_last", "val_last5", "val_best", "seconds_per_step", "teacher_seconds_per_step",
     "peak_memory_mib", "parameters",
@@ -37,27 +38,10 @@ def paired(ours: pd.Series, other: pd.Series) -> dict:
     ``ours`` and ``other`` are indexed by seed. Verdict: ``higher`` or ``lower`` if the interval leaves 0 out,
     ``inconclusive`` otherwise, ``one run`` where there is nothing to form an interval from.
     """
-    difference = (ours - other).dropna()
-    n = len(difference)
-    if n == 0:
-        return {"n": 0, "mean": math.nan, "low": math.nan, "high": math.nan, "verdict": "not run"}
-    mean = float(difference.mean())
-    if n == 1:
-        return {"n": 1, "mean": mean, "low": math.nan, "high": math.nan, "verdict": "one run"}
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))
-    verdict = "higher" if mean - half > 0 else "lower" if mean + half < 0 else "inconclusive"
-    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half, "verdict": verdict}
-
-
-def half_width(values: pd.Series) -> float:
-    """Half the 95 % t interval of a mean over seeds; NaN for fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    found = t_estimate((ours - other).dropna())
+    verdict = {0: "not run", 1: "one run"}.get(found.n)
+    verdict = verdict or ("higher" if found.low > 0 else "lower" if found.high < 0 else "inconclusive")
+    return {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high, "verdict": verdict}
 
 
 def one_setting(results: pd.DataFrame) -> None:
@@ -85,7 +69,7 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
         own, base = value.get(row.label, empty), base_of[row.label]
         values = 100 * own["miou"].dropna()
         lines.append(
-            {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": values.std(ddof=1), "± 95 %": half_width(values)}
+            {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": values.std(ddof=1), "± 95 %": half_width(values.std(ddof=1), len(values))}
             | _gain(values, 100 * value.get(base, empty)["miou"], row, base)
             | _paper(paper[row.label], paper.get(base), base)
             | {

@@ -41,11 +41,20 @@ def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
         return Estimate(n, mean, nan, nan, nan, nan)
     from scipy.stats import t
 
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    if error == 0:
+    sd = float(values.std(ddof=1))
+    if sd == 0:
         return Estimate(n, mean, nan, nan, 1.0, 1.0)
-    half, score = float(t.ppf(1 - LEVEL / 2, n - 1)) * error, (mean - limit) / error
+    half, score = half_width(sd, n), (mean - limit) / (sd / math.sqrt(n))
     return Estimate(n, mean, mean - half, mean + half, float(t.sf(score, n - 1)), float(t.cdf(score, n - 1)))
+
+
+def half_width(sd: float, n: int) -> float:
+    """Half the 95 % t interval of a mean of ``n`` values with standard deviation ``sd``; NaN for fewer than two."""
+    if n < 2:
+        return math.nan
+    from scipy.stats import t
+
+    return float(t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
 
 
 def joint_p(parts: Sequence[Estimate]) -> tuple[float, bool]:

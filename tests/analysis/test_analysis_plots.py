@@ -121,13 +121,6 @@ def test_training_curves_draw_what_is_there():
         plots.training_curves(frame.drop(columns=["loss"]))
 
 
-def test_paper_vs_ours_takes_rows_without_a_paper_value():
-    frame = pd.DataFrame(
-        {"row": ["CWD", "ours only"], "paper": [1.0, np.nan], "ours": [0.5, 0.2], "low": [0, 0], "high": [1, 1]}
-    )
-    assert {"CWD", "ours only", "paper", "ours (with interval)"} <= texts(plots.paper_vs_ours(frame))
-
-
 def test_small_plots_draw():
     bars = plots.class_bars(pd.DataFrame({"class": CLASSES, "ratio": [3.0, 9, 5]}), "ratio", "TD / NTD", line=1)
     assert [t.get_text() for t in bars.axes[0].get_xticklabels()] == ["Pole", "Car", "Sky"]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segkd import download as net
-from segkd.data import create_dataset, downloads, list_datasets, overview
+from segkd.data import downloads, list_datasets, overview
 from segkd.data import catalog
 from segkd.data.downloads import Archive, download, is_here, may_be_fetched, table
 from segkd.data.verify import write_manifest

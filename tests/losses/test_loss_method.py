@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkd.losses import METHODS, ROW_HYPER, ROWS, create_method, list_methods
+from segkd.losses import METHODS, ROW_HYPER, ROWS, create_method
 from segkd.losses.method import Part, full_precision
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import segkd
-from segkd.losses import Context, TeacherKind, TrainingData, create_method, list_methods, task_loss
+from segkd.losses import Context, TrainingData, create_method, list_methods, task_loss
 from segkd.models import complexity, create_model
 from segkd.models.layout import token_grid
 from segkd.registry import UserError

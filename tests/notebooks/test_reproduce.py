@@ -8,7 +8,6 @@ import pytest
 
 from segkd.config import ROOT
 from segkd.study import rendering
-from segkd.study import reproduce as module
 from segkd.study.frozen import altered
 from segkd.study.page_size import LIMIT
 from segkd.study.readme import BEGIN, END, results_block

@@ -13,7 +13,8 @@ from segkd.registry import UserError
 from segkd.study.costs import equal_time_gain, extra_parameters
 from segkd.study.papers import paper_tables
 from segkd.study.printed import printed_tables
-from segkd.study.results import half_width, summary
+from segkd.study.results import summary
+from segkd.study.statistics import half_width
 from segkd.study.show import shown
 from segkd.study.study import open_study
 
@@ -39,7 +40,7 @@ def test_equal_time_is_interpolated_between_the_two_lengths():
 def test_half_width_is_the_t_interval_of_the_mean():
     values = pd.Series([30.0, 31.0, 35.0])
     low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
-    assert half_width(values) == pytest.approx((high - low) / 2) and math.isnan(half_width(values[:1]))
+    assert half_width(values.std(), 3) == pytest.approx((high - low) / 2) and math.isnan(half_width(math.nan, 1))
 
 
 @pytest.mark.parametrize("spec", ["cwd", "cwd+skd", "mgd", "kd+cirkd", "kd+fitnet"])
