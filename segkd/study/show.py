@@ -49,7 +49,7 @@ def shown(summary: pd.DataFrame, table: Table, missing: str = "") -> pd.io.forma
     notes = [table.note, *(text for column, text in NOTES.items() if column in found)]
     notes += [f"to train what is missing: {missing}"] if missing else []
     style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
-    below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left; max-width: 46rem"}]
+    below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(filter(None, notes)) + ".")).set_table_styles(below)
 
 
