@@ -33,8 +33,11 @@ NOTES = {  # what a column means, said below a table that has it
 }
 
 
-def shown(summary: pd.DataFrame, table: Table, missing: str = "") -> pd.io.formats.style.Styler:
-    """The numbers of ``Study.summary`` as a table to show, with what is needed to read them; empty columns are left out."""
+def shown(summary: pd.DataFrame, table: Table, missing: str = "", alike: str = "") -> pd.io.formats.style.Styler:
+    """The numbers of ``Study.summary`` as a table to show, with what is needed to read them; empty columns are left out.
+
+    ``missing``: the command that trains what is missing; ``alike``: which rows are one run (`same_runs`).
+    """
     empty = [c for c in summary if summary[c].isna().all() or (summary[c] == "").all()]
     found = summary.drop(columns=[*empty, *({"± sd"} & set(summary) - {*empty})])
     if "± 95 %" in summary:
@@ -46,11 +49,25 @@ def shown(summary: pd.DataFrame, table: Table, missing: str = "") -> pd.io.forma
         found["gain at equal time"] = [_equal_time(line) for line in found.to_dict("records")]
     found = found.drop(columns="seeds at equal time", errors="ignore")
     formats = {column: text for column, text in FORMATS.items() if column in found}
-    notes = [table.note, *(text for column, text in NOTES.items() if column in found)]
+    notes = [table.note, alike, *(text for column, text in NOTES.items() if column in found)]
     notes += [f"to train what is missing: {missing}"] if missing else []
     style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(filter(None, notes)) + ".")).set_table_styles(below)
+
+
+def same_runs(ids: dict[str, str]) -> str:
+    """Which rows are one run, as a note; at a profile whose networks all start alike, the paper's starts are.
+
+    ``ids``: the run of each row's label.
+    """
+    by_run: dict[str, list[str]] = {}
+    for label, run in ids.items():
+        by_run.setdefault(run, []).append(label)
+    alike = [" and ".join(labels) for labels in by_run.values() if len(labels) > 1]
+    if len(alike) > 1:
+        return f"{len(alike)} pairs of rows are the same run at this profile, such as {alike[0]}"
+    return f"{alike[0]} are the same run at this profile" if alike else ""
 
 
 def _equal_time(line: dict) -> str:

@@ -26,7 +26,7 @@ from segkd.study.own_teacher import about_teacher, teacher_from_file
 from segkd.study.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.profiles import Profile, get_profile, seed_list
 from segkd.study.results import base_row, by_seed, summary, tidy
-from segkd.study.show import as_table, facts_of, shown
+from segkd.study.show import as_table, facts_of, same_runs, shown
 from segkd.study.table import Row, Table
 
 
@@ -244,7 +244,8 @@ class Study:
 
     def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
         """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
-        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name))
+        alike = same_runs({row.label: self.config(row, self.seeds[0]).id for row in self.rows(name)})
+        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name), alike)
         return with_runs(style, {row.label: [run.id for run in self.runs(name, row.label)] for row in self.rows(name)})
 
     def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:

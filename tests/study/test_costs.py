@@ -93,3 +93,12 @@ def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkey
     assert (found["runs"] == 0).all() and found.loc["SKD", "extra parameters"] > 1e6
     page = study.table("table4").to_html()
     assert "not run" in page and "make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
+
+
+def test_rows_of_one_run_are_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    study = open_study("rdd", "quick", "scenes")
+    said = "6 pairs of rows are the same run at this profile, such as DeepLabV3-R18: baseline and DeepLabV3-R18 from scratch: baseline"
+    assert said in study.table("table1").to_html()
+    assert "TSE alone and RDD, p = 0 % are the same run" in study.table("table5").to_html()
+    assert "the same run" not in study.table("table7").to_html()
