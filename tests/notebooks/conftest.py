@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ class Page:
         """Open an address and wait until JupyterLab is there."""
         self.ask("Page.navigate", url=address)
         until(lambda: self.js("Boolean(window.jupyterapp?.shell)"), "JupyterLab", 120)
+
+    def open(self, address: str) -> None:
+        """Open a page and wait until it is loaded."""
+        self.ask("Page.navigate", url=address)
+        until(lambda: self.js(f"document.readyState === 'complete' && location.href === {json.dumps(address)}"), address)
 
     def js(self, source: str):
         """The value of an expression, awaited; an exception of the page fails the test."""
@@ -190,6 +196,12 @@ def chromium(home: Path):
         yield page
     finally:
         stop(process)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A function that opens a browser: `chromium` with a home of its own."""
+    return partial(chromium, tmp_path / "chromium")
 
 
 @pytest.fixture

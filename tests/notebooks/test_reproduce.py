@@ -63,6 +63,42 @@ def test_called_again_it_trains_and_renders_nothing(smoke, monkeypatch, capsys):
     assert re.search(r"^0 of \d+ runs to train", capsys.readouterr().out, re.MULTILINE)
 
 
+WIDE = """[...document.querySelectorAll('main *')].filter(e => {
+  for (let up = e; up; up = up.parentElement)
+    if (['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(up).overflowX) && up !== document.body) return false;
+  return e.getBoundingClientRect().right > innerWidth + 1;
+}).map(e => e.tagName + ' ' + e.textContent.trim().slice(0, 40))"""
+EMPTY = "[...document.images].filter(i => i.complete && !i.naturalWidth && i.loading !== 'lazy').length"
+
+
+def test_pages_in_a_browser(smoke, browser):
+    with browser() as page:
+        for name in ("index", *(name.split("/")[-1] for name in NOTEBOOKS)):
+            for width in (1200, 400):
+                page.resize(width, 800)
+                page.open(f"file://{smoke[1]}/{name}.html")
+                assert page.js("document.scrollingElement.scrollWidth") <= width, f"{name} scrolls sideways at {width}"
+                assert page.js(WIDE) == [], f"{name} at {width}"
+                assert page.js(EMPTY) == 0, f"{name} has an empty picture"
+
+
+def test_first_page_searches_and_turns_dark(smoke, browser):
+    with browser() as page:
+        page.open(f"file://{smoke[0]}")
+        page.js("document.getElementById('query').focus()")
+        page.ask("Input.insertText", text="layercam")
+        found = page.js("[...document.querySelectorAll('#found a')].map(a => a.getAttribute('href'))")
+        assert found and any(link.startswith("shortcut_layercam.html") for link in found)
+        assert page.js("document.querySelectorAll('#found mark').length") >= len(found) - 1
+        colour = "getComputedStyle(document.body).backgroundColor"
+        light = page.js(colour)
+        page.js("document.getElementById('theme').click()")
+        assert page.js(colour) != light
+        page.open(f"file://{smoke[1]}/hwd.html")
+        assert page.js(colour) != light, "the choice is kept for all pages"
+        assert page.js("document.querySelectorAll('td[title*=\"-s0-\"]').length") > 0, "numbers carry their runs"
+
+
 def test_readme_block_is_what_the_committed_tables_say():
     text = (ROOT / "README.md").read_text()
     assert text.split(BEGIN, 1)[1].split(END, 1)[0] == "\n" + results_block()
