@@ -57,8 +57,11 @@ def _described(name: str, width: float, channels: int, classes: int) -> NetworkI
 
 
 def step_seconds(runs: pd.DataFrame) -> float:
-    """Mean time a step of a row's runs (`results.by_seed`), the teacher's pass included."""
-    return float(runs[["seconds_per_step", "teacher_seconds_per_step"]].sum(axis=1, min_count=1).mean())
+    """Median over a row's runs (`results.by_seed`) of the time a step took, the teacher's pass included.
+
+    The median: a run beside which the machine did other work does not make a method slow.
+    """
+    return float(runs[["seconds_per_step", "teacher_seconds_per_step"]].sum(axis=1, min_count=1).median())
 
 
 def equal_time_gain(own: pd.Series, base: pd.Series, longer: pd.Series, ratio: float) -> tuple[float, int]:

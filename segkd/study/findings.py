@@ -17,6 +17,8 @@ from segkd.study.statistics import bootstrap_interval, resampled_miou
 
 BEGIN, END = "<!-- numbers: written by `segkd readme` -->", "<!-- end of numbers -->"
 FOLDER = ROOT / "reports" / "small-camvid"
+STEPS = ROOT / "benchmarks" / "results" / "methods.csv"  # times of a step, measured by themselves
+SINGLE = ("KD", "CWD", "FAKD", "FAKD on PD", "HWD", "RDD", "LAD")
 PAIRS = (  # what each paper says of its method against the loss that it changes
     ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
     ("teacher (label-assisted)", "baseline"), ("teacher (label-assisted)", "teacher (plain, larger)"),
@@ -38,7 +40,11 @@ def findings_block(folder: Path = FOLDER) -> str:
     rows = results[results["paper"] == COMPARISON]
     main, tuning = rows[rows["table"].isin(["main", "controls"])], rows[rows["table"] == "tuning"]
     runs = {label: _row(group) for label, group in main.groupby("row")}
-    return "\n".join([*_gains(runs, Frozen(folder)), "", *_pairs(runs, Frozen(folder)), "", *_tuning(tuning), ""])
+    sums = {label: _row(group) for label, group in rows[rows["table"] == "combinations"].groupby("row")}
+    sums = {label: own for label, own in sums.items() if label not in runs}
+    kept = Frozen(folder)
+    parts = _gains(runs, kept), _pairs(runs, kept), _sums(sums, runs, kept), _costs(runs, pd.read_csv(STEPS)), _tuning(tuning)
+    return "\n".join(line for part in parts if part for line in (*part, ""))
 
 
 def _row(group: pd.DataFrame) -> pd.DataFrame:
@@ -68,6 +74,38 @@ def _pairs(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
             shared = runs[ours].index.intersection(runs[other].index)
             lines.append(_line(f"{ours} less {other}", len(shared), *_difference(runs[ours], runs[other], kept)))
     return lines
+
+
+def _sums(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    """Each combination of methods against the single method that it is least above."""
+    lines = [
+        "| combination | seeds | mIoU % | gain over the baseline | least above | by | 95 % over seeds | 95 % over images |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    score = lambda own: 100 * own["miou"].mean()  # noqa: E731
+    for label, own in sorted(sums.items(), key=lambda item: -score(item[1])):
+        rivals = {name: runs[name] for name in SINGLE if name in runs and own.index.intersection(runs[name].index).size}
+        least = min(rivals, key=lambda name: paired(own["miou"], rivals[name]["miou"])["mean"])
+        against = _difference(own, rivals[least], kept)
+        lines.append(_line(label, len(own), f"{score(own):.1f}", _difference(own, runs["baseline"], kept)[0], least, *against))
+    return lines if len(lines) > 2 else []
+
+
+def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
+    """What a step of each student takes beside the baseline's, and what a point of mIoU costs so."""
+    lines = [
+        "| row | ms a step | teacher's pass | more than the baseline | gain | ms a step for a point |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    found = times.set_index("row")
+    base = found.loc["baseline"].sum()
+    for label in (name for name in found.index if name in runs):
+        own, said = found.loc[label]
+        more, gain = own + said - base, paired(100 * runs[label]["miou"], 100 * runs["baseline"]["miou"])["mean"]
+        price = f"{more / gain:.0f}" if gain > 0 else "no gain"
+        beside = ("", "", "") if label == "baseline" else (f"{more:+.0f}", f"{gain:+.1f}", price)
+        lines.append(_line(label, f"{own:.0f}", f"{said:.0f}", *beside))
+    return lines if len(lines) > 2 else []
 
 
 def _tuning(tuning: pd.DataFrame) -> list[str]:

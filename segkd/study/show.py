@@ -24,7 +24,7 @@ FORMATS = {
 NOTES = {  # what a column means, said below a table that has it
     "± 95 %": "± 95 %: t interval of the mean over seeds",
     "gain": "gain: paired by seed, over the baseline of the same network",
-    "ms a step": "ms a step: training time, the teacher's pass included",
+    "ms a step": "ms a step: training time, the teacher's pass included, the median over seeds",
     "MiB": "MiB: peak of the process, which on a CPU trains several rows together",
     "extra parameters": "extra parameters: what the method trains or holds beside the student",
     "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "

@@ -9,7 +9,7 @@ import pytest
 from segkd.registry import UserError
 from segkd.study import findings
 
-SCORES = {"baseline": [0.30, 0.32, 0.31], "CWD": [0.35, 0.36, 0.38], "FAKD": [0.34, 0.37, 0.37]}
+SCORES = {"baseline": [0.30, 0.32, 0.31], "CWD": [0.35, 0.36, 0.38], "FAKD": [0.34, 0.37, 0.37], "FAKD + RDD": [0.36, 0.38, 0.37]}
 
 
 @pytest.fixture
@@ -17,10 +17,11 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     lines, images = [], {"labels": np.full((20, 2), 100)}
     for row, scores in SCORES.items():
+        table = "combinations" if "+" in row else "main"
         for seed, score in enumerate(scores):
             run = f"{row}-{seed}"
             values = {"miou": score, "val_last": score}
-            lines += [dict(paper="all", table="main", row=row, seed=seed, run=run, metric=k, value=v) for k, v in values.items()]
+            lines += [dict(paper="all", table=table, row=row, seed=seed, run=run, metric=k, value=v) for k, v in values.items()]
             hit = rng.integers(40, 60, (20, 2))
             images[run] = np.stack([hit, np.full((20, 2), 100)], axis=1)
     for factor, score in ((1, 0.3), (2, 0.25)):
@@ -49,6 +50,24 @@ def test_gains_are_paired(folder):
     assert cells(block, "FAKD less CWD")[1:3] == ["3", "-0.3"]
     assert "HWD" not in block  # not run: no line
     assert cells(block, "learning rate x 2, weight decay x 1")[2:] == ["25.0", "25.0"]
+
+
+def test_a_combination_is_set_against_its_closest_rival(folder):
+    label, seeds, score, gain, rival, by, over_seeds, _ = cells(findings.findings_block(folder), "FAKD + RDD")
+    gaps = np.array([1.0, 2.0, -1.0])  # over CWD; over FAKD they are 2, 1 and 0
+    half = 4.302652729 * gaps.std(ddof=1) / math.sqrt(3)
+    assert (seeds, score, gain, rival, by) == ("3", "37.0", "+6.0", "CWD", "+0.7")
+    assert over_seeds == f"{gaps.mean() - half:+.1f} to {gaps.mean() + half:+.1f}"
+
+
+def test_what_a_point_costs(folder, tmp_path, monkeypatch):
+    file = tmp_path / "methods.csv"
+    file.write_text("row,ms a step,ms of the teacher's pass\nbaseline,100,0\nCWD,110,54\n")
+    monkeypatch.setattr(findings, "STEPS", file)
+    block = findings.findings_block(folder)
+    line = next(line for line in block.splitlines() if line.startswith("| CWD | 110"))
+    assert line == "| CWD | 110 | 54 | +64 | +5.3 | 12 |"
+    assert "| baseline | 100 | 0 |  |  |  |" in block
 
 
 def test_the_interval_over_images_is_that_of_resampled_images(folder):
