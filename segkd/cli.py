@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add("models", _models, "list the networks")
     add("doctor", _doctor, "say what this machine has and what to change")
     _add_rows(add("report", _report, "make the report of the runs and committed results that are here; trains nothing"))
+    compare = add("compare", _compare, "set the runs that are here against the committed results of a report: the same numbers?")
+    compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as small-camvid")
     add("readme", _readme, "rewrite the numbers of README.md and docs/findings.md from the committed results")
     return parser
 
@@ -186,6 +188,13 @@ def _doctor(arguments: argparse.Namespace) -> None:
     from segkd.doctor import lines
 
     print("\n".join(lines()))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from segkd.study.compare import compare_lines
+
+    for line in compare_lines(arguments.report):
+        print(line)
 
 
 def _readme(arguments: argparse.Namespace) -> None:

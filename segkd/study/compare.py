@@ -1,0 +1,79 @@
+"""Runs that are here against the committed results of a report: trained again, does the same come out?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from segkd.config import ROOT, runs_root
+from segkd.registry import UserError, unknown
+from segkd.runs import load_run
+from segkd.study.frozen import altered, read_results, warning
+from segkd.study.statistics import half_width
+
+DIGITS = 1e-8  # results.csv keeps nine digits
+APART = ("seconds", "peak_memory", "parameters")  # how metrics begin that do not come out of the training
+
+
+def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
+    """What `segkd compare` prints. ``report``: a folder's name, such as small-camvid. UserError if it has no results."""
+    folder = root / report
+    if not (folder / "results.csv").exists():
+        raise unknown("report", report, [path.parent.name for path in root.glob("*/results.csv")])
+    results = read_results(folder / "results.csv")
+    found = compared(results)
+    yield from (warning(folder, name) for name in altered(folder, ("results.csv",)))
+    if found.empty:
+        raise UserError(f"none of the {results['run'].nunique()} runs of {report} is finished in {runs_root()}: train some first")
+    shown = found.assign(committed=(100 * found["committed"]).map("{:.4f}".format), here=(100 * found["here"]).map("{:.4f}".format))
+    shown["same"] = ["yes" if same else f"{100 * gap:+.4f}" for same, gap in zip(found["same"], found["here"] - found["committed"])]
+    yield from shown.to_string(index=False, justify="left", formatters={"run": str}).splitlines()
+    yield from rows_in_words(found)
+    gaps = 100 * (found["here"] - found["committed"]).abs()
+    where = f" ({found['run'][gaps.idxmax()]})" if gaps.any() else ""
+    yield (
+        f"{len(found)} of {results['run'].nunique()} runs are here: {found['same'].sum()} the same in score, IoU of every class and "
+        f"validation; largest difference {gaps.max():.4f} points of mIoU{where}"
+    )
+
+
+def compared(results: pd.DataFrame) -> pd.DataFrame:
+    """A line for each committed run that is finished here: row, seed, run, mIoU there and here, and whether all is the same."""
+    outcome = results[~results["metric"].str.startswith(APART)]
+    lines = []
+    for (row, seed, name), group in outcome.drop_duplicates(["run", "metric"]).groupby(["row", "seed", "run"], sort=False):
+        run = _finished(name)
+        if run is None:
+            continue
+        known, said = dict(zip(group["metric"], group["value"])), run.result
+        ours = said | {f"iou/{label}": value for label, value in zip(said["classes"], said["iou"])}
+        same = all(math.isclose(value, ours.get(metric) or 0.0, rel_tol=DIGITS, abs_tol=DIGITS) for metric, value in known.items())
+        lines.append({"row": row, "seed": seed, "run": name, "committed": known["miou"], "here": said["miou"], "same": same})
+    return pd.DataFrame(lines, columns=["row", "seed", "run", "committed", "here", "same"])
+
+
+def rows_in_words(found: pd.DataFrame) -> Iterator[str]:
+    """Where runs differ: whether the mean of a row over its seeds does by more than training again may.
+
+    Other processors round otherwise, which after some hundred steps is like another seed. The tolerance is therefore the
+    95 % half width of the difference of two means of n runs: sqrt(2) times that of one mean, from the committed spread.
+    """
+    for row, group in found.groupby("row", sort=False):
+        gap = 100 * (group["here"] - group["committed"]).mean()
+        if group["same"].all():
+            continue
+        allowed = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group))
+        fits = "no tolerance from one seed" if math.isnan(allowed) else f"{'within' if abs(gap) <= allowed else 'BEYOND'} ± {allowed:.2f}"
+        yield f"{row}: mean of {len(group)} seeds {gap:+.2f} points, {fits}"
+
+
+def _finished(name: str):
+    """The run, or None if it is not here or not done."""
+    try:
+        run = load_run(name)
+    except UserError:
+        return None
+    return run if run.done else None

@@ -1,0 +1,66 @@
+"""`segkd compare`: a run trained again is the same, an altered result is seen, and the tolerance is that of two means."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from segkd import cli, runs
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.registry import UserError
+from segkd.study.compare import compare_lines, compared, rows_in_words
+from segkd.study.results import tidy
+from segkd.study.table import Row
+
+DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
+SCHEDULE = Schedule("adamw", steps=2, batch_size=2, validations=1)
+
+
+def config(seed):
+    return RunConfig(DATA, NetworkConfig("fcn/resnet18", 0.0625), SCHEDULE, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """A report's results of two runs, both trained in a folder that is left behind."""
+    patch, root = pytest.MonkeyPatch(), tmp_path_factory.mktemp("reports")
+    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
+    lines = [line for seed in (0, 1) for line in tidy("all", "main", Row("baseline"), runs.run(config(seed)))]
+    (root / "tiny-scenes").mkdir()
+    pd.DataFrame(lines).assign(profile="tiny").to_csv(root / "tiny-scenes" / "results.csv", index=False, float_format="%.9g")
+    patch.undo()
+    return root
+
+
+def test_trained_again_it_is_the_same(committed, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="none of the 2 runs of tiny-scenes is finished"):
+        list(compare_lines("tiny-scenes", committed))
+    runs.run(config(0))
+    lines = list(compare_lines("tiny-scenes", committed))
+    assert config(0).id in lines[-2] and lines[-2].split()[-1] == "yes"
+    assert lines[-1].startswith("1 of 2 runs are here: 1 the same") and "0.0000 points" in lines[-1]
+
+
+def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    runs.run(config(0))
+    results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
+    assert compared(results)["same"].all()
+    one = results["metric"].str.startswith("iou/") & (results["seed"] == 0)
+    results.loc[results[one].index[0], "value"] += 1e-6
+    assert not compared(results)["same"].any()
+
+
+def test_the_tolerance_is_that_of_two_means():
+    found = pd.DataFrame({"row": "CWD", "seed": [0, 1], "run": "x", "committed": [0.39, 0.40], "here": [0.40, 0.41], "same": False})
+    allowed = math.sqrt(2) * 12.7062047 * math.sqrt(0.5) / math.sqrt(2)  # t with one degree of freedom; sd is sqrt(0.5) points
+    assert list(rows_in_words(found)) == [f"CWD: mean of 2 seeds +1.00 points, within ± {allowed:.2f}"]
+    assert "BEYOND" in next(rows_in_words(found.assign(here=[0.6, 0.6])))
+    assert "one seed" in next(rows_in_words(found[:1]))
+    assert list(rows_in_words(found.assign(same=True))) == []
+
+
+def test_an_unknown_report_is_answered_with_the_nearest(capsys):
+    assert cli.main(["compare", "quick-scene"]) == 2
+    assert "quick-scenes" in capsys.readouterr().err
