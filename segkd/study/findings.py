@@ -43,7 +43,8 @@ def findings_block(folder: Path = FOLDER) -> str:
     sums = {label: _row(group) for label, group in rows[rows["table"] == "combinations"].groupby("row")}
     sums = {label: own for label, own in sums.items() if label not in runs}
     kept = Frozen(folder)
-    parts = _gains(runs, kept), _pairs(runs, kept), _sums(sums, runs, kept), _costs(runs, pd.read_csv(STEPS)), _tuning(tuning)
+    parts = [_gains(runs, kept), _pairs(runs, kept), _sums(sums, runs, kept), _costs(runs, pd.read_csv(STEPS)), _tuning(tuning)]
+    parts.append(_convergence(runs, kept))
     return "\n".join(line for part in parts if part for line in (*part, ""))
 
 
@@ -105,6 +106,18 @@ def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
         price = f"{more / gain:.0f}" if gain > 0 else "no gain"
         beside = ("", "", "") if label == "baseline" else (f"{more:+.0f}", f"{gain:+.1f}", price)
         lines.append(_line(label, f"{own:.0f}", f"{said:.0f}", *beside))
+    return lines if len(lines) > 2 else []
+
+
+def _convergence(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    """Validation scores of the baseline and of its longer control at each tenth of the training, means over seeds."""
+    tenths = range(10, 101, 10)
+    lines = [f"| val mIoU % after | {' | '.join(f'{t} %' for t in tenths)} |", f"| --- |{' --- |' * len(tenths)}"]
+    for label in (name for name in runs if name.startswith("baseline")):
+        scores = [[100 * row["miou"] for row in kept.curves.get(run, []) if row["kind"] == "val"] for run in runs[label]["run"]]
+        scores = [own for own in scores if len(own) == len(tenths)]
+        if scores:
+            lines.append(_line(label, *(f"{value:.1f}" for value in np.mean(scores, axis=0))))
     return lines if len(lines) > 2 else []
 
 

@@ -86,6 +86,18 @@ def test_the_interval_over_images_is_that_of_resampled_images(folder):
     assert found == pytest.approx(want, abs=0.25)
 
 
+def test_the_curve_of_the_baseline_is_the_mean_over_seeds(folder):
+    rows = [
+        {"run": f"baseline-{seed}", "kind": "val", "step": 10 * tenth, "miou": (tenth + seed) / 100}
+        for seed in range(3)
+        for tenth in range(1, 11)
+    ]
+    rows.append({"run": "baseline-0", "kind": "train", "step": 5, "miou": None})
+    pd.DataFrame(rows).to_csv(folder / "curves.csv", index=False)
+    found = cells(findings.findings_block(folder), "baseline | 2.0")
+    assert [float(value) for value in found[1:]] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
 def test_without_image_counts_only_the_seeds_speak(folder):
     (folder / "images.npz").unlink()
     assert cells(findings.findings_block(folder), "CWD")[6] == ""
