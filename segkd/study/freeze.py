@@ -32,8 +32,20 @@ def freeze(studies: list[Study], folder: Path, more: Iterable[RunConfig] = ()) -
     _update(folder / "curves.csv", curves(runs).to_csv(index=False, float_format="%.5g").encode())
     _write_images(folder / "images.npz", image_counts(runs))
     _update(folder / "study.json", _json(facts(studies[0], runs)))
-    _update(folder / HASHES, _json({name: file_sha256(folder / name) for name in FILES if (folder / name).exists()}))
+    _write_hashes(folder)
     return frame
+
+
+def freeze_measures(folder: Path) -> None:
+    """Keep what the claims page measured inside networks, which are not kept themselves."""
+    path = folder / "figures" / "measures.csv"
+    if path.exists():
+        _update(folder / "measures.csv", path.read_bytes())
+    _write_hashes(folder)
+
+
+def _write_hashes(folder: Path) -> None:
+    _update(folder / HASHES, _json({name: file_sha256(folder / name) for name in FILES if (folder / name).exists()}))
 
 
 def finished(studies: list[Study], more: Iterable[RunConfig] = ()) -> dict[str, Run]:

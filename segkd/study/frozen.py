@@ -19,7 +19,7 @@ from segkd.study.gaps import BANNER
 from segkd.train.state import read_json
 
 FOLDER = "SEGKD_FROZEN"  # environment variable: the folder of the files; set while a report is made without training
-FILES = ("results.csv", "curves.csv", "images.npz", "study.json")
+FILES = ("results.csv", "curves.csv", "images.npz", "measures.csv", "study.json")
 HASHES = "hashes.json"
 
 
@@ -70,6 +70,13 @@ class FrozenRun(Run):
         """Counts of each image, (N, 3, C), or None; see `Run.images`."""
         return self.kept.images(self.id)
 
+    def measured(self, name: str) -> dict[str, float]:
+        """What `mechanisms` measured inside the network, by part; UserError if it did not."""
+        found = self.kept.measures.get((self.id, name))
+        if found is None:
+            raise UserError(f"run {self.id}: '{name.split()[0]}' was not measured and its network is not here; `{self.kept.remedy}` trains it")
+        return found
+
     def load_model(self, device: str = "cpu", percent: int = 100) -> torch.nn.Module:
         """UserError: the network itself is not kept."""
         raise UserError(f"run {self.id}: only its numbers are kept; `{self.kept.remedy}` trains its network")
@@ -115,6 +122,15 @@ class Frozen:
         frame = pd.read_csv(self.folder / "curves.csv")
         rows = lambda lines: [{k: v for k, v in row.items() if v == v} for row in lines.to_dict("records")]  # noqa: E731  no NaN
         return {run: rows(lines.drop(columns="run")) for run, lines in frame.groupby("run")}
+
+    @cached_property
+    def measures(self) -> dict[tuple[str, str], dict[str, float]]:
+        """What was measured inside networks, by run and measure: its parts, "" for one number."""
+        if not (self.folder / "measures.csv").exists():
+            return {}
+        warn(self.folder, "measures.csv")
+        frame = pd.read_csv(self.folder / "measures.csv", keep_default_na=False, na_values={"value": [""]})
+        return {key: dict(zip(lines["part"], lines["value"])) for key, lines in frame.groupby(["run", "measure"])}
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -9,9 +9,10 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -29,6 +30,7 @@ from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
 from segkd.runs import Run, find, split_of, teacher_kind
+from segkd.study.frozen import FrozenRun
 from segkd.train.evaluate import batches
 from segkd.train.loop import SNAPSHOT
 
@@ -38,17 +40,40 @@ _known: dict[tuple, object] = {}
 
 
 def once(measure: Callable) -> Callable:
-    """Decorator: the measure of a run is computed once a process, and again if the run was trained anew."""
+    """Decorator: the measure of a run is computed once a process, and again if the run was trained anew.
+
+    Of a run whose network is not here it is the number that was measured when it was (frozen.py).
+    """
 
     @functools.wraps(measure)
     def remembered(run: Run, **options: object):
-        key = measure.__name__, str(run.path), (run.path / "result.json").stat().st_mtime_ns, *options.items()
+        name = " ".join([measure.__name__, *(f"{key}={value}" for key, value in options.items())])
+        kind = get_type_hints(measure).get("return", float)
+        if isinstance(run, FrozenRun):
+            _known[name, run.id, 0] = _whole(kind, run.measured(name))
+            return _known[name, run.id, 0]
+        key = name, run.id, (run.path / "result.json").stat().st_mtime_ns
         if key not in _known:
             with torch.no_grad():
                 _known[key] = measure(run, **options)
         return _known[key]
 
     return remembered
+
+
+def measured() -> pd.DataFrame:
+    """All that this process measured: run, measure, part (of a measure of several numbers), value."""
+    newest = {(run, name): value for (name, run, _), value in _known.items()}
+    lines = [
+        {"run": run, "measure": name, "part": part, "value": number}
+        for (run, name), value in newest.items()
+        for part, number in (value._asdict().items() if isinstance(value, tuple) else [("", value)])
+    ]
+    return pd.DataFrame(lines, columns=["run", "measure", "part", "value"]).sort_values(["measure", "run"], ignore_index=True)
+
+
+def _whole(kind: type, parts: dict[str, float]) -> object:
+    return parts[""] if kind is float else kind(**parts)
 
 
 def seen(run: Run) -> Packed:

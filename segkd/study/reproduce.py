@@ -17,7 +17,7 @@ from segkd.study import report
 from segkd.study.claims import wanted_configs
 from segkd.study.executor import execute
 from segkd.study.first_page import first_page, keep_claims
-from segkd.study.freeze import finished, freeze
+from segkd.study.freeze import finished, freeze, freeze_measures
 from segkd.study.frozen import FILES, FOLDER, HASHES, FrozenRun, open_frozen
 from segkd.study.jobs import with_teachers
 from segkd.study.papers import COMPARISON, PAPERS
@@ -65,7 +65,9 @@ def reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     more = wanted_configs(studies[0])
     freeze(studies, folder, more)
-    return _write_report(studies, finished(studies, more), folder, choice, gaps=False)
+    index = _write_report(studies, finished(studies, more), folder, choice, gaps=False)
+    freeze_measures(folder)
+    return index
 
 
 def make_report(profile: str, dataset: str, **choice: str | None) -> Path:

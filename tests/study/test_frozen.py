@@ -54,6 +54,8 @@ def kept(tmp_path_factory):
         write_run(config, draw)
     folder = tmp_path_factory.mktemp("reports") / "smoke-scenes"
     freeze.freeze([study], folder)
+    (folder / "measures.csv").write_text(f"run,measure,part,value\n{study.configs()[0].id},pairwise_kl,,0.3\n")
+    freeze.freeze_measures(folder)
     yield runs, folder, study, views(study)
     patch.undo()
 

@@ -21,6 +21,8 @@ from segkd.study import measures
 from segkd.study import mechanisms as m
 from segkd.study.claim_parts import config_of
 from segkd.study.claim_tests import clean_teacher, cwd, hwd, label_teacher, rdd, teacher
+from segkd.study.freeze import freeze_measures
+from segkd.study.frozen import Frozen, FrozenRun, altered
 from segkd.study.study import open_study
 
 
@@ -215,3 +217,22 @@ def test_measures_of_one_run(tmp_path):
     assert measures.SINGLE["early_miou"][1](run) == pytest.approx(20)
     with pytest.raises(UserError, match="thin_iou"):
         measures.unit_of("thin_iuo")
+
+
+def test_what_was_measured_is_known_without_the_network(trained, tmp_path):
+    run, other = trained["label_teacher"], trained["rdd"]
+    before = m.input_scores(run), m.pairwise_kl(run), m.xor_balance(other), m.xor_balance(other, percent=10)
+    (tmp_path / "figures").mkdir()
+    m.measured().to_csv(tmp_path / "figures" / "measures.csv", index=False)
+    facts = {"profile": "smoke", "dataset": "scenes", "classes": [], "split": "test", "train_shares": []}
+    (tmp_path / "study.json").write_text(json.dumps(facts))
+    freeze_measures(tmp_path)
+    assert altered(tmp_path) == []
+    kept = Frozen(tmp_path)
+    run, other = (FrozenRun(r.config, tmp_path / "none", kept) for r in (run, other))
+    after = m.input_scores(run), m.pairwise_kl(run), m.xor_balance(other), m.xor_balance(other, percent=10)
+    assert [type(value) for value in after] == [type(value) for value in before]
+    np.testing.assert_allclose(np.hstack(after), np.hstack(before))
+    with pytest.raises(UserError, match="'order_change' was not measured and its network is not here; `make reproduce PROFILE=smoke"):
+        m.order_change(other)
+    assert set(m.measured()["run"]) >= {run.id, other.id}
