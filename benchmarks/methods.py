@@ -1,7 +1,7 @@
-"""What a training step of each main method costs at a profile's size, on noise, all in turns in one process.
+"""What a training step of each method costs at a profile's size, on noise, all in turns in one process.
 
 ``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file; docs/findings.md sets these
-times against the points of mIoU that the methods gained. CPU time of one thread, which other work on the machine hardly changes.
+times against the points of mIoU that the methods gained, and the tables take their time ratios from them. CPU time of one thread, which other work on the machine hardly changes.
 """
 
 import argparse
@@ -14,17 +14,18 @@ from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.runs import as_teacher
-from segkd.study.step_times import image_size, kind_of
-from segkd.study.study import Study, open_study
+from segkd.study.papers import COMPARISON, PAPERS
+from segkd.study.step_times import digest, image_size, kind_of
+from segkd.study.study import open_study
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
 CPU = torch.device("cpu")
 REPEATS, CLASSES = 15, 11
-COLUMNS = ("row", "ms a step", "ms of the teacher's pass")
+COLUMNS = ("row", "ms a step", "ms of the teacher's pass", "kind")
 NOTES = """
 Medians. A step: forward, losses, backward, update, without the teacher's pass, which stands beside it and which runs that are
-trained together share. Networks, image size and batch are those of the profile; what a step costs does not depend on the images.
+trained together share. A line a kind of step: rows that differ in hyper-parameters only share one. Networks, image size and batch are those of the profile; what a step costs does not depend on the images.
 """.strip()
 
 
@@ -52,9 +53,20 @@ def teachers(configs: list[RunConfig]) -> dict[str, Teacher]:
     return {kind: as_teacher(build(group), group) for kind, group in kinds.items()}
 
 
-def measured(study: Study) -> list[tuple[str, float, float]]:
-    """A line for each student of the main table."""
-    rows = {row.label: study.config(row, 0) for row in study.rows("main") if row.role == "student"}
+def kinds(profile: str, dataset: str) -> dict[str, RunConfig]:
+    """A run of each kind that rows of the profile's own student have, by the label of the first row that is one."""
+    found: dict[str, tuple[str, RunConfig]] = {}
+    for paper in (COMPARISON, *PAPERS):
+        study = open_study(paper, profile, dataset)
+        for row in (row for name in study.all_tables for row in study.rows(name) if row.role == "student"):
+            config = study.config(row, 0)
+            if config.network.name == study.profile.student.name:
+                found.setdefault(kind_of(config), (row.label, config))
+    return {label: config for label, config in found.values()}
+
+
+def measured(rows: dict[str, RunConfig]) -> list[tuple[str, float, float, str]]:
+    """A line for each run."""
     images, labels = batch(next(iter(rows.values())))
     known = teachers(list(rows.values()))
     works, said = {}, {kind: teacher(images, labels, 0) for kind, teacher in known.items()}
@@ -69,7 +81,7 @@ def measured(study: Study) -> list[tuple[str, float, float]]:
         work()
     found = medians(works, REPEATS, 300)
     passes = {label: found[kind_of(config.teacher)] if config.teacher else 0.0 for label, config in rows.items()}
-    return [(label, found[label], passes[label]) for label in rows]
+    return [(label, found[label], passes[label], digest(config)) for label, config in rows.items()]
 
 
 def main() -> None:
@@ -80,10 +92,10 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     study = open_study("all", chosen.profile, chosen.dataset)
-    rows = measured(study)
+    rows = measured(kinds(chosen.profile, chosen.dataset))
     notes = f"{NOTES}\n\nProfile {chosen.profile}, {chosen.dataset}: {study.facts()['student']}, {study.facts()['schedule']}."
     write("methods", "What a step of each method costs", COLUMNS, rows, environment("CPU time"), notes)
-    for label, own, teacher in rows:
+    for label, own, teacher, _ in rows:
         print(f"{label:20} {own:7.1f} ms  teacher {teacher:6.1f} ms")
 
 

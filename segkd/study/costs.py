@@ -15,6 +15,7 @@ from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.models import create_model
 from segkd.prediction import NetworkInfo
+from segkd.study import step_times
 from segkd.study.reported import network_of, reported, table_lines
 from segkd.study.table import Row, Table
 
@@ -64,19 +65,29 @@ def step_seconds(runs: pd.DataFrame) -> float:
     return float(runs[["seconds_per_step", "teacher_seconds_per_step"]].sum(axis=1, min_count=1).median())
 
 
+def time_ratio(own: RunConfig, base: RunConfig, own_runs: pd.DataFrame, base_runs: pd.DataFrame) -> float:
+    """How many times as long as the baseline's a step takes, the teacher's pass included.
+
+    By the times of steps measured by themselves (`step_times.alone`) where both are there: the clock of a run also counts
+    what else the machine did, and runs trained at different hours differ by more than methods do. Else by `step_seconds`.
+    """
+    known, kinds = step_times.alone(), [step_times.digest(config) for config in (own, base)]
+    if all(kind in known for kind in kinds):
+        return known[kinds[0]] / known[kinds[1]]
+    return step_seconds(own_runs) / step_seconds(base_runs)
+
+
 def equal_time_gain(own: pd.Series, base: pd.Series, longer: pd.Series, ratio: float) -> tuple[float, int]:
     """Mean gain over a baseline that trains as long as the method does, by the clock, and over how many seeds.
 
     ``own``, ``base``, ``longer``: scores by seed of the method, the baseline and the baseline of `LONGER` times as many
     steps. ``ratio``: the method's time a step, its teacher's pass included, over the baseline's. The baseline between
-    its two lengths is interpolated linearly: an estimate. Infinite where the method takes longer than the longer one, NaN
+    its two lengths is interpolated linearly: an estimate. Over the longer one where the method takes longer still; NaN
     where there is none.
     """
-    share = max(ratio - 1, 0) / (LONGER - 1)
+    share = min(max(ratio - 1, 0) / (LONGER - 1), 1)
     gains = (own - (base + share * (longer - base))).dropna()
-    if len(gains) == 0:
-        return math.nan, 0
-    return (float(gains.mean()) if share <= 1 else math.inf), len(gains)
+    return (float(gains.mean()) if len(gains) else math.nan), len(gains)
 
 
 def printed_costs(table: Table, row: Row) -> dict[str, float]:

@@ -14,6 +14,7 @@ from segkd.study.table import Table
 if TYPE_CHECKING:
     from segkd.study.study import Study
 
+TIE = "\u00a0"  # a space at which no line breaks
 CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
 FORMATS = {
     "mIoU %": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}", "ms a step": "{:.0f}",
@@ -24,11 +25,13 @@ FORMATS = {
 NOTES = {  # what a column means, said below a table that has it
     "± 95 %": "± 95 %: t interval of the mean over seeds",
     "gain": "gain: paired by seed, over the baseline of the same network",
-    "ms a step": "ms a step: training time, the teacher's pass included, the median over seeds",
+    "ms a step": "ms a step: training time, the teacher's pass included, the median over seeds; other work may have run beside",
     "MiB": "MiB: peak of the process, which on a CPU trains several rows together",
     "extra parameters": "extra parameters: what the method trains or holds beside the student",
+    "time ratio": "time ratio: over the baseline's step, each measured by itself (benchmarks/results/methods.md) where it is there, "
+    "else by ms a step",
     "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
-    f"between its own length and {LONGER:g} times that (beyond: the method takes longer still)",
+    f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still)",
     "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
 }
 
@@ -45,13 +48,15 @@ def shown(summary: pd.DataFrame, table: Table, missing: str = "", alike: str = "
         found = found.drop(columns="± 95 %", errors="ignore")
         if any(half):
             found.insert(found.columns.get_loc("mIoU %") + 1, "± 95 %", half)
+    if "95 % interval" in found:
+        found["95 % interval"] = found["95 % interval"].str.replace(" to ", f"{TIE}to{TIE}")
     if "gain at equal time" in found:
         found["gain at equal time"] = [_equal_time(line) for line in found.to_dict("records")]
     found = found.drop(columns="seeds at equal time", errors="ignore")
     formats = {column: text for column, text in FORMATS.items() if column in found}
     notes = [table.note, alike, *(text for column, text in NOTES.items() if column in found)]
     notes += [f"to train what is missing: {missing}"] if missing else []
-    style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html")
+    style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html").format_index(lambda name: name.replace(" %", f"{TIE}%"), axis="columns", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(filter(None, notes)) + ".")).set_table_styles(below)
 
@@ -74,8 +79,8 @@ def _equal_time(line: dict) -> str:
     gain, seeds = line["gain at equal time"], line["seeds at equal time"]
     if math.isnan(gain):
         return "–"
-    few = f" ({seeds:.0f} of {line['runs']} seeds)" if seeds < line["runs"] else ""
-    return ("beyond" if gain == math.inf else f"{gain:+.1f}") + few
+    few = f" ({seeds:.0f}{TIE}of{TIE}{line['runs']}{TIE}seeds)" if seeds < line["runs"] else ""
+    return f"{gain:+.1f}{'*' if line['time ratio'] > LONGER else ''}{few}"
 
 
 def as_table(values: dict) -> pd.io.formats.style.Styler:

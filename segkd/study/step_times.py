@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import statistics
 import time
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from segkd.config import RunConfig, runs_root, to_dict
+from segkd.config import ROOT, RunConfig, runs_root, to_dict
 from segkd.prediction import IGNORE, Prediction
 from segkd.registry import UserError
 from segkd.runs import Run, as_teacher, load_run
@@ -21,6 +24,7 @@ from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
 PIXELS = 2 * 128 * 256  # of a batch that a CPU is timed on, at width 1; four times as many at a quarter of the width
+ALONE = ROOT / "benchmarks" / "results" / "methods.csv"  # written by benchmarks/methods.py
 FEWEST = 2  # images: batch norms behind global pooling want more than one
 
 
@@ -48,6 +52,20 @@ def kind_of(config: RunConfig) -> str:
     network = lambda part: part and {key: part["network"].get(key) for key in shape}  # noqa: E731
     schedule = {key: values["schedule"][key] for key in ("batch_size", "precision", "compile", "optimiser")}
     return json.dumps([network(values), network(values["teacher"]), schedule, image_size(config), config.method, config.variant])
+
+
+def digest(config: RunConfig) -> str:
+    """`kind_of` in twelve characters."""
+    return hashlib.sha256(kind_of(config).encode()).hexdigest()[:12]
+
+
+@lru_cache
+def alone() -> dict[str, float]:
+    """Milliseconds of a step with its teacher's pass, by `digest`, of the kinds that benchmarks/methods.py measured by themselves."""
+    if not ALONE.exists():
+        return {}
+    with open(ALONE, newline="") as file:
+        return {line["kind"]: float(line["ms a step"]) + float(line["ms of the teacher's pass"]) for line in csv.DictReader(file)}
 
 
 def measured_times(device: str) -> dict[str, StepTime]:

@@ -273,11 +273,11 @@ class Study:
             found["mAcc %"] = 100 * value[row.label]["macc"].mean()
         extra = costs.extra_parameters(self.config(row, self.seeds[0])) if row.role == "student" else math.nan
         plain = base and base.spec == "baseline" and not base.control and row.control != "longer" and row.tuning is None
-        times = self._equal_time(value[row.label], value[base.label], base) if plain else {}
+        times = self._equal_time(row, base, value[row.label], value[base.label]) if plain else {}
         return {"extra parameters": extra, **times, **found}
 
-    def _equal_time(self, own: pd.DataFrame, plain: pd.DataFrame, base: Row) -> dict:
-        ratio = costs.step_seconds(own) / costs.step_seconds(plain)
+    def _equal_time(self, row: Row, base: Row, own: pd.DataFrame, plain: pd.DataFrame) -> dict:
+        ratio = costs.time_ratio(self.config(row, self.seeds[0]), self.config(base, self.seeds[0]), own, plain)
         longer = [find_run(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
         scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
         gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)

@@ -1,6 +1,7 @@
 """What stands beside a score: intervals, gain at equal time, parameters of a method, and tables that are refused."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,12 +11,14 @@ from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.method import create_method
 from segkd.models import create_model
 from segkd.registry import UserError
-from segkd.study.costs import equal_time_gain, extra_parameters
+from segkd.study import step_times
+from segkd.study.costs import equal_time_gain, extra_parameters, time_ratio
 from segkd.study.papers import paper_tables
 from segkd.study.printed import printed_tables
 from segkd.study.results import summary
 from segkd.study.statistics import half_width
 from segkd.study.show import shown
+from segkd.study.step_times import digest
 from segkd.study.study import open_study
 
 
@@ -32,9 +35,25 @@ def test_equal_time_is_interpolated_between_the_two_lengths():
     assert equal_time_gain(own, base, longer, 0.9)[0] == pytest.approx(0.15)  # noise of the clock: not shorter than it is
     assert equal_time_gain(own, base, longer, 1.5)[0] == pytest.approx(0.10)
     assert equal_time_gain(own, base, longer[:1], 1.25) == (pytest.approx(0.05), 1)
-    assert equal_time_gain(own, base, longer, 1.51) == (math.inf, 2)
+    assert equal_time_gain(own, base, longer, 2.5)[0] == pytest.approx(0.10)  # nothing longer to compare with
     gain, seeds = equal_time_gain(own, base, longer[:0], 1.25)
     assert math.isnan(gain) and seeds == 0
+
+
+def test_time_ratio_is_of_steps_measured_alone_where_both_are_there(tmp_path, monkeypatch):
+    base = RunConfig(network=NetworkConfig("pspnet/resnet18", 0.125))
+    kd, cwd = (replace(base, method=name, teacher=base) for name in ("kd", "cwd"))
+    lines = ["row,ms a step,ms of the teacher's pass,kind", f"baseline,100,0,{digest(base)}", f"KD,110,40.5,{digest(kd)}"]
+    (tmp_path / "methods.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
+    step_times.alone.cache_clear()
+    by_the_clock = [pd.DataFrame({"seconds_per_step": [v], "teacher_seconds_per_step": [0.0]}) for v in (0.5, 0.25)]
+    assert time_ratio(kd, base, *by_the_clock) == pytest.approx(1.505)
+    assert time_ratio(cwd, base, *by_the_clock) == pytest.approx(2.0)  # not measured: by the runs
+    monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
+    step_times.alone.cache_clear()
+    assert time_ratio(kd, base, *by_the_clock) == pytest.approx(2.0)
+    step_times.alone.cache_clear()
 
 
 def test_half_width_is_the_t_interval_of_the_mean():

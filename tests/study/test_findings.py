@@ -53,17 +53,17 @@ def test_gains_are_paired(folder):
 
 
 def test_a_combination_is_set_against_its_closest_rival(folder):
-    label, seeds, score, gain, rival, by, over_seeds, _ = cells(findings.findings_block(folder), "FAKD + RDD")
+    label, seeds, val, score, gain, rival, by, over_seeds, _ = cells(findings.findings_block(folder), "FAKD + RDD")
     gaps = np.array([1.0, 2.0, -1.0])  # over CWD; over FAKD they are 2, 1 and 0
     half = 4.302652729 * gaps.std(ddof=1) / math.sqrt(3)
-    assert (seeds, score, gain, rival, by) == ("3", "37.0", "+6.0", "CWD", "+0.7")
+    assert (seeds, val, score, gain, rival, by) == ("3", "37.0", "37.0", "+6.0", "CWD", "+0.7")
     assert over_seeds == f"{gaps.mean() - half:+.1f} to {gaps.mean() + half:+.1f}"
 
 
 def test_what_a_point_costs(folder, tmp_path, monkeypatch):
     file = tmp_path / "methods.csv"
     file.write_text("row,ms a step,ms of the teacher's pass\nbaseline,100,0\nCWD,110,54\n")
-    monkeypatch.setattr(findings, "STEPS", file)
+    monkeypatch.setattr(findings, "ALONE", file)
     block = findings.findings_block(folder)
     line = next(line for line in block.splitlines() if line.startswith("| CWD | 110"))
     assert line == "| CWD | 110 | 54 | +64 | +5.3 | 12 |"
@@ -112,3 +112,23 @@ def test_the_page_keeps_its_words(folder, tmp_path):
     page.write_text("no markers")
     with pytest.raises(UserError, match="markers"):
         findings.update_findings(page, folder)
+
+
+def test_val_chooses_a_combination_and_fresh_seeds_judge_it(folder):
+    results = pd.read_csv(folder / "results.csv")
+
+    def lines(table, row, scores):
+        head = dict(paper="all", table=table, row=row, profile="small", dataset="camvid")
+        return [{**head, "seed": s, "run": f"{row}-{s}", "metric": m, "value": v} for s, pair in scores.items() for m, v in zip(("val_last", "miou"), pair)]
+
+    more = lines("combinations", "HWD + RDD", {0: (0.4, 0.1), 1: (0.4, 0.1), 2: (0.4, 0.1), 5: (0.1, 0.39), 6: (0.1, 0.40)})
+    more += lines("combinations", "LAD + HWD", {0: (0.9, 0.9), 1: (0.9, 0.9)})  # two of the three seeds: not in the choice
+    more += lines("main", "CWD", {5: (0.3, 0.36), 6: (0.3, 0.35)})
+    pd.concat([results, pd.DataFrame(more)]).to_csv(folder / "results.csv", index=False)
+    block = findings.findings_block(folder)
+    assert "| HWD + RDD (the best of 2 on val, 40.0 %) less | fresh seeds |" in block
+    table = block.split("(the best of 2", 1)[1].split("\n\n", 1)[0]
+    gaps = np.array([3.0, 5.0])
+    half = 12.7062047 * gaps.std(ddof=1) / math.sqrt(2)
+    assert cells(table, "CWD")[1:4] == ["2", "+4.0", f"{4 - half:+.1f} to {4 + half:+.1f}"]
+    assert "| baseline |" not in table  # it has no fresh seed
