@@ -20,6 +20,7 @@ from segkd.losses.method import TeacherKind, TrainingData
 from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.registry import UserError
+from segkd.train.ahead import Ahead
 from segkd.train.evaluate import evaluate
 from segkd.train.event_files import event_files
 from segkd.train.failure import write_failure
@@ -68,22 +69,28 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
             _validate(trainee, cohort.val)
-    for step in range(min(t.step for t in trainees), steps):
-        active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
-        if not active:
-            continue
-        _cohort_step(cohort, active, step)
-        for trainee in active:
-            if trainee.failure is None:
-                _validate(trainee, cohort.val)
-                _keep_snapshot(trainee, cohort.folders[trainees.index(trainee)])
-        if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
-            _save(cohort, trainees)
+    batch = lambda step: training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world())  # noqa: E731
+    with Ahead(batch, steps) as batches:
+        for step in range(min(t.step for t in trainees), steps):
+            active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
+            if active:
+                _cohort_step(cohort, active, step, batches(step))
+                _after_step(cohort, trainees, active)
     _save(cohort, trainees)
     for trainee in trainees:
         if trainee.events is not None:
             trainee.events.close()
     return trainees
+
+
+def _after_step(cohort: Cohort, trainees: list[Trainee], active: list[Trainee]) -> None:
+    """What is kept of a step: validation, snapshots, and now and then checkpoints."""
+    for trainee in active:
+        if trainee.failure is None:
+            _validate(trainee, cohort.val)
+            _keep_snapshot(trainee, cohort.folders[trainees.index(trainee)])
+    if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
+        _save(cohort, trainees)
 
 
 def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
@@ -147,9 +154,14 @@ def training_batch(
     )  # fmt: skip
 
 
-def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tensor, Tensor, Prediction | None]:
-    """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one."""
-    images, labels = training_batch(cohort.train, active[0].config, step, cohort.device, rank(), world())
+def cohort_batch(
+    cohort: Cohort, active: list[Trainee], step: int, batch: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Prediction | None]:
+    """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one.
+
+    ``batch``: the step's `training_batch`, if it is made already.
+    """
+    images, labels = batch or training_batch(cohort.train, active[0].config, step, cohort.device, rank(), world())
     if cohort.teacher is None:
         return images, labels, None
     begin = time.perf_counter()
@@ -159,8 +171,8 @@ def cohort_batch(cohort: Cohort, active: list[Trainee], step: int) -> tuple[Tens
     return images, labels, prediction
 
 
-def _cohort_step(cohort: Cohort, active: list[Trainee], step: int) -> None:
-    images, labels, prediction = cohort_batch(cohort, active, step)
+def _cohort_step(cohort: Cohort, active: list[Trainee], step: int, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels, prediction = cohort_batch(cohort, active, step, batch)
     for trainee in active:
         try:
             row = trainee.train_step(images, labels, prediction)
