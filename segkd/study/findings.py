@@ -21,8 +21,9 @@ FOLDER = ROOT / "reports" / "small-camvid"
 CHOOSING, FRESH = [0, 1, 2], [5, 6, 7]  # seeds: a combination is chosen by val on the first, and set against the others on these
 TIMES = ["ms a step", "ms of the teacher's pass"]
 SINGLE = ("KD", "CWD", "FAKD", "FAKD on PD", "HWD", "RDD", "LAD")
-PAIRS = (  # what each paper says of its method against the loss that it changes; equal time; the teachers
+PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; equal time; the teachers
     ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
+    ("HWD, as its code", "HWD"), ("HWD, as its code", "CWD"), ("RDD, as its code", "RDD"), ("LAD, as its code", "LAD"),
     ("CWD", "baseline, 1.5 times as long"), ("FAKD", "baseline, 1.5 times as long"),
     ("teacher (label-assisted)", "baseline"), ("teacher (label-assisted)", "teacher (plain, larger)"),
 )  # fmt: skip
@@ -41,7 +42,7 @@ def findings_block(folder: Path = FOLDER) -> str:
     """The tables as Markdown: gains over the baseline, pairs of methods, the tuning of the baseline."""
     results = read_results(folder / "results.csv")
     rows = results[results["paper"] == COMPARISON]
-    main, tuning = rows[rows["table"].isin(["main", "controls"])], rows[rows["table"] == "tuning"]
+    main, tuning = rows[rows["table"].isin(["main", "controls", "codes"])], rows[rows["table"] == "tuning"]
     runs = {label: _row(group) for label, group in main.groupby("row")}
     sums = {label: _row(group) for label, group in rows[rows["table"] == "combinations"].groupby("row")}
     sums = {label: own for label, own in sums.items() if label not in runs}
@@ -57,7 +58,7 @@ def _row(group: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
-    labels = dict.fromkeys(row.label for name in ("main", "controls") for row in paper_tables(COMPARISON, None)[name].rows)
+    labels = dict.fromkeys(row.label for name in ("main", "codes", "controls") for row in paper_tables(COMPARISON, None)[name].rows)
     lines = [
         "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segkd.losses.method import create_method
 from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.registry import unknown
 from segkd.study.printed import printed_tables
@@ -152,6 +153,11 @@ def _all(levels: int | None) -> dict[str, Table]:
         )
         for lr in (0.5, 1.0, 2.0) for decay in (1.0, 100.0)
     )  # fmt: skip
+    pairs = (("HWD", "hwd"), ("RDD", "kd+rdd"), ("LAD", "lad+cwd"))
+    codes = (BASELINE, *(
+        row for label, spec in pairs
+        for row in (Row(label, spec), Row(f"{label}, as its code", spec, create_method(spec, variant="official").hyper()))
+    ))  # fmt: skip
     combinations = (BASELINE, *(Row(label, spec) for label, spec in SUMS.items()))
     return {
         "main": Table("Every method under one protocol", rows),
@@ -159,6 +165,7 @@ def _all(levels: int | None) -> dict[str, Table]:
         "tuning": Table(
             "The baseline, tuned on val before any method", tuning, axes=("learning rate x", "weight decay x"), on_request=True
         ),
+        "codes": Table("Methods as their papers and as their released code have them", codes, on_request=True),
         "combinations": Table("Combinations that no paper tried", combinations, on_request=True),
         "controls": Table("Controls: what training longer, or a useless teacher, would give", controls),
     }

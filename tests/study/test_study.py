@@ -12,6 +12,7 @@ from scipy import stats
 
 from segkd.cli import main
 from segkd.config import ROOT, RunConfig, to_dict
+from segkd.losses.method import create_method
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study import progress as progress_module
@@ -242,3 +243,15 @@ def test_a_tuned_schedule_is_that_of_every_row_but_the_tuning_table(monkeypatch)
     assert found["learning rate x 2, weight decay x 100"] == dataclasses.replace(base, lr=2 * base.lr, weight_decay=100 * base.weight_decay)
     assert "lr 0.5" in study.facts()["schedule"]
     assert open_study("all", "smoke", "camvid").config(BASELINE, 0).schedule == base
+
+
+def test_rows_as_their_code_are_the_official_variant():
+    study = open_study("all", "quick", "scenes", seeds="1", tables="codes")
+    rows = {row.label: row for row in study.rows("codes")}
+    for label, spec in (("HWD", "hwd"), ("RDD", "kd+rdd"), ("LAD", "lad+cwd")):
+        config = study.config(rows[f"{label}, as its code"], 0)
+        official = create_method(spec, variant="official").hyper()
+        assert create_method(config.method, **config.hyper).hyper() == official != create_method(spec).hyper()
+        assert study.config(rows[label], 0).id in {study.config(row, 0).id for row in study.rows("main")}
+    assert study.config(rows["LAD, as its code"], 0).teacher.hyper["lad"]["consistency"] == 5  # its teacher is the code's too
+    assert "codes" not in open_study("all", "quick", "scenes").tables  # trained on request
