@@ -15,7 +15,7 @@ from segkd.study.frozen import altered, read_results, warning
 from segkd.study.statistics import half_width
 
 DIGITS = 1e-8  # results.csv keeps nine digits
-APART = ("seconds", "peak_memory", "parameters")  # how metrics begin that do not come out of the training
+APART = ("seconds", "teacher_seconds", "peak_memory", "parameters")  # how metrics begin that do not come out of the training
 
 
 def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
@@ -33,7 +33,7 @@ def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
     yield from shown.to_string(index=False, justify="left", formatters={"run": str}).splitlines()
     yield from rows_in_words(found)
     gaps = 100 * (found["here"] - found["committed"]).abs()
-    where = f" ({found['run'][gaps.idxmax()]})" if gaps.any() else ""
+    where = f" ({found['run'][gaps.idxmax()]})" if gaps.max() >= 0.00005 else ""
     yield (
         f"{len(found)} of {results['run'].nunique()} runs are here: {found['same'].sum()} the same in score, IoU of every class and "
         f"validation; largest difference {gaps.max():.4f} points of mIoU{where}"
