@@ -46,7 +46,7 @@ def test_own_data_from_folder_to_export(executed, tmp_path):
     shown = output(outputs, "explore(")
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown)
     html = report.render(tmp_path / "95_your_own_data.ipynb", tmp_path / "page.html").read_text()
-    assert shown["image/png"].replace("\n", "")[:2000] in html and "<script" not in html
+    assert shown["image/png"].replace("\n", "")[:2000] in html and html.count("<script") == 1
 
 
 @pytest.mark.parametrize("name", ["00_tour", "95_your_own_data"])
