@@ -108,7 +108,7 @@ def _unsaid(found: pd.DataFrame) -> str:
         return "Without two seeds of both sides of a comparison nothing can be said of any difference in mIoU."
     largest = points.loc[points["effect"].abs().idxmax()]
     half = ((points["high"] - points["low"]) / 2).median()
-    few = "" if points["n"].min() >= HEADLINE_SEEDS else f", which takes {HEADLINE_SEEDS} seeds before it is worth a headline"
+    few = "" if largest["n"] >= HEADLINE_SEEDS else f", which takes {HEADLINE_SEEDS} seeds before it is worth a headline"
     return (
         f"The largest difference is that of {largest['id']} ({largest['comparison']}: {numbers(largest)}){few}; half of all intervals "
         f"reach more than {half:.1f} points to either side, so smaller effects, and the papers' own networks, data and lengths, are beyond what this shows."

@@ -231,7 +231,11 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path):
     counted, came_out, unsaid = claim_pages.sceptic(found, "quick", "scenes")
     assert f"{table.loc['all', 'tested']} were tested with quick on scenes" in counted and "4 of them by counting" in counted
     assert "lad-02 is supported (LAD − CWD: +2.0 (+" in came_out and "n = 5" in came_out
-    assert "lad-" in unsaid and "points" in unsaid
+    assert "lad-" in unsaid and "points" in unsaid and "headline" not in unsaid
+    few = found.assign(n=2)
+    assert "takes 5 seeds before it is worth a headline" in claim_pages.sceptic(few, "quick", "scenes")[2]
+    few.loc[few["id"] == unsaid.split()[6], "n"] = 5  # only the largest difference is meant
+    assert "headline" not in claim_pages.sceptic(few, "quick", "scenes")[2]
     found.to_csv(tmp_path / "claims.csv", index=False)
     assert claim_pages.sceptic(pd.read_csv(tmp_path / "claims.csv"), "quick", "scenes") == [counted, came_out, unsaid]
     html = claim_pages.claims_table(found[found["paper"] == "lad"]).to_html()
