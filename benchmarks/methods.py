@@ -1,7 +1,8 @@
 """What a training step of each method costs at a profile's size, on noise, all in turns in one process.
 
 ``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file; docs/findings.md sets these
-times against the points of mIoU that the methods gained, and the tables take their time ratios from them. CPU time of one thread, which other work on the machine hardly changes.
+times against the points of mIoU that the methods gained, and the tables take their time ratios from them. CPU time of one
+thread, which counts no other work on the machine; that work still takes of caches and memory, so leave the machine alone.
 """
 
 import argparse
@@ -25,7 +26,8 @@ REPEATS, CLASSES = 15, 11
 COLUMNS = ("row", "ms a step", "ms of the teacher's pass", "kind")
 NOTES = """
 Medians. A step: forward, losses, backward, update, without the teacher's pass, which stands beside it and which runs that are
-trained together share. A line a kind of step: rows that differ in hyper-parameters only share one. Networks, image size and batch are those of the profile; what a step costs does not depend on the images.
+trained together share. A line a kind of step: rows that differ in hyper-parameters only share one. Networks, image size and batch
+are those of the profile; what a step costs does not depend on the images.
 """.strip()
 
 
@@ -62,7 +64,9 @@ def kinds(profile: str, dataset: str) -> dict[str, RunConfig]:
             config = study.config(row, 0)
             if config.network.name == study.profile.student.name:
                 found.setdefault(kind_of(config), (row.label, config))
-    return {label: config for label, config in found.values()}
+    rows = dict(found.values())
+    assert len(rows) == len(found), "two kinds of step have one label"
+    return rows
 
 
 def measured(rows: dict[str, RunConfig]) -> list[tuple[str, float, float, str]]:

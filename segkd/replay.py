@@ -14,7 +14,7 @@ from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.runs import Run, cohort_of, find
 from segkd.train.failure import REPORT, TENSORS, plain
-from segkd.train.loop import cohort_batch, start
+from segkd.train.loop import own_batch, start, taught
 from segkd.train.runtime import derive, one_thread
 from segkd.train.state import locked, read_json
 from segkd.train.trainee import NonFiniteStep, Trainee
@@ -38,9 +38,10 @@ def replay(run: Run, device: str = "cpu") -> Iterator[str]:
         if trainee.step > step:
             raise UserError(f"run {run.id}: its checkpoint, step {trainee.step}, lies behind the failure at step {step}")
         yield f"run {run.id}: from step {trainee.step} to step {step} on {device}"
+        seen = lambda step: taught(cohort, [trainee], step, *own_batch(cohort, step))  # noqa: E731
         while trainee.step < step:
-            _repeat(trainee, *cohort_batch(cohort, [trainee], trainee.step))
-        images, labels, prediction = cohort_batch(cohort, [trainee], step)
+            _repeat(trainee, *seen(trainee.step))
+        images, labels, prediction = seen(step)
         finite = yield from examine(trainee, images, labels, prediction, report["terms"])
         if finite:
             yield "finite here; with the weights and the batch that were saved at the failure:"

@@ -71,7 +71,7 @@ def time_ratio(own: RunConfig, base: RunConfig, own_runs: pd.DataFrame, base_run
     By the times of steps measured by themselves (`step_times.alone`) where both are there: the clock of a run also counts
     what else the machine did, and runs trained at different hours differ by more than methods do. Else by `step_seconds`.
     """
-    known, kinds = step_times.alone(), [step_times.digest(config) for config in (own, base)]
+    known, kinds = step_times.alone(step_times.ALONE), [step_times.digest(config) for config in (own, base)]
     if all(kind in known for kind in kinds):
         return known[kinds[0]] / known[kinds[1]]
     return step_seconds(own_runs) / step_seconds(base_runs)

@@ -13,8 +13,8 @@ from segkd.registry import UserError
 from segkd.study.frozen import Frozen, read_results
 from segkd.study.papers import COMPARISON, paper_tables
 from segkd.study.results import by_seed, paired
-from segkd.study.step_times import ALONE
 from segkd.study.statistics import bootstrap_interval, resampled_miou
+from segkd.study.step_times import ALONE
 
 BEGIN, END = "<!-- numbers: written by `segkd readme` -->", "<!-- end of numbers -->"
 FOLDER = ROOT / "reports" / "small-camvid"
@@ -127,9 +127,9 @@ def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
     base = found.loc["baseline", TIMES].sum()
     for label in (name for name in found.index if name in runs):
         own, said = found.loc[label, TIMES]
-        more, gain = own + said - base, paired(100 * runs[label]["miou"], 100 * runs["baseline"]["miou"])["mean"]
-        price = f"{more / gain:.0f}" if gain > 0 else "no gain"
-        beside = ("", "", "") if label == "baseline" else (f"{more:+.0f}", f"{gain:+.1f}", price)
+        more, gain = own + said - base, paired(100 * runs[label]["miou"], 100 * runs["baseline"]["miou"])
+        price = f"{more / gain['mean']:.0f}" if gain["low"] > 0 else "no gain shown"
+        beside = ("", "", "") if label == "baseline" else (f"{more:+.0f}", f"{gain['mean']:+.1f}", price)
         lines.append(_line(label, f"{own:.0f}", f"{said:.0f}", *beside))
     return lines if len(lines) > 2 else []
 

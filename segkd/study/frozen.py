@@ -29,6 +29,12 @@ def folder() -> Path | None:
     return Path(value) if value else None
 
 
+def kept_seeds(folder: Path) -> list[int]:
+    """The seeds of the results in ``folder``; none without any."""
+    path = folder / "results.csv"
+    return sorted(map(int, read_results(path)["seed"].unique())) if path.exists() else []
+
+
 def find_run(config: RunConfig) -> Run:
     """The run of a config: the one on disk, or its numbers from the frozen files where a report is made from them."""
     run, where = find(config), folder()

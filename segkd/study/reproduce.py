@@ -18,9 +18,10 @@ from segkd.study.claims import wanted_configs
 from segkd.study.executor import execute
 from segkd.study.first_page import first_page, keep_claims
 from segkd.study.freeze import finished, freeze, freeze_measures
-from segkd.study.frozen import FILES, FOLDER, HASHES, FrozenRun, open_frozen
+from segkd.study.frozen import FILES, FOLDER, HASHES, FrozenRun, kept_seeds, open_frozen
 from segkd.study.jobs import with_teachers
 from segkd.study.papers import COMPARISON, PAPERS
+from segkd.study.profiles import get_profile
 from segkd.study.rendering import Making, make_pages, results_digest
 from segkd.study.study import Study, open_study
 
@@ -73,9 +74,14 @@ def reproduce(
 def make_report(profile: str, dataset: str, **choice: str | None) -> Path:
     """The report from what is there: runs on this machine, else the frozen files. Trains nothing, changes no results.
 
-    ``choice`` as for `reproduce`. UserError: neither runs nor frozen files.
+    ``choice`` as for `reproduce`, but without seeds it takes those of the frozen files where they are more than the
+    profile's. UserError: neither runs nor frozen files.
     """
-    studies, folder = open_studies(profile, dataset, choice), report_folder(profile, dataset)
+    folder = report_folder(profile, dataset)
+    seeds = kept_seeds(folder)
+    if not choice.get("seeds") and len(seeds) > get_profile(profile).seeds:
+        choice["seeds"] = ",".join(map(str, seeds))
+    studies = open_studies(profile, dataset, choice)
     with _reading(folder):
         found = finished(studies, wanted_configs(studies[0]))
         if not found:

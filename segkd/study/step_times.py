@@ -9,6 +9,7 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,11 +61,14 @@ def digest(config: RunConfig) -> str:
 
 
 @lru_cache
-def alone() -> dict[str, float]:
-    """Milliseconds of a step with its teacher's pass, by `digest`, of the kinds that benchmarks/methods.py measured by themselves."""
-    if not ALONE.exists():
+def alone(path: Path) -> dict[str, float]:
+    """Milliseconds of a step with its teacher's pass, by `digest`, of the kinds that benchmarks/methods.py measured by themselves.
+
+    ``path``: its table, `ALONE`; nothing is known where it is not there.
+    """
+    if not path.exists():
         return {}
-    with open(ALONE, newline="") as file:
+    with open(path, newline="") as file:
         return {line["kind"]: float(line["ms a step"]) + float(line["ms of the teacher's pass"]) for line in csv.DictReader(file)}
 
 

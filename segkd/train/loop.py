@@ -69,8 +69,7 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
             _validate(trainee, cohort.val)
-    batch = lambda step: training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world())  # noqa: E731
-    with Ahead(batch, steps) as batches:
+    with Ahead(lambda step: own_batch(cohort, step), steps) as batches:
         for step in range(min(t.step for t in trainees), steps):
             active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
             if active:
@@ -154,14 +153,13 @@ def training_batch(
     )  # fmt: skip
 
 
-def cohort_batch(
-    cohort: Cohort, active: list[Trainee], step: int, batch: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor, Prediction | None]:
-    """What the runs see in a step: images (B, 3, h, w), labels (B, h, w), and the teacher's prediction if there is one.
+def own_batch(cohort: Cohort, step: int) -> tuple[Tensor, Tensor]:
+    """This process's share of the cohort's `training_batch`; all its runs have the same."""
+    return training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world())
 
-    ``batch``: the step's `training_batch`, if it is made already.
-    """
-    images, labels = batch or training_batch(cohort.train, active[0].config, step, cohort.device, rank(), world())
+
+def taught(cohort: Cohort, active: list[Trainee], step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Prediction | None]:
+    """What the runs see in a step: its `own_batch` as it is given, and the teacher's prediction if there is one."""
     if cohort.teacher is None:
         return images, labels, None
     begin = time.perf_counter()
@@ -172,7 +170,7 @@ def cohort_batch(
 
 
 def _cohort_step(cohort: Cohort, active: list[Trainee], step: int, batch: tuple[Tensor, Tensor]) -> None:
-    images, labels, prediction = cohort_batch(cohort, active, step, batch)
+    images, labels, prediction = taught(cohort, active, step, *batch)
     for trainee in active:
         try:
             row = trainee.train_step(images, labels, prediction)

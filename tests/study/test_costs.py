@@ -46,14 +46,11 @@ def test_time_ratio_is_of_steps_measured_alone_where_both_are_there(tmp_path, mo
     lines = ["row,ms a step,ms of the teacher's pass,kind", f"baseline,100,0,{digest(base)}", f"KD,110,40.5,{digest(kd)}"]
     (tmp_path / "methods.csv").write_text("\n".join(lines))
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
-    step_times.alone.cache_clear()
     by_the_clock = [pd.DataFrame({"seconds_per_step": [v], "teacher_seconds_per_step": [0.0]}) for v in (0.5, 0.25)]
     assert time_ratio(kd, base, *by_the_clock) == pytest.approx(1.505)
     assert time_ratio(cwd, base, *by_the_clock) == pytest.approx(2.0)  # not measured: by the runs
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
-    step_times.alone.cache_clear()
     assert time_ratio(kd, base, *by_the_clock) == pytest.approx(2.0)
-    step_times.alone.cache_clear()
 
 
 def test_half_width_is_the_t_interval_of_the_mean():

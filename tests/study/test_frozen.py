@@ -208,6 +208,23 @@ def test_report_is_made_of_the_files_alone(kept, without_runs, monkeypatch):
     assert 'role="alert"' in reproduce.make_report("smoke", "scenes").read_text() and frozen.folder() is None
 
 
+def test_report_takes_all_the_seeds_that_are_kept(without_runs, monkeypatch):
+    from segkd.study import reproduce
+
+    def chosen(given):
+        asked = []
+        monkeypatch.setattr(reproduce, "open_studies", lambda profile, dataset, choice: asked.append(choice) or pytest.fail("opened"))
+        with pytest.raises(pytest.fail.Exception, match="opened"):
+            reproduce.make_report("smoke", "scenes", seeds=given)
+        return asked[0]["seeds"]
+
+    where = frozen.folder()
+    monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where)
+    assert chosen(None) == chosen("") == "0,1" and chosen("1") == "1"  # smoke's own is one seed
+    monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where / "none")
+    assert chosen(None) is None
+
+
 def test_report_of_nothing_is_one_line(tmp_path, monkeypatch):
     from segkd.study import reproduce
 
