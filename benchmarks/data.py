@@ -81,10 +81,10 @@ def deliver(packed: Packed, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """As the network does, in place."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET.mean, IMAGENET.std))
-    for image in images:  # one at a time stays in the cache
-        image.sub_(mean).div_(std)
+    """As the network does, in place, in one pass over each channel of an image, which stays in the cache."""
+    for image in images:
+        for channel, mean, std in zip(image, IMAGENET.mean, IMAGENET.std):
+            torch.add(torch.tensor(-mean / std), channel, alpha=1 / std, out=channel)
     return images
 
 

@@ -20,7 +20,13 @@ BEGIN, END = "<!-- numbers: written by `segkd readme` -->", "<!-- end of numbers
 FOLDER = ROOT / "reports" / "small-camvid"
 CHOOSING, FRESH = [0, 1, 2], [5, 6, 7]  # seeds: a combination is chosen by val on the first, and set against the others on these
 TIMES = ["ms a step", "ms of the teacher's pass"]
+SHOWN = ("main", "codes", "rivals", "controls")  # tables of the comparison whose rows are set against the baseline
 SINGLE = ("KD", "CWD", "FAKD", "FAKD on PD", "HWD", "RDD", "LAD")
+ABLATIONS = {  # the row of the comparison that has the paper's own setting -> the tables that change it
+    "FAKD": (("fakd", "lambda"),), "HWD": (("hwd", "beta"), ("hwd", "mu")),
+    "RDD": (("rdd", "stages"), ("rdd", "mode"), ("rdd", "table7")), "LAD": (("lad", "noise"),),
+    "teacher (label-assisted)": (("lad", "noise"),),
+}  # fmt: skip
 PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; equal time; the teachers
     ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
     ("HWD, as its code", "HWD"), ("HWD, as its code", "CWD"), ("RDD, as its code", "RDD"), ("LAD, as its code", "LAD"),
@@ -39,15 +45,15 @@ def update_findings(page: Path = ROOT / "docs" / "findings.md", folder: Path = F
 
 
 def findings_block(folder: Path = FOLDER) -> str:
-    """The tables as Markdown: gains over the baseline, pairs of methods, the tuning of the baseline."""
+    """The tables as Markdown: gains over the baseline, pairs, ablations, combinations, costs, the tuning of the baseline."""
     results = read_results(folder / "results.csv")
     rows = results[results["paper"] == COMPARISON]
-    main, tuning = rows[rows["table"].isin(["main", "controls", "codes"])], rows[rows["table"] == "tuning"]
+    main, tuning = rows[rows["table"].isin(SHOWN)], rows[rows["table"] == "tuning"]
     runs = {label: _row(group) for label, group in main.groupby("row")}
     sums = {label: _row(group) for label, group in rows[rows["table"] == "combinations"].groupby("row")}
     sums = {label: own for label, own in sums.items() if label not in runs}
     kept = Frozen(folder)
-    parts = [_gains(runs, kept), _pairs(runs, kept), _sums(sums, runs, kept), _chosen(sums, runs, kept), _costs(runs, pd.read_csv(ALONE)), _tuning(tuning)]
+    parts = [_gains(runs, kept), _pairs(runs, kept), _ablations(results, runs, kept), _sums(sums, runs, kept), _chosen(sums, runs, kept), _costs(runs, pd.read_csv(ALONE)), _tuning(tuning)]
     parts.append(_convergence(runs, kept))
     return "\n".join(line for part in parts if part for line in (*part, ""))
 
@@ -58,7 +64,7 @@ def _row(group: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
-    labels = dict.fromkeys(row.label for name in ("main", "codes", "controls") for row in paper_tables(COMPARISON, None)[name].rows)
+    labels = dict.fromkeys(row.label for name in SHOWN for row in paper_tables(COMPARISON, None)[name].rows)
     lines = [
         "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -81,6 +87,25 @@ def _pairs(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
     return lines
 
 
+def _ablations(results: pd.DataFrame, runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    """Each changed setting against the paper's own, where another than that was trained."""
+    lines = [
+        "| ablation | setting | seeds | mIoU % | less the paper's setting | 95 % over seeds | 95 % over images |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for own, (paper, name) in ((own, place) for own, places in ABLATIONS.items() for place in places if own in runs):
+        rows = results[(results["paper"] == paper) & (results["table"] == name)]
+        role = "label_teacher" if own.startswith("teacher") else "student"
+        changed = {label: _row(group) for label, group in rows[rows["role"] == role].groupby("row", sort=False)}
+        known = set().union(*(found["run"] for found in runs.values()))  # the paper's setting, baseline and CWD among them
+        for label, found in changed.items():
+            if not known.intersection(found["run"]):
+                shared = found.index.intersection(runs[own].index)
+                score = f"{100 * found['miou'].mean():.1f}"
+                lines.append(_line(paper_tables(paper, None)[name].title, label, len(shared), score, *_difference(found, runs[own], kept)))
+    return lines if len(lines) > 2 else []
+
+
 def _sums(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
     """Each combination of methods against the single method that it is least above."""
     lines = [
@@ -89,7 +114,7 @@ def _sums(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: Fr
     ]
     score = lambda own: 100 * own["miou"].mean()  # noqa: E731
     for label, own in sorted(sums.items(), key=lambda item: -score(item[1])):
-        rivals = {name: runs[name] for name in SINGLE if name in runs and own.index.intersection(runs[name].index).size}
+        rivals = {name: runs[name] for name in _single() if name in runs and own.index.intersection(runs[name].index).size}
         least = min(rivals, key=lambda name: paired(own["miou"], rivals[name]["miou"])["mean"])
         against = _difference(own, rivals[least], kept)
         val = f"{100 * own['val_last'].mean():.1f}"
@@ -109,12 +134,17 @@ def _chosen(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: 
         f"| {best} (the best of {len(val)} on val, {100 * val[best]:.1f} %) less | fresh seeds | points | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for label in ("baseline", *SINGLE):
+    for label in ("baseline", *_single()):
         other = runs.get(label, fresh[:0])
         shared = fresh.index.intersection(other.index)
         if shared.size:
             lines.append(_line(label, len(shared), *_difference(fresh, other, kept)))
     return lines if len(lines) > 2 else []
+
+
+def _single() -> list[str]:
+    """The rows that are one method, ours and those that the papers compare with."""
+    return [*SINGLE, *(row.label for row in paper_tables(COMPARISON, None)["rivals"].rows[1:])]
 
 
 def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:

@@ -27,7 +27,7 @@ def folder(tmp_path):
     for factor, score in ((1, 0.3), (2, 0.25)):
         name = "baseline, untuned" if factor == 1 else "learning rate x 2, weight decay x 1"
         lines += [dict(paper="all", table="tuning", row=name, seed=0, run=f"t{factor}", metric=m, value=score) for m in ("miou", "val_last")]
-    pd.DataFrame(lines).assign(profile="small", dataset="camvid").to_csv(tmp_path / "results.csv", index=False)
+    pd.DataFrame(lines).assign(role="student", profile="small", dataset="camvid").to_csv(tmp_path / "results.csv", index=False)
     np.savez(tmp_path / "images.npz", **images)
     return tmp_path
 
@@ -132,3 +132,32 @@ def test_val_chooses_a_combination_and_fresh_seeds_judge_it(folder):
     half = 12.7062047 * gaps.std(ddof=1) / math.sqrt(2)
     assert cells(table, "CWD")[1:4] == ["2", "+4.0", f"{4 - half:+.1f} to {4 + half:+.1f}"]
     assert "| baseline |" not in table  # it has no fresh seed
+
+
+def test_a_changed_setting_is_set_against_the_papers_own(folder):
+    results = pd.read_csv(folder / "results.csv").drop(columns=["profile", "dataset"])
+    scores = {"lambda 0 (CWD)": ("CWD", SCORES["CWD"]), "lambda 0.5": ("half", [0.33, 0.38]), "lambda 1": ("FAKD", SCORES["FAKD"])}
+    lines = [
+        dict(paper="fakd", table="lambda", row=row, role="student", seed=seed, run=f"{run}-{seed}", metric="miou", value=score)
+        for row, (run, values) in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    pd.concat([results, pd.DataFrame(lines)]).assign(profile="small", dataset="camvid").to_csv(folder / "results.csv", index=False)
+    block = findings.findings_block(folder)
+    _, setting, seeds, score, gap, over_seeds, over_images = cells(block, "FAKD Table 5: final strength lambda")
+    half = 12.70620474 * np.std([-1.0, 1.0], ddof=1) / math.sqrt(2)
+    assert (setting, seeds, score, gap, over_images) == ("lambda 0.5", "2", "35.5", "+0.0", "")
+    assert over_seeds == f"{-half:+.1f} to {half:+.1f}"
+    assert block.count("final strength") == 1  # its own setting and CWD have lines of their own above
+
+
+def test_other_methods_are_rivals_of_a_combination_too(folder):
+    results = pd.read_csv(folder / "results.csv")
+    lines = [
+        dict(paper="all", table="rivals", row="DIST", seed=seed, run=f"DIST-{seed}", metric="miou", value=score)
+        for seed, score in enumerate([0.37, 0.39, 0.38])
+    ]
+    pd.concat([results, pd.DataFrame(lines)]).assign(profile="small", dataset="camvid").to_csv(folder / "results.csv", index=False)
+    block = findings.findings_block(folder)
+    assert cells(block, "DIST")[1:5] == ["3", "38.0", "1.0", "+7.0"]
+    assert cells(block, "FAKD + RDD")[5:7] == ["DIST", "-1.0"]
