@@ -94,7 +94,8 @@ def _counted(found: pd.DataFrame, where: str) -> str:
 
 
 def _came_out(found: pd.DataFrame) -> str:
-    sure = found[found["verdict"].isin([SUPPORTED, CONTRADICTED]) & found["p"].notna()].sort_values("p_holm")
+    sure = found[found["verdict"].isin([SUPPORTED, CONTRADICTED]) & found["p"].notna()]
+    sure = sure.assign(beside=~is_points(sure)).sort_values(["beside", "p_holm"])  # what concerns mIoU first
     if sure.empty:
         return "After correction for their number, no claim that needs training is supported or contradicted."
     named = [f"{one['id']} is {one['verdict']} ({one['comparison']}: {numbers(one)})" for _, one in sure.head(NAMED).iterrows()]

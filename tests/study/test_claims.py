@@ -231,6 +231,10 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path):
     counted, came_out, unsaid = claim_pages.sceptic(found, "quick", "scenes")
     assert f"{table.loc['all', 'tested']} were tested with quick on scenes" in counted and "4 of them by counting" in counted
     assert "lad-02 is supported (LAD − CWD: +2.0 (+" in came_out and "n = 5" in came_out
+    timed = found.astype({"unit": object}).copy()
+    timed.loc[timed["id"] == "hwd-14", ["verdict", "p", "p_holm", "unit", "effect"]] = ["supported", 1e-9, 1e-9, "ratio", 0.99]
+    named = claim_pages.sceptic(timed, "quick", "scenes")[1]
+    assert named.index("lad-02") < named.index("hwd-14")  # a surer time of a step comes after what concerns mIoU
     assert "lad-" in unsaid and "points" in unsaid and "headline" not in unsaid
     few = found.assign(n=2)
     assert "takes 5 seeds before it is worth a headline" in claim_pages.sceptic(few, "quick", "scenes")[2]
