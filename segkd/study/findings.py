@@ -27,10 +27,11 @@ ABLATIONS = {  # the row of the comparison that has the paper's own setting -> t
     "RDD": (("rdd", "stages"), ("rdd", "mode"), ("rdd", "table7")), "LAD": (("lad", "noise"),),
     "teacher (label-assisted)": (("lad", "noise"),),
 }  # fmt: skip
-PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; equal time; the teachers
+PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; those that gain, at equal time; the teachers
     ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
     ("HWD, as its code", "HWD"), ("HWD, as its code", "CWD"), ("RDD, as its code", "RDD"), ("LAD, as its code", "LAD"),
     ("CWD", "baseline, 1.5 times as long"), ("FAKD", "baseline, 1.5 times as long"),
+    ("DIST", "baseline, 1.5 times as long"),
     ("teacher (label-assisted)", "baseline"), ("teacher (label-assisted)", "teacher (plain, larger)"),
 )  # fmt: skip
 
@@ -80,7 +81,7 @@ def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
 
 def _pairs(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
     lines = ["| difference | seeds | points | 95 % over seeds | 95 % over images |", "| --- | --- | --- | --- | --- |"]
-    for ours, other in PAIRS:
+    for ours, other in (*PAIRS, *((label, "CWD") for label in _others())):
         if ours in runs and other in runs:
             shared = runs[ours].index.intersection(runs[other].index)
             lines.append(_line(f"{ours} less {other}", len(shared), *_difference(runs[ours], runs[other], kept)))
@@ -143,8 +144,13 @@ def _chosen(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: 
 
 
 def _single() -> list[str]:
-    """The rows that are one method, ours and those that the papers compare with."""
-    return [*SINGLE, *(row.label for row in paper_tables(COMPARISON, None)["rivals"].rows[1:])]
+    """The rows that are one method, the four papers' and those that they compare with."""
+    return [*SINGLE, *_others()]
+
+
+def _others() -> list[str]:
+    """The methods that the four papers compare with."""
+    return [row.label for row in paper_tables(COMPARISON, None)["rivals"].rows[1:]]
 
 
 def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
