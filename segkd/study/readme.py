@@ -65,14 +65,19 @@ def _from_root(path: Path) -> str:
 
 
 def _rows(results: pd.DataFrame) -> list[str]:
-    main = results[(results["paper"] == COMPARISON) & (results["table"] == "main")]
-    value = lambda metric: main[main["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
+    """The four papers' rows with their teachers, then the methods that they compare with, as far as these have two seeds."""
+    tables = paper_tables(COMPARISON, None)
+    rows = {row.label: row for name in ("main", "rivals") for row in tables[name].rows}
+    shown = results[(results["paper"] == COMPARISON) & results["table"].isin(["main", "rivals"])].drop_duplicates(["row", "seed", "metric"])
+    value = lambda metric: shown[shown["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
     score, last5 = value("miou"), value("val_last5")
     lines = []
-    for row in paper_tables(COMPARISON, None)["main"].rows:
+    for row in rows.values():
         if row.label not in score.index.get_level_values("row"):
             continue
         own = score[row.label]
+        if len(own) < 2 and row not in tables["main"].rows:
+            continue
         spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         gain, verdict = "", ""
         if row.role == "student" and row.label != "baseline":
