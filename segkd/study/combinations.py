@@ -7,15 +7,15 @@ import math
 import pandas as pd
 
 from segkd.study.claim_parts import Cell, config_of, method_cell, over
-from segkd.study.claim_tests import baseline, cwd, fakd, fakd_pd, hwd, kd, lad, rdd
+from segkd.study.claim_tests import baseline
 from segkd.study.claims import Measured, measure
 from segkd.study.executor import execute
 from segkd.study.frozen import find_run
-from segkd.study.papers import SUMS
+from segkd.study.papers import SUMS, single_methods
 from segkd.study.statistics import LEVEL, Estimate, holm, joint_p
 from segkd.study.study import Study
 
-SINGLE = (cwd, kd, fakd, fakd_pd, hwd, rdd, lad)  # as each paper means its own
+SINGLE = tuple(Cell(row) for row in single_methods().values())
 CELLS = tuple(method_cell(label, spec) for label, spec in SUMS.items())
 BEATS, LOSES, OPEN, NOT_RUN = "beats every single method", "is beaten by one", "inconclusive", "not run"
 

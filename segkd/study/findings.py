@@ -11,7 +11,7 @@ import pandas as pd
 from segkd.config import ROOT
 from segkd.registry import UserError
 from segkd.study.frozen import Frozen, read_results
-from segkd.study.papers import COMPARISON, paper_tables
+from segkd.study.papers import COMPARISON, comparison_rows, paper_tables, single_methods
 from segkd.study.results import by_seed, paired
 from segkd.study.statistics import bootstrap_interval, resampled_miou
 from segkd.study.step_times import ALONE
@@ -21,17 +21,14 @@ FOLDER = ROOT / "reports" / "small-camvid"
 CHOOSING, FRESH = [0, 1, 2], [5, 6, 7]  # seeds: a combination is chosen by val on the first, and set against the others on these
 TIMES = ["ms a step", "ms of the teacher's pass"]
 SHOWN = ("main", "codes", "rivals", "controls")  # tables of the comparison whose rows are set against the baseline
-SINGLE = ("KD", "CWD", "FAKD", "FAKD on PD", "HWD", "RDD", "LAD")
-ABLATIONS = {  # the row of the comparison that has the paper's own setting -> the tables that change it
-    "FAKD": (("fakd", "lambda"),), "HWD": (("hwd", "beta"), ("hwd", "mu")),
-    "RDD": (("rdd", "stages"), ("rdd", "mode"), ("rdd", "table7")), "LAD": (("lad", "noise"),),
-    "teacher (label-assisted)": (("lad", "noise"),),
-}  # fmt: skip
-PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; those that gain, at equal time; the teachers
+LONGER = "baseline, 1.5 times as long"
+ABLATIONS = (  # the row of the comparison that has the paper's own setting, and a table that changes it
+    ("FAKD", "fakd", "lambda"), ("HWD", "hwd", "beta"), ("HWD", "hwd", "mu"), ("RDD", "rdd", "stages"), ("RDD", "rdd", "mode"),
+    ("RDD", "rdd", "table7"), ("LAD", "lad", "noise"), ("teacher (label-assisted)", "lad", "noise"),
+)  # fmt: skip
+PAIRS = (  # what each paper says of its method against the loss that it changes; paper and code; the teachers
     ("FAKD", "CWD"), ("HWD", "CWD"), ("RDD", "KD"), ("LAD", "CWD"), ("LAD", "KD"),
     ("HWD, as its code", "HWD"), ("HWD, as its code", "CWD"), ("RDD, as its code", "RDD"), ("LAD, as its code", "LAD"),
-    ("CWD", "baseline, 1.5 times as long"), ("FAKD", "baseline, 1.5 times as long"),
-    ("DIST", "baseline, 1.5 times as long"),
     ("teacher (label-assisted)", "baseline"), ("teacher (label-assisted)", "teacher (plain, larger)"),
 )  # fmt: skip
 
@@ -54,8 +51,10 @@ def findings_block(folder: Path = FOLDER) -> str:
     sums = {label: _row(group) for label, group in rows[rows["table"] == "combinations"].groupby("row")}
     sums = {label: own for label, own in sums.items() if label not in runs}
     kept = Frozen(folder)
-    parts = [_gains(runs, kept), _pairs(runs, kept), _ablations(results, runs, kept), _sums(sums, runs, kept), _chosen(sums, runs, kept), _costs(runs, pd.read_csv(ALONE)), _tuning(tuning)]
-    parts.append(_convergence(runs, kept))
+    parts = [
+        _gains(runs, kept), _pairs(runs, kept), _ablations(results, runs, kept), _sums(sums, runs, kept), _chosen(sums, runs, kept),
+        _costs(runs, pd.read_csv(ALONE)), _tuning(tuning), _convergence(runs, kept),
+    ]  # fmt: skip
     return "\n".join(line for part in parts if part for line in (*part, ""))
 
 
@@ -65,13 +64,12 @@ def _row(group: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
-    labels = dict.fromkeys(row.label for name in SHOWN for row in paper_tables(COMPARISON, None)[name].rows)
     lines = [
         "| row | seeds | mIoU % | sd over seeds | gain over the baseline | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     base = runs["baseline"]
-    for label in (name for name in labels if name in runs):
+    for label in (name for name in comparison_rows(*SHOWN) if name in runs):
         own, score = runs[label], 100 * runs[label]["miou"]
         found = _difference(own, base, kept) if label != "baseline" else ["", "", ""]
         spread = f"{score.std(ddof=1):.1f}" if len(own) > 1 else ""
@@ -80,8 +78,11 @@ def _gains(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
 
 
 def _pairs(runs: dict[str, pd.DataFrame], kept: Frozen) -> list[str]:
+    """The pairs that papers speak of, every method that gains against training longer, and the papers' rivals against CWD."""
+    longer = [(label, LONGER) for label in single_methods() if label in runs and _gain(runs, label)["low"] > 0]
+    rivals = [(label, "CWD") for label in comparison_rows("rivals") if label != "baseline"]
     lines = ["| difference | seeds | points | 95 % over seeds | 95 % over images |", "| --- | --- | --- | --- | --- |"]
-    for ours, other in (*PAIRS, *((label, "CWD") for label in _others())):
+    for ours, other in (*PAIRS, *longer, *rivals):
         if ours in runs and other in runs:
             shared = runs[ours].index.intersection(runs[other].index)
             lines.append(_line(f"{ours} less {other}", len(shared), *_difference(runs[ours], runs[other], kept)))
@@ -94,16 +95,15 @@ def _ablations(results: pd.DataFrame, runs: dict[str, pd.DataFrame], kept: Froze
         "| ablation | setting | seeds | mIoU % | less the paper's setting | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for own, (paper, name) in ((own, place) for own, places in ABLATIONS.items() for place in places if own in runs):
-        rows = results[(results["paper"] == paper) & (results["table"] == name)]
-        role = "label_teacher" if own.startswith("teacher") else "student"
-        changed = {label: _row(group) for label, group in rows[rows["role"] == role].groupby("row", sort=False)}
-        known = set().union(*(found["run"] for found in runs.values()))  # the paper's setting, baseline and CWD among them
-        for label, found in changed.items():
+    known = set().union(*(found["run"] for found in runs.values()))  # the paper's setting, baseline and CWD among them
+    for own, paper, name in (place for place in ABLATIONS if place[0] in runs):
+        role, title = comparison_rows("main")[own].role, paper_tables(paper, None)[name].title
+        rows = results[(results["paper"] == paper) & (results["table"] == name) & (results["role"] == role)]
+        for label, group in rows.groupby("row", sort=False):
+            found = _row(group)
             if not known.intersection(found["run"]):
-                shared = found.index.intersection(runs[own].index)
-                score = f"{100 * found['miou'].mean():.1f}"
-                lines.append(_line(paper_tables(paper, None)[name].title, label, len(shared), score, *_difference(found, runs[own], kept)))
+                seeds = found.index.intersection(runs[own].index)
+                lines.append(_line(title, label, len(seeds), f"{100 * found['miou'].mean():.1f}", *_difference(found, runs[own], kept)))
     return lines if len(lines) > 2 else []
 
 
@@ -115,7 +115,7 @@ def _sums(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: Fr
     ]
     score = lambda own: 100 * own["miou"].mean()  # noqa: E731
     for label, own in sorted(sums.items(), key=lambda item: -score(item[1])):
-        rivals = {name: runs[name] for name in _single() if name in runs and own.index.intersection(runs[name].index).size}
+        rivals = {name: runs[name] for name in single_methods() if name in runs and own.index.intersection(runs[name].index).size}
         least = min(rivals, key=lambda name: paired(own["miou"], rivals[name]["miou"])["mean"])
         against = _difference(own, rivals[least], kept)
         val = f"{100 * own['val_last'].mean():.1f}"
@@ -135,7 +135,7 @@ def _chosen(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: 
         f"| {best} (the best of {len(val)} on val, {100 * val[best]:.1f} %) less | fresh seeds | points | 95 % over seeds | 95 % over images |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for label in ("baseline", *_single()):
+    for label in ("baseline", *single_methods()):
         other = runs.get(label, fresh[:0])
         shared = fresh.index.intersection(other.index)
         if shared.size:
@@ -143,14 +143,9 @@ def _chosen(sums: dict[str, pd.DataFrame], runs: dict[str, pd.DataFrame], kept: 
     return lines if len(lines) > 2 else []
 
 
-def _single() -> list[str]:
-    """The rows that are one method, the four papers' and those that they compare with."""
-    return [*SINGLE, *_others()]
-
-
-def _others() -> list[str]:
-    """The methods that the four papers compare with."""
-    return [row.label for row in paper_tables(COMPARISON, None)["rivals"].rows[1:]]
+def _gain(runs: dict[str, pd.DataFrame], label: str) -> dict:
+    """Points over the baseline, paired."""
+    return paired(100 * runs[label]["miou"], 100 * runs["baseline"]["miou"])
 
 
 def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
@@ -163,7 +158,7 @@ def _costs(runs: dict[str, pd.DataFrame], times: pd.DataFrame) -> list[str]:
     base = found.loc["baseline", TIMES].sum()
     for label in (name for name in found.index if name in runs):
         own, said = found.loc[label, TIMES]
-        more, gain = own + said - base, paired(100 * runs[label]["miou"], 100 * runs["baseline"]["miou"])
+        more, gain = own + said - base, _gain(runs, label)
         price = f"{more / gain['mean']:.0f}" if gain["low"] > 0 else "no gain shown"
         beside = ("", "", "") if label == "baseline" else (f"{more:+.0f}", f"{gain['mean']:+.1f}", price)
         lines.append(_line(label, f"{own:.0f}", f"{said:.0f}", *beside))

@@ -194,3 +194,14 @@ def paper_tables(
         raise unknown("paper", paper, known)
     found = {key: fitted(table, dataset, student or beside, own) for key, table in known[paper](levels).items()}
     return found if paper == COMPARISON else found | printed_tables(paper, dataset, student, own)
+
+
+def comparison_rows(*tables: str) -> dict[str, Row]:
+    """The rows of these tables of the comparison of all methods, by label, each once."""
+    found = paper_tables(COMPARISON, None)
+    return {row.label: row for name in tables for row in found[name].rows}
+
+
+def single_methods() -> dict[str, Row]:
+    """The students of the comparison that one method taught: the four papers', then those that they compare with."""
+    return {label: row for label, row in comparison_rows("main", "rivals").items() if row.role == "student" and row.spec != "baseline"}

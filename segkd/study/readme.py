@@ -10,7 +10,7 @@ import pandas as pd
 from segkd.config import ROOT
 from segkd.registry import UserError
 from segkd.study.frozen import altered, read_results, warning
-from segkd.study.papers import COMPARISON, paper_tables
+from segkd.study.papers import COMPARISON, comparison_rows
 from segkd.study.results import paired
 
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
@@ -66,17 +66,16 @@ def _from_root(path: Path) -> str:
 
 def _rows(results: pd.DataFrame) -> list[str]:
     """The four papers' rows with their teachers, then the methods that they compare with, as far as these have two seeds."""
-    tables = paper_tables(COMPARISON, None)
-    rows = {row.label: row for name in ("main", "rivals") for row in tables[name].rows}
-    shown = results[(results["paper"] == COMPARISON) & results["table"].isin(["main", "rivals"])].drop_duplicates(["row", "seed", "metric"])
+    main, tables = comparison_rows("main"), ("main", "rivals")
+    shown = results[(results["paper"] == COMPARISON) & results["table"].isin(tables)].drop_duplicates(["row", "seed", "metric"])
     value = lambda metric: shown[shown["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
     score, last5 = value("miou"), value("val_last5")
     lines = []
-    for row in rows.values():
+    for row in comparison_rows(*tables).values():
         if row.label not in score.index.get_level_values("row"):
             continue
         own = score[row.label]
-        if len(own) < 2 and row not in tables["main"].rows:
+        if len(own) < 2 and row.label not in main:
             continue
         spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         gain, verdict = "", ""
