@@ -18,7 +18,7 @@ PRECISIONS = ("float32", "bf16")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
-    "content": "", "precision": "float32", "compile": False,
+    "content": "", "precision": "float32", "compile": False, "output_stride": 8, "head_channels": None,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -50,12 +50,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A network by name (``arch/encoder``), width and start."""
+    """A network by name (``arch/encoder``), size and start."""
 
     name: str = "deeplabv3/resnet18"
     width: float = 1.0
     weights: str | None = None
     extra_channels: int = 0  # 1 for a label-assisted teacher
+    output_stride: int = 8  # pixels of the image per cell of the encoder's last map: 8, 16 or 32
+    head_channels: int | None = None  # of the head; None: the papers' times ``width``
     checkpoint: str | None = None  # file of a whole network to start from; with 0 steps the run is that network
     checkpoint_hash: str = ""  # its `segkd.models.weights.content_hash`: another file is another run
     grad_checkpointing: bool = False  # less memory, a longer step, the same run

@@ -24,7 +24,7 @@ from segkd.data.folder import content
 from segkd.data.store import Packed, pack
 from segkd.losses.method import Method, TeacherKind, create_method
 from segkd.metrics import scores
-from segkd.models import check_model_name
+from segkd.models import check_model_name, imagenet
 from segkd.models.checkpoints import read_checkpoint
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.models.smp import is_smp
@@ -316,7 +316,9 @@ def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
     ``here``: the environment of the run's cohort, which knows the teacher.
     """
     found, network = {}, config.network
-    if network.weights == "imagenet":
+    if network.weights == "imagenet" and not is_smp(network.name):
+        found["weights"] = imagenet.origin(network.name.split("/", 1)[1])
+    elif network.weights == "imagenet":
         found["weights"] = {"file": "imagenet", "from": "timm " + version("timm")}
     elif network.weights is not None:
         found["weights"] = describe(network.weights)

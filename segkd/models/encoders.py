@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from segkd.models.backbone import Encoder, StridedPointwise, scaled
 from segkd.models.dinov2 import DINOv2Encoder
+from segkd.models.efficientnet_lite import DEPTHS, LITE_INPUT, EfficientNetLiteEncoder
 from segkd.models.hrnet import HRNetEncoder
+from segkd.models.naming import IMAGENET, Normalisation
 from segkd.models.stdc import STDCEncoder
 from segkd.registry import unknown
 
@@ -88,7 +90,7 @@ class EncoderSpec:
 
     ``build(width, output_stride)``; ``first``: its first weight; ``aux``: whether the papers give its networks an
     auxiliary head; ``pretrained``: timm's network of the same layout, or None; ``unused``: prefixes of keys that weights
-    have beyond it (a classifier's).
+    have beyond it (a classifier's); ``input``: what it reads unless its weights say otherwise.
     """
 
     build: Callable[[float, int], Encoder]
@@ -96,6 +98,7 @@ class EncoderSpec:
     aux: bool
     pretrained: str | None
     unused: tuple[str, ...]
+    input: Normalisation = IMAGENET
 
 
 def _hrnet(name: str) -> EncoderSpec:
@@ -111,6 +114,11 @@ def _resnet(block: str, layers: tuple[int, ...], pretrained: str | None) -> Enco
 def _dinov2(name: str, heads: int) -> EncoderSpec:
     build = lambda width, stride: DINOv2Encoder(name, heads, width, stride)  # noqa: E731
     return EncoderSpec(build, "patch_embed.proj.weight", False, f"{name}.lvd142m", ("mask_token",))
+
+
+def _lite(name: str) -> EncoderSpec:
+    build = lambda width, stride: EfficientNetLiteEncoder(name, width, stride)  # noqa: E731
+    return EncoderSpec(build, "conv_stem.weight", False, f"tf_{name}", ("conv_head.", "bn2.", "classifier."), LITE_INPUT)
 
 
 def _stdc(name: str) -> EncoderSpec:
@@ -131,6 +139,7 @@ ENCODERS = {
     "vitb14": _dinov2("vit_base_patch14_dinov2", heads=12),
     "stdc1": _stdc("stdc1"),
     "stdc2": _stdc("stdc2"),
+    **{name: _lite(name) for name in DEPTHS},
 }
 
 

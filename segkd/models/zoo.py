@@ -12,7 +12,8 @@ from segkd.models.ocrnet import JoinedFCNHead, OCRHead
 from segkd.models.stdc import STDCHead
 from segkd.registry import unknown
 
-NARROW = ("resnet18", "mobilenet_v2")
+LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+NARROW = ("resnet18", "mobilenet_v2", *LITES)
 BOTTLENECK = ("resnet50", "resnet101")
 RESNETS = ("resnet18", "resnet50", "resnet101")
 HRNETS = ("hrnet_w18_small", "hrnet_w18", "hrnet_w48")

