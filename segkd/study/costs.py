@@ -13,11 +13,11 @@ from segkd.config import NetworkConfig, RunConfig
 from segkd.data.catalog import DATASETS, create_dataset
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
-from segkd.models import create_model
 from segkd.prediction import NetworkInfo
 from segkd.study import step_times
 from segkd.study.reported import network_of, reported, table_lines
 from segkd.study.table import Row, Table
+from segkd.train.trainee import make_network
 
 COUNTS = {"params_m": ("params M", "params", 1e6), "flops_g": ("GMACs", "macs_paper", 1e9)}
 PRINTED = {  # metrics beside mIoU that some tables print, and the columns that show them
@@ -47,14 +47,10 @@ def _method_parameters(spec: str, hyper: str, student: NetworkInfo, teacher: Net
     return sum(p.numel() for p in modules.parameters())
 
 
-def _info(network: NetworkConfig, classes: int) -> NetworkInfo:
-    return _described(network.name, network.width, 3 + network.extra_channels, classes)
-
-
 @lru_cache(maxsize=128)
-def _described(name: str, width: float, channels: int, classes: int) -> NetworkInfo:
+def _info(network: NetworkConfig, classes: int) -> NetworkInfo:
     with torch.device("meta"):
-        return create_model(*name.split("/", 1), in_channels=channels, classes=classes, width=width).info
+        return make_network(network, classes).info
 
 
 def step_seconds(runs: pd.DataFrame) -> float:

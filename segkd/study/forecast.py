@@ -13,12 +13,13 @@ import torch
 
 from segkd.config import ROOT, NetworkConfig, RunConfig, runs_root
 from segkd.data import create_dataset
-from segkd.models import complexity, create_model
+from segkd.models import complexity
 from segkd.registry import UserError
 from segkd.study.jobs import Job, plan_jobs, ready_jobs, with_teachers
 from segkd.study.progress import in_words
 from segkd.study.step_times import StepTime, image_size, kind_of, measured_times, timed
 from segkd.train.runtime import pick_device
+from segkd.train.trainee import make_network
 
 EVALUATED = 1 / 3  # what evaluating an image costs of training on it: a pass forward of one forward and two backward
 
@@ -80,8 +81,7 @@ def operations(job: Job, classes: int) -> float:
 def _multiply_adds(network: NetworkConfig, classes: int, size: tuple[int, int]) -> int:
     """Of one pass of one image, counted without computing it."""
     with torch.device("meta"):
-        channels = 3 + network.extra_channels
-        model = create_model(*network.name.split("/", 1), in_channels=channels, classes=classes, width=network.width)
+        model = make_network(network, classes)
     return complexity(model, size)["macs"]
 
 
@@ -96,8 +96,7 @@ def _what(job: Job) -> str:
 def _evaluation_times(jobs: list[Job], times: dict[str, StepTime]) -> dict[str, float]:
     """Seconds that each run spends on validation and its final score; 0 where the data are not here."""
     fastest: dict[tuple, float] = {}  # of a network's steps: what a method adds to them costs nothing in evaluation
-    shape = lambda network: (network.name, network.width, network.extra_channels)  # noqa: E731
-    key = lambda c: (*shape(c.network), image_size(c), c.schedule.batch_size)  # noqa: E731
+    key = lambda c: (c.network, image_size(c), c.schedule.batch_size)  # noqa: E731
     runs = [config for job in jobs for config in job]
     for config in runs:
         own = times[kind_of(config)].own / config.schedule.batch_size

