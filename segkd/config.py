@@ -19,6 +19,7 @@ PRECISIONS = ("float32", "bf16")
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
     "content": "", "precision": "float32", "compile": False, "output_stride": 8, "head_channels": None,
+    "average": 0.0,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -79,6 +80,7 @@ class Schedule:
     validations: int = 10
     precision: str = "float32"  # of the forward passes in training, one of PRECISIONS; losses and evaluation are float32
     compile: bool = False  # the student through torch.compile: the same up to rounding
+    average: float = 0.0  # over the last steps, this part of all, weights are averaged: their mean is validated and is the result
 
 
 @dataclass(frozen=True)

@@ -276,10 +276,10 @@ def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
 def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     """Score the final iterate on the declared split, save the weights, and write the result last."""
     data, steps = r.config.data, max(r.config.schedule.steps, 1)
-    counts, images = evaluate_each(trainee.model, test, input_kind(trainee), r.config.seed)
+    counts, images = evaluate_each(trainee.scored, test, input_kind(trainee), r.config.seed)
     if not is_first():
         return
-    write_tensors(r.path / "model.safetensors", trainee.model.state_dict())
+    write_tensors(r.path / "model.safetensors", trainee.scored.state_dict())
     write_arrays(r.path / "images.npz", counts=images.numpy())
     first, *resumed = trainee.begun
     write_json(r.path / "env.json", {**first, "resumed": resumed})

@@ -206,7 +206,7 @@ def input_kind(trainee: Trainee) -> TeacherKind | None:
 def _validate(trainee: Trainee, val: Packed) -> None:
     config = trainee.config
     if trainee.step in validation_steps(config):
-        counts = evaluate(trainee.model, val, input_kind(trainee), config.seed)
+        counts = evaluate(trainee.scored, val, input_kind(trainee), config.seed)
         found = scores(counts)
         trainee.rows.append({"kind": "val", "step": trainee.step, "miou": found["miou"], "iou": found["iou"]})
 

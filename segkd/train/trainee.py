@@ -8,6 +8,7 @@ import time
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel
 
 from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.cross_entropy import task_loss
@@ -81,6 +82,7 @@ class Trainee:
             self.network = torch.compile(self.model, options={"fallback_random": True})
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
+        self.averaged: AveragedModel | None = None  # once the schedule's last part has begun
         self.step, self.seconds, self.teacher_seconds = 0, 0.0, 0.0
         self.rows: list[dict] = []
         self.begun: list[dict] = []  # the step at which each process took over, and its environment
@@ -143,8 +145,21 @@ class Trainee:
             as_first(p for p in self.modules.parameters() if not p.requires_grad)  # a part's own, trained by every process
             self.context = None
         self.step += 1
+        self._average()
         self.seconds += time.perf_counter() - begin
         return {"step": self.step, "lr": lr, **values}
+
+    def _average(self) -> None:
+        """Take this step's weights into the mean of the last ones, running statistics of batch norms included."""
+        schedule = self.config.schedule
+        if self.step > (1 - schedule.average) * schedule.steps:
+            self.averaged = self.averaged or AveragedModel(self.model, use_buffers=True)
+            self.averaged.update_parameters(self.model)
+
+    @property
+    def scored(self) -> torch.nn.Module:
+        """The network that is validated and is the result: the mean of the last weights, where the schedule asks for it."""
+        return self.model if self.averaged is None else self.averaged.module
 
     def _finite(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """The terms as numbers; NonFiniteStep if one of them or a gradient is none. The step's only wait for a GPU."""
@@ -179,6 +194,7 @@ class Trainee:
             "model": self.model.state_dict(),
             "modules": self.modules.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
         }
 
     def load_state(self, state: dict) -> None:
@@ -188,3 +204,6 @@ class Trainee:
         self.model.load_state_dict(state["model"])
         self.modules.load_state_dict(state["modules"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if state.get("averaged") is not None:
+            self.averaged = AveragedModel(self.model, use_buffers=True)
+            self.averaged.load_state_dict(state["averaged"])

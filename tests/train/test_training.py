@@ -114,6 +114,26 @@ def test_an_untrained_teacher_is_a_run_of_no_steps(runs):
     assert all(torch.equal(value, start[key]) for key, value in teacher.load_model().state_dict().items())
 
 
+def test_the_mean_of_the_last_weights_is_the_result(runs, monkeypatch, tmp_path):
+    """Steps 5 and 6 of 6; the same bits after a kill between them, and another run than one without the mean."""
+    plain = student("baseline")
+    config = dataclasses.replace(plain, schedule=dataclasses.replace(SCHEDULE, average=0.33))
+    last = []
+    monkeypatch.setattr(loop, "_after_step", lambda cohort, trainees, active, after=loop._after_step: (
+        last.append({key: value.clone() for key, value in trainees[0].model.state_dict().items()}), after(cohort, trainees, active),
+    ))  # fmt: skip
+    whole = run(config)
+    found = whole.load_model().state_dict()
+    for key in ("head.classifier.weight", "encoder.bn1.running_var"):
+        assert torch.allclose(found[key], (last[-1][key] + last[-2][key]) / 2, atol=1e-7) and not torch.equal(found[key], last[-1][key])
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Stop):
+        run(config, report=stop_at(6))
+    assert weights(run(config)) == weights(whole)
+    assert config.id != plain.id and dataclasses.replace(config, schedule=SCHEDULE).id == plain.id
+
+
 def test_a_shuffled_teacher_calls_every_class_by_anothers_name(runs):
     own, shuffled = (student("kd", teacher_classes=value) for value in ("own", "shuffled"))
     assert own.id != shuffled.id and student("kd").id == own.id
