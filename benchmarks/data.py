@@ -215,7 +215,7 @@ def waited(trainee: Trainee, packed: Packed, config: RunConfig, rounds: int) -> 
 
 def share_rows(rounds: int) -> list[tuple]:
     rows = []
-    for profile, batch_size, repeats in (("quick", None, 10 * rounds), ("small", None, 4 * rounds), ("gpu", 4, 2)):
+    for profile, batch_size, repeats in (("quick", None, 10 * rounds), ("scratch", None, 4 * rounds), ("gpu", 4, 2)):
         data, train, share, waits = step_share(profile, repeats, batch_size)
         note = f" (batch {batch_size})" if batch_size else ""
         rows += [

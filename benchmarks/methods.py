@@ -91,7 +91,7 @@ def measured(rows: dict[str, RunConfig]) -> list[tuple[str, float, float, str]]:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="small")
+    parser.add_argument("--profile", default="scratch")
     parser.add_argument("--dataset", default="camvid")
     chosen = parser.parse_args()
     torch.set_num_threads(1)

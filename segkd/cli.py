@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "say what this machine has and what to change")
     _add_rows(add("report", _report, "make the report of the runs and committed results that are here; trains nothing"))
     compare = add("compare", _compare, "set the runs that are here against the committed results of a report: the same numbers?")
-    compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as small-camvid")
+    compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as scratch-camvid")
     add("readme", _readme, "rewrite the numbers of README.md and docs/findings.md from the committed results")
     return parser
 

@@ -144,10 +144,10 @@ def test_env_without_a_fitting_python_says_so(tmp_path):
 
 def test_reproduce_passes_its_choices(tmp_path):
     (tmp_path / ".segkd-stamp").touch()
-    choice = ("PROFILE=small", "DATASET=camvid", "SEEDS=0,3", "METHODS=cwd,lad")
+    choice = ("PROFILE=scratch", "DATASET=camvid", "SEEDS=0,3", "METHODS=cwd,lad")
     text = make("-n", "reproduce", f"VENV={tmp_path}", *choice)
     line = " ".join(text.split())
-    assert 'reproduce --profile "small" --dataset "camvid" --seeds "0,3" --methods "cwd,lad"' in line
+    assert 'reproduce --profile "scratch" --dataset "camvid" --seeds "0,3" --methods "cwd,lad"' in line
     assert "--devices" not in line
 
 

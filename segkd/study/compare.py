@@ -19,7 +19,7 @@ APART = ("seconds", "teacher_seconds", "peak_memory", "parameters")  # how metri
 
 
 def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
-    """What `segkd compare` prints. ``report``: a folder's name, such as small-camvid. UserError if it has no results."""
+    """What `segkd compare` prints. ``report``: a folder's name, such as scratch-camvid. UserError if it has no results."""
     folder = root / report
     if not (folder / "results.csv").exists():
         raise unknown("report", report, [path.parent.name for path in root.glob("*/results.csv")])

@@ -1,4 +1,4 @@
-"""The numbers of docs/findings.md: tables written from the committed results of small on CamVid, never typed."""
+"""The numbers of docs/findings.md: tables written from the committed results of scratch on CamVid, never typed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segkd.study.statistics import bootstrap_interval, resampled_miou
 from segkd.study.step_times import ALONE
 
 BEGIN, END = "<!-- numbers: written by `segkd readme` -->", "<!-- end of numbers -->"
-FOLDER = ROOT / "reports" / "small-camvid"
+FOLDER = ROOT / "reports" / "scratch-camvid"
 CHOOSING, FRESH = [0, 1, 2], [5, 6, 7]  # seeds: a combination is chosen by val on the first, and set against the others on these
 TIMES = ["ms a step", "ms of the teacher's pass"]
 SHOWN = ("main", "codes", "rivals", "controls")  # tables of the comparison whose rows are set against the baseline

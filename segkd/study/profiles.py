@@ -75,7 +75,7 @@ PROFILES = {
             one_seed=("rivals", "controls", "integration"),
         ),
         Profile(
-            "small", seeds=3, levels=None,
+            "scratch", seeds=3, levels=None,
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=1000, batch_size=4, lr=0.02, warmup=0.2, validations=10),
             teacher_steps=1.8,

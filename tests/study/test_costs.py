@@ -94,7 +94,7 @@ def test_one_seed_is_said_in_the_cell():
     assert "one run" in page and "t interval" in page
 
 
-@pytest.mark.parametrize("column, values", [("profile", ("quick", "small")), ("dataset", ("camvid", "scenes"))])
+@pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
 def test_mixed_results_are_refused(column, values):
     mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
     with pytest.raises(UserError, match=f"several {column}s in one table: {values[0]}, {values[1]}"):

@@ -27,7 +27,7 @@ def folder(tmp_path):
     for factor, score in ((1, 0.3), (2, 0.25)):
         name = "baseline, untuned" if factor == 1 else "learning rate x 2, weight decay x 1"
         lines += [dict(paper="all", table="tuning", row=name, seed=0, run=f"t{factor}", metric=m, value=score) for m in ("miou", "val_last")]
-    pd.DataFrame(lines).assign(role="student", profile="small", dataset="camvid").to_csv(tmp_path / "results.csv", index=False)
+    pd.DataFrame(lines).assign(role="student", profile="scratch", dataset="camvid").to_csv(tmp_path / "results.csv", index=False)
     np.savez(tmp_path / "images.npz", **images)
     return tmp_path
 
@@ -118,7 +118,7 @@ def test_val_chooses_a_combination_and_fresh_seeds_judge_it(folder):
     results = pd.read_csv(folder / "results.csv")
 
     def lines(table, row, scores):
-        head = dict(paper="all", table=table, row=row, profile="small", dataset="camvid")
+        head = dict(paper="all", table=table, row=row, profile="scratch", dataset="camvid")
         return [{**head, "seed": s, "run": f"{row}-{s}", "metric": m, "value": v} for s, pair in scores.items() for m, v in zip(("val_last", "miou"), pair)]
 
     more = lines("combinations", "HWD + RDD", {0: (0.4, 0.1), 1: (0.4, 0.1), 2: (0.4, 0.1), 5: (0.1, 0.39), 6: (0.1, 0.40)})
@@ -142,7 +142,7 @@ def test_a_changed_setting_is_set_against_the_papers_own(folder):
         for row, (run, values) in scores.items()
         for seed, score in enumerate(values)
     ]
-    pd.concat([results, pd.DataFrame(lines)]).assign(profile="small", dataset="camvid").to_csv(folder / "results.csv", index=False)
+    pd.concat([results, pd.DataFrame(lines)]).assign(profile="scratch", dataset="camvid").to_csv(folder / "results.csv", index=False)
     block = findings.findings_block(folder)
     _, setting, seeds, score, gap, over_seeds, over_images = cells(block, "FAKD Table 5: final strength lambda")
     half = 12.70620474 * np.std([-1.0, 1.0], ddof=1) / math.sqrt(2)
@@ -157,7 +157,7 @@ def test_other_methods_are_rivals_of_a_combination_too(folder):
         dict(paper="all", table="rivals", row="DIST", seed=seed, run=f"DIST-{seed}", metric="miou", value=score)
         for seed, score in enumerate([0.37, 0.39, 0.38])
     ]
-    pd.concat([results, pd.DataFrame(lines)]).assign(profile="small", dataset="camvid").to_csv(folder / "results.csv", index=False)
+    pd.concat([results, pd.DataFrame(lines)]).assign(profile="scratch", dataset="camvid").to_csv(folder / "results.csv", index=False)
     block = findings.findings_block(folder)
     assert cells(block, "DIST")[1:5] == ["3", "38.0", "1.0", "+7.0"]
     assert cells(block, "FAKD + RDD")[5:7] == ["DIST", "-1.0"]
