@@ -18,7 +18,7 @@ PRECISIONS = ("float32", "bf16")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
-    "content": "", "precision": "float32", "compile": False,
+    "content": "", "precision": "float32", "compile": False, "rounding": 0,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -92,6 +92,7 @@ class RunConfig:
     seed: int = 0
     teacher: RunConfig | None = None
     teacher_classes: str = "own"  # "shuffled": a control, in which the teacher's classes trade places
+    rounding: int = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
 
     @cached_property  # pages look runs up thousands of times
     def id(self) -> str:
