@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "bf16")
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
     "content": "", "precision": "float32", "compile": False, "output_stride": 8, "head_channels": None,
-    "average": 0.0,
+    "average": 0.0, "rounding": 0,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -96,6 +96,7 @@ class RunConfig:
     seed: int = 0
     teacher: RunConfig | None = None
     teacher_classes: str = "own"  # "shuffled": a control, in which the teacher's classes trade places
+    rounding: int = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
 
     @cached_property  # pages look runs up thousands of times
     def id(self) -> str:

@@ -11,7 +11,7 @@ from segkd.models.hrnet import HRNetEncoder
 from segkd.models.zoo import HRNETS
 from segkd.study.profiles import Profile
 from segkd.study.protocols import Protocol, network, protocol
-from segkd.study.table import Row
+from segkd.study.table import ROUNDING, Row
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ def with_networks(profile: Profile, paper: str, dataset: str, student: str, teac
 
 def row_config(setting: Setting, row: Row, seed: int) -> RunConfig:
     """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
+    return _controlled(_uncontrolled(setting, row, seed), row.control)
+
+
+def _uncontrolled(setting: Setting, row: Row, seed: int) -> RunConfig:
     schedule = _schedule(setting, row)
     config = RunConfig(setting.images(row.printed), setting.student(row.network, row.start), schedule, seed=seed)
     if row.role == "teacher":
@@ -93,7 +97,7 @@ def row_config(setting: Setting, row: Row, seed: int) -> RunConfig:
         teacher = row_config(setting, assisted, seed)
     elif method.needs_teacher:
         teacher = row_config(setting, Row("", role="teacher", network=row.teacher, printed=row.printed), seed)
-    return _controlled(replace(config, method=row.spec, hyper=hyper, teacher=teacher), row.control)
+    return replace(config, method=row.spec, hyper=hyper, teacher=teacher)
 
 
 def _schedule(setting: Setting, row: Row) -> Schedule:
@@ -105,7 +109,8 @@ def _schedule(setting: Setting, row: Row) -> Schedule:
 
 
 def _controlled(config: RunConfig, control: str) -> RunConfig:
-    """The run of a control row: trained longer, or taught by a teacher that cannot help (see losses/rows.py)."""
+    """The run of a control row: trained longer, or taught by a teacher that cannot help (see losses/rows.py), or a copy
+    that is rounded otherwise, as its teacher is: on another machine the whole chain would be."""
     if control == "longer":
         return replace(config, schedule=replace(config.schedule, steps=round(LONGER * config.schedule.steps)))
     if control == "untrained_teacher":
@@ -114,6 +119,9 @@ def _controlled(config: RunConfig, control: str) -> RunConfig:
         return replace(config, teacher=replace(teacher, network=network, schedule=replace(teacher.schedule, steps=0)))
     if control == "shuffled_teacher":
         return replace(config, teacher_classes="shuffled")
+    if control.startswith(ROUNDING):
+        copy = int(control.removeprefix(ROUNDING))
+        return replace(config, rounding=copy, teacher=config.teacher and replace(config.teacher, rounding=copy))
     return config
 
 

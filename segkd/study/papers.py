@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from segkd.losses.method import create_method
@@ -9,7 +10,9 @@ from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.registry import unknown
 from segkd.study.printed import printed_tables
 from segkd.study.reported import fitted
-from segkd.study.table import Row, Table
+from segkd.study.table import ROUNDING, Row, Table
+
+COPIES = 3  # of each row of the table "floor"
 
 
 def _row(label: str, paper: str, method: str, setting: str | None = "") -> Row:
@@ -129,6 +132,12 @@ def _rdd(levels: int | None) -> dict[str, Table]:
     }
 
 
+def _copies(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Each row as it is, then its copies that are rounded otherwise."""
+    copy = lambda row, k: replace(row, label=f"{row.label}, {ROUNDING}{k}", control=f"{ROUNDING}{k}") if k else row  # noqa: E731
+    return tuple(replace(copy(row, k), level={"rounding": k}, reported=None) for row in rows for k in range(COPIES + 1))
+
+
 def _all(levels: int | None) -> dict[str, Table]:
     """The comparison that no single paper makes: every method, one protocol, the same seeds."""
     rows = (
@@ -167,6 +176,10 @@ def _all(levels: int | None) -> dict[str, Table]:
         ),
         "codes": Table("Methods as their papers and as their released code have them", codes, on_request=True),
         "combinations": Table("Combinations that no paper tried", combinations, on_request=True),
+        "floor": Table(
+            "The rounding floor: the same runs, their start weights off by the last digit", _copies((BASELINE, CWD, TEACHER)),
+            axes=("rounding",), on_request=True, first_seed=True,
+        ),
         "controls": Table("Controls: what training longer, or a useless teacher, would give", controls),
     }
 

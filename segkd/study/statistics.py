@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,39 @@ def half_width(sd: float, n: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation pooled over groups, its 95 % interval, its degrees of freedom and how many runs it rests on."""
+
+    sd: float
+    low: float
+    high: float
+    df: int
+    runs: int
+
+    def __str__(self) -> str:
+        if not self.df:
+            return "not known"
+        digits = ".1f" if self.sd >= 0.05 else ".1g"
+        return f"±{self.sd:{digits}} ({self.low:{digits}} to {self.high:{digits}}; {self.runs} runs)"
+
+
+def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
+    """Standard deviation within groups, from the sum of their squares, with its chi-square interval; NaN without any.
+
+    A group of one value says nothing and is left out.
+    """
+    told = [np.asarray(group, dtype=np.float64) for group in groups if len(group) > 1]
+    runs, df = sum(map(len, told)), sum(len(group) - 1 for group in told)
+    if not df:
+        return Spread(math.nan, math.nan, math.nan, 0, 0)
+    from scipy.stats import chi2
+
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in told)
+    low, high = (math.sqrt(squares / float(chi2.ppf(q, df))) for q in (1 - LEVEL / 2, LEVEL / 2))
+    return Spread(math.sqrt(squares / df), low, high, df, runs)
 
 
 def joint_p(parts: Sequence[Estimate]) -> tuple[float, bool]:

@@ -156,7 +156,7 @@ class Study:
             self.config(row, seed)
             for name in (self.tables if tables is None else tables)
             for row in self.rows(name)
-            for seed in (self.seeds[:1] if name in self.profile.one_seed else self.seeds)
+            for seed in (self.seeds[:1] if name in self.profile.one_seed or self.all_tables[name].first_seed else self.seeds)
         ]
         return [c for c in {c.id: c for c in found}.values() if not too_small(c)]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+ROUNDING = "rounding "  # how the control of a copy begins
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,7 +21,7 @@ class Row:
     role: str = "student"
     level: dict[str, Any] = field(default_factory=dict)  # place on the ablation's axes
     reported: tuple[str, str] | None = None  # (method, setting) in data/papers/reported.csv
-    control: str = ""  # the "controls" of losses/rows.py
+    control: str = ""  # one of the "controls" of losses/rows.py, or "rounding 2": that copy of the row and of its teacher
     tuning: tuple[float, float] | None = None  # factors on learning rate and weight decay as they were before they were tuned
     network: str = ""  # the network that is trained; of a label-assisted teacher: without its fourth channel
     teacher: str = ""  # its teacher's network
@@ -38,4 +40,5 @@ class Table:
     source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv
     axes: tuple[str, ...] = ()
     on_request: bool = False  # trained only if TABLES names it
+    first_seed: bool = False  # trained for the first seed only, however many there are
     note: str = ""  # what a reader must know to compare
