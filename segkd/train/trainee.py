@@ -22,7 +22,7 @@ from segkd.train.event_files import EventFiles
 from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
-from segkd.train.runtime import derive, forward_precision, generator
+from segkd.train.runtime import derive, dtype_of, forward_precision, generator, new_tensors
 from segkd.train.teacher import Teacher
 
 # How far the start weights of a copy (RunConfig.rounding) are off, as a share of each: about the last digit that they have.
@@ -42,13 +42,14 @@ class NonFiniteStep(RuntimeError):
 
 
 def build_network(config: RunConfig, num_classes: int, start: bool = True) -> torch.nn.Module:
-    """The network of a run, its first weights drawn from the seed alone: all methods of a seed start alike.
+    """The network of a run in its precision, its first weights drawn from the seed alone: all methods of a seed start alike.
 
     ``start=False``: without the weights of files, for whoever fills it himself.
     """
     torch.manual_seed(derive(config.seed, "weights"))
     network = config.network
-    model = make_network(network, num_classes, network.weights if start else None)
+    with new_tensors(dtype_of(config.schedule.precision)):
+        model = make_network(network, num_classes, network.weights if start else None)
     if start and network.checkpoint is not None:
         load_network(model, network.checkpoint, network.checkpoint_hash)
     if start and config.rounding:
