@@ -63,6 +63,13 @@ class NetworkConfig:
     checkpoint_hash: str = ""  # its `segkd.models.weights.content_hash`: another file is another run
     grad_checkpointing: bool = False  # less memory, a longer step, the same run
 
+    @property
+    def label(self) -> str:
+        """The network in words: its name, and its size where that is not the papers'."""
+        sizes = {"width": (self.width, 1), "output stride": (self.output_stride, 8), "head": (self.head_channels, None)}
+        changed = ", ".join(f"{key} {value:g}" for key, (value, usual) in sizes.items() if value != usual)
+        return self.name + (f" ({changed})" if changed else "")
+
 
 @dataclass(frozen=True)
 class Schedule:

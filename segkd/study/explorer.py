@@ -50,8 +50,7 @@ def finished(study: Study) -> dict[Key, Run]:
 
 def _network(config: RunConfig) -> str:
     network = config.network
-    width = f", width {network.width:g}" if network.width != 1 else ""
-    return network.name + width + (", sees labels" if network.extra_channels else "")
+    return network.label + (", sees labels" if network.extra_channels else "")
 
 
 def missing_runs(study: Study) -> Sentence:

@@ -14,6 +14,7 @@ from segkd.data.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
 from segkd.export import Exported, export_run
 from segkd.losses.method import create_method
+from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.papers import Row, Table
 from segkd.study.results import paired
@@ -63,11 +64,14 @@ def _mask(label: np.ndarray) -> Image.Image:
     return mask
 
 
-def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: str = "") -> Study:
+def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: str = "", steps: str = "") -> Study:
     """A study of one table: the baseline, the student of ``method``, and the teacher that the method has, if any.
 
-    ``method`` as `segkd.create_method` takes it, such as "cwd" or "lad+cwd". UserError as `open_study` gives it.
+    ``method`` as `segkd.create_method` takes it, such as "cwd" or "lad+cwd"; ``steps`` of a student, empty for the profile's.
+    UserError as `open_study` gives it, and for steps that are no whole number above 0.
     """
+    if steps and not (str(steps).isdecimal() and int(steps)):
+        raise UserError(f"STEPS: '{steps}' is no number of steps; give a whole number above 0, or nothing for the profile's")
     made = create_method(method)
     rows = [Row(BASELINE), Row(method, method)]
     if made.teacher_kind is not None:
@@ -76,7 +80,10 @@ def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: 
         rows.append(Row("teacher", role="teacher"))
     tables = {TABLE: Table(f"{folder.name}: {method} against the baseline", tuple(rows))}
     study = open_study("all", profile, "folder", seeds=seeds, devices=devices)
-    return replace(study, tables=tables, all_tables=tables)
+    scale = study.profile
+    if steps:
+        scale = replace(scale, schedule=replace(scale.schedule, steps=int(steps)))
+    return replace(study, setting=replace(study.setting, profile=scale), tables=tables, all_tables=tables)
 
 
 def verdict(study: Study) -> str:

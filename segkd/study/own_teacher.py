@@ -28,11 +28,10 @@ def teacher_from_file(source: str, dataset: str) -> NetworkConfig:
 def about_teacher(run: Run) -> str:
     """Which file, its fingerprint and content, and, once the run of zero steps has evaluated it, its own score."""
     network = run.config.network
-    width = "" if network.width == 1 else f" (width {network.width:g})"
     if run.done:
         about, score = run.result["origin"]["checkpoint"], run.result
         own = f"own score {100 * score['miou']:.1f} % mIoU on {score['split']} (run {run.id})"
     else:
         about, own = describe(network.checkpoint, "checkpoint"), "not yet evaluated"
     name = Path(network.checkpoint).name
-    return f"{network.name}{width} from {name}, not trained here; layout {about['layout']}, content {about['content']}; {own}"
+    return f"{network.label} from {name}, not trained here; layout {about['layout']}, content {about['content']}; {own}"

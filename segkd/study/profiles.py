@@ -46,6 +46,11 @@ def _net(name: str, width: float, weights: str | None = None) -> NetworkConfig:
     return NetworkConfig(name, width, weights)
 
 
+def _lite(encoder: str, head_channels: int) -> NetworkConfig:
+    """DeepLabV3+ without dilation, which costs a CPU five times as much: scores at stride 4 come from its decoder."""
+    return NetworkConfig(f"deeplabv3plus/{encoder}", weights="imagenet", output_stride=32, head_channels=head_channels)
+
+
 # Sizes and crops of the papers' protocols (methods.md 2.2); sets that are not named have images of many sizes.
 OWN_SIZE = {"scenes": (360, 480), "camvid": (360, 480), "cityscapes": (1024, 2048)}
 OWN_CROP = {"scenes": (360, 360), "camvid": (360, 360), "cityscapes": (512, 1024)}
@@ -87,6 +92,20 @@ PROFILES = {
             "full width and 40,000 steps.",
             needs="2 GB of disk and CPU hours (on two cores about one per seed for the main comparisons, three with all "
             "ablations), or minutes on a GPU",
+        ),
+        Profile(
+            "small", seeds=5, levels=3,
+            student=_lite("efficientnet_lite0", 64), teacher=_lite("efficientnet_lite2", 128),
+            schedule=Schedule("adamw", steps=800, batch_size=4, lr=0.006, warmup=0.1, validations=8, average=0.25),
+            teacher_steps=1.25,
+            data=DataConfig(size=(192, 256), scale=CPU_SCALE),
+            shows="Effects of a point of mIoU or so between methods that train a small network from ImageNet weights on a 48x64 score "
+            "grid. It cannot show the papers' numbers: those need their networks, whole images and fifty times as many of them.",
+            needs="15 GB of disk and CPU hours (about five minutes a run on one core), or minutes on a GPU",
+            tables={
+                "main": None, "rivals": 3, "controls": 3, "noise": 3, "shortcut": 3, "distance": 3, "lambda": 3, "beta": 3, "tau": 3,
+                "mu": 3, "stages": 3, "mode": 3, "integration": 3,
+            },
         ),
         Profile(
             "gpu", seeds=3, levels=None,

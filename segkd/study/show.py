@@ -92,20 +92,21 @@ def as_table(values: dict) -> pd.io.formats.style.Styler:
 def facts_of(study: Study, own_teacher: str | None) -> dict[str, str]:
     """What a study runs: data, networks, schedule, each in words. ``own_teacher``: about a teacher from a file."""
     p, data, schedule = study.profile, study.data, study.schedule
-    network = lambda n: n.name + (f" (width {n.width:g})" if n.width != 1 else "")  # noqa: E731
     at = lambda size: f"{size[0]}x{size[1]}" if size else "the images' own sizes"  # noqa: E731
     either = "either" if data.split != "val" else "it"
+    more = f", {schedule.precision}" if schedule.precision != "float32" else ""
+    more += f", result: the mean of the weights over the last {schedule.average:.0%} of the steps" if schedule.average else ""
     longer = f", trained {p.teacher_steps:g} times as long" if p.teacher_steps != 1 else ""
     found = {
         "profile": f"{p.name}: {p.shows}",
         "data": f"{study.dataset} at {at(data.size)}, crop {at(data.crop or data.size)}; result on {data.split}, "
         f"validated on val, no checkpoint chosen on {either}{CAMVID_NOTE.get(study.dataset, '')}",
-        "student": network(p.student),
-        "teacher": own_teacher or network(p.teacher) + longer,
-        "label-assisted teacher": f"{network(p.student)} with a 4th input channel{longer}",
+        "student": p.student.label,
+        "teacher": own_teacher or p.teacher.label + longer,
+        "label-assisted teacher": f"{p.student.label} with a 4th input channel{longer}",
         "schedule": f"{schedule.optimiser.upper().replace('ADAMW', 'AdamW')}, {schedule.steps} steps of {schedule.batch_size}, "
         f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
-        f"auxiliary weight {schedule.aux_weight:g}",
+        f"auxiliary weight {schedule.aux_weight:g}{more}",
         "seeds": ", ".join(map(str, study.seeds)) + _few_seeds(study),
         "start": p.student.weights or "random weights, the same for all methods of a seed",
     }

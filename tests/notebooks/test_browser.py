@@ -48,7 +48,7 @@ def test_tour_in_jupyterlab(open_notebook):
 @pytest.mark.slow
 def test_own_data_in_jupyterlab(open_notebook, tmp_path):
     folder = write_example(tmp_path / "own", {"train": 8, "val": 4, "test": 4})
-    with open_notebook("95_your_own_data.ipynb", PROFILE="smoke", FOLDER=str(folder)) as notebook:
+    with open_notebook("95_your_own_data.ipynb", PROFILE="smoke", STEPS="", FOLDER=str(folder)) as notebook:
         notebook.run_all(400)
         assert notebook.errors() == []
         first = notebook.show("explore(")

@@ -39,7 +39,7 @@ def test_tour_without_runs_says_what_trains_them(executed, tmp_path):
 @pytest.mark.slow
 def test_own_data_from_folder_to_export(executed, tmp_path):
     folder = write_example(tmp_path / "mine", {"train": 8, "val": 4, "test": 4})
-    outputs = executed("95_your_own_data", PROFILE="smoke", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu")
+    outputs = executed("95_your_own_data", PROFILE="smoke", STEPS="", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu")
     assert "train 8, val 4, test 4 images verified" in output(outputs, "print(*command")["text"]
     assert "one run of each" in output(outputs, "verdict")["text"]
     assert "largest difference" in output(outputs, "run =")["text"]
