@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from segkd.registry import UserError, unknown
 
 TEACHER_CLASSES = ("own", "shuffled")
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16", "float64")
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
@@ -75,7 +75,7 @@ class Schedule:
     warmup: float = 0.0  # share of the steps over which the learning rate rises
     aux_weight: float = 0.4
     validations: int = 10
-    precision: str = "float32"  # of the forward passes in training, one of PRECISIONS; losses and evaluation are float32
+    precision: str = "float32"  # bf16: forward passes in training alone; float64: all of it, the same numbers on any CPU
     compile: bool = False  # the student through torch.compile: the same up to rounding
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segkd.config import PRECISIONS, ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig
+from segkd.config import ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig
 from segkd.config import differences, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
 from segkd.data.folder import content
@@ -35,7 +35,7 @@ from segkd.train.evaluate import evaluate_each
 from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, train_cohort
 from segkd.train.processes import from_first, is_first, world
-from segkd.train.runtime import one_thread, pick_device
+from segkd.train.runtime import check_precision, computing, dtype_of, pick_device
 from segkd.train.state import checkpoints, locked, read_json, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
@@ -161,6 +161,7 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
     where = pick_device(device)
     for config in configs:
         check(config)
+        check_precision(config.schedule, where)
     teacher_run = run(configs[0].teacher, device, report) if configs[0].teacher else None
     with ExitStack() as stack:
         for r in sorted(found, key=lambda r: r.id) if is_first() else ():  # one order for everybody: no deadlock
@@ -168,7 +169,7 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
         done = from_first(lambda: [r.id for r in found if r.done])
         missing = [r for r in found if r.id not in done]
         if missing:
-            stack.enter_context(one_thread())
+            stack.enter_context(computing(configs[0].schedule.precision))
             _train_missing(missing, teacher_run, where, report)
     return found
 
@@ -188,8 +189,6 @@ def check(config: RunConfig) -> None:
         raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
     if config.teacher_classes not in TEACHER_CLASSES:
         raise unknown("teacher_classes", config.teacher_classes, TEACHER_CLASSES)
-    if config.schedule.precision not in PRECISIONS:
-        raise unknown("schedule.precision", config.schedule.precision, PRECISIONS)
     if config.data.name not in list_datasets():
         raise unknown("data set", config.data.name, list_datasets())
     _check_content(config.data)
@@ -243,7 +242,7 @@ def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -
     """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
     config, here = group[0].config, environment(device)
     train, val = (split_of(config, split) for split in ("train", "val"))
-    here["data"], here["processes"], teacher = train.fingerprint, world(), None
+    here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world(), None
     if teacher_run is not None:
         teacher = as_teacher(teacher_run.load_model(str(device)), [r.config for r in group])
         here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
@@ -251,8 +250,10 @@ def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -
 
 
 def as_teacher(model: torch.nn.Module, configs: list[RunConfig]) -> Teacher:
-    """A trained network, changed in place, as the runs of a cohort are taught by it: without what none of them reads."""
+    """A trained network, changed in place, as the runs of a cohort are taught by it: without what none of them reads,
+    and in their precision."""
     config = configs[0]
+    model.to(dtype_of(config.schedule.precision))
     if not any(method_of(c).needs_teacher_aux for c in configs):
         drop_aux_head(model)
     fold_norms(model)  # a sixth less time for the same prediction

@@ -20,7 +20,7 @@ def feature_activation(model: nn.Module, images: Tensor) -> Tensor:
     feature = model(images).feature
     if feature is None:
         raise UserError("feature_activation: the network gives no feature before its classifier; use one of segkd's")
-    return feature.float().abs().mean(1)
+    return feature.abs().mean(1)
 
 
 def activation_map(model: nn.Module, image) -> np.ndarray:

@@ -91,7 +91,7 @@ def predicted_maps(model: nn.Module, packed) -> Iterator[tuple[Tensor, Tensor]]:
     """(predicted classes, labels), both (B, H, W) int64, over a split of a network that sees the image alone."""
     with evaluating(model) as device:
         for _, images, labels in batches(packed):
-            scores = model(images.to(device)).logits.float()
+            scores = model(images.to(device)).logits
             yield resize_scores(scores, labels.shape[-2:], model.align_corners).argmax(1).cpu(), labels
 
 

@@ -39,7 +39,7 @@ def divergence_ratios(student: nn.Module, teacher: nn.Module, packed, temperatur
     parts = []
     with evaluating(student) as device, evaluating(teacher):
         for _, images, labels in batches(packed):
-            pair = [model(images.to(device)).logits.float() for model in (student, teacher)]
+            pair = [model(images.to(device)).logits for model in (student, teacher)]
             parts.append(channel_sums(*pair, labels.to(device), temperature).cpu())
     inside, own, outside, other = torch.cat(parts, 1).numpy()
     with np.errstate(invalid="ignore", divide="ignore"):

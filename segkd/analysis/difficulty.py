@@ -33,12 +33,12 @@ def cases(student_hard, teacher_hard):
 
 
 def _sure(model: nn.Module, prediction: Prediction, labels: Tensor) -> Tensor:
-    return confidence(prediction.logits.float(), labels, align_corners=model.align_corners)
+    return confidence(prediction.logits, labels, align_corners=model.align_corners)
 
 
 def _weights(model: nn.Module, prediction: Prediction, size: tuple[int, int]) -> Tensor:
     """TFE weights at label size: the exponential first, then the upsampling."""
-    easy = teacher_difficulty(prediction.logits.float(), prediction.aux_logits.float())
+    easy = teacher_difficulty(prediction.logits, prediction.aux_logits)
     return resize_scores(easy[:, None], size, model.align_corners)[:, 0]
 
 
@@ -99,7 +99,7 @@ def _pixels(model: nn.Module, packed, threshold: float):
     with evaluating(model) as device:
         for _, images, labels in batches(packed):
             prediction, size = model(images.to(device)), tuple(labels.shape[-2:])
-            guess = resize_scores(prediction.logits.float(), size, model.align_corners).argmax(1).cpu()
+            guess = resize_scores(prediction.logits, size, model.align_corners).argmax(1).cpu()
             hard = hard_pixels(_sure(model, prediction, labels.to(device)), threshold).cpu()
             aux = prediction.aux_logits is not None
             weight = _weights(model, prediction, size).cpu() if aux else torch.full(labels.shape, float("nan"))
@@ -139,7 +139,7 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
     if prediction.aux_logits is None:
         raise UserError("teacher_maps: this teacher has no auxiliary head; RDD's first stage compares two heads")
     aux = Prediction(prediction.aux_logits)
-    easy = teacher_difficulty(prediction.logits.float(), prediction.aux_logits.float())
+    easy = teacher_difficulty(prediction.logits, prediction.aux_logits)
     up = lambda maps: resize_scores(maps[:, None], tuple(labels.shape[-2:]), teacher.align_corners)[0, 0].numpy()  # noqa: E731
     sure = _sure(teacher, prediction, labels)[0]
     return {
@@ -157,7 +157,7 @@ def _one(image, label) -> tuple[Tensor, Tensor]:
 
 
 def _coloured(model: nn.Module, prediction: Prediction, labels: Tensor, palette) -> np.ndarray:
-    scores = resize_scores(prediction.logits.float(), tuple(labels.shape[-2:]), model.align_corners)
+    scores = resize_scores(prediction.logits, tuple(labels.shape[-2:]), model.align_corners)
     return colorize(scores.argmax(1)[0].numpy(), palette)
 
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from segkd.analysis.style import MARKERS, colours, styled
 from segkd.prediction import IGNORE, labels_to_grid
 from segkd.registry import UserError
+from segkd.train.runtime import like
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """Eval mode without gradient; gives the model's device and puts every module's mode back at the end."""
+    """Eval mode without gradient, images and draws in the model's precision; gives its device, puts modes back at the end."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), like(model):
             yield next(model.parameters()).device
     finally:
         for module, mode in modes.items():
@@ -33,7 +34,7 @@ def network_input(images, labels=None, label_noise: Callable | None = None, seed
 
     ``label_noise(labels int64 (B, H, W), generator) -> (B, 1, H, W)`` is LAD's ``LabelNoise``; ``seed`` fixes its draw.
     """
-    rgb = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    rgb = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(torch.get_default_dtype()) / 255
     if label_noise is None:
         return rgb
     labels = torch.from_numpy(np.array(labels)).long()
@@ -69,7 +70,7 @@ def pixel_features(
     label_noise: Callable | None = None,
     batch_size: int = 4,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features before the classifier at a balanced sample of labelled pixels: (n, A) float32, classes (n,) int64.
+    """Features before the classifier at a balanced sample of labelled pixels: (n, A) in its precision, classes (n,) int64.
 
     Only images that hold a sampled pixel are run, after one for the grid. ``label_noise`` feeds a label-assisted
     teacher. UserError: the network has no feature. At most ``per_class`` times C rows; keep that near 1000 for t-SNE.
@@ -80,17 +81,17 @@ def pixel_features(
         prediction = model(network_input(images, labels, label_noise, seed).to(device))
         if prediction.feature is None:
             raise UserError("pixel_features: the network gives no feature before its classifier; use one of segkd's")
-        return prediction.feature.float().cpu()
+        return prediction.feature.cpu()
 
     with evaluating(model) as device:
         grid = tuple(feature(np.array([0])).shape[-2:])
         rows = sample_positions(packed.labels, grid, len(packed.classes), per_class, seed)
-        parts = np.zeros((len(rows), 0), np.float32)
+        parts = np.zeros((len(rows), 0))
         used = np.unique(rows[:, 1])
         for start in range(0, len(used), batch_size):
             indices = used[start : start + batch_size]
             maps = feature(indices).numpy()
-            parts = np.zeros((len(rows), maps.shape[1]), np.float32) if parts.shape[1] == 0 else parts
+            parts = np.zeros((len(rows), maps.shape[1]), maps.dtype) if parts.shape[1] == 0 else parts
             here = np.isin(rows[:, 1], indices)
             parts[here] = maps[np.searchsorted(indices, rows[here, 1]), :, rows[here, 2], rows[here, 3]]
     return parts, rows[:, 0]

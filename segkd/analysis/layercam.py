@@ -26,6 +26,7 @@ from segkd.analysis.style import styled
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError, unknown
+from segkd.train.runtime import like
 
 
 class SplitConv(nn.Module):
@@ -135,7 +136,8 @@ def layercam(
     mask = torch.from_numpy(np.asarray(label) == target) if where == "label" else None
     if mask is not None and not mask.any():
         raise UserError(f"layercam: class {target} is not in this label; choose another image or where='predicted'")
-    x = network_input(np.asarray(image)[None], np.asarray(label)[None], label_noise, seed)
+    with like(model):
+        x = network_input(np.asarray(image)[None], np.asarray(label)[None], label_noise, seed)
     maps = (cam or InputLayerCAM(model))(x, target, mask)
     mass = [float(m.double().sum()) for m in maps]
     shares = [m / sum(mass) if sum(mass) > 0 else float("nan") for m in mass]

@@ -36,7 +36,7 @@ class Look:
 def look(network: nn.Module, x: Tensor, label: np.ndarray) -> Look:
     """``x`` (1, channels, H, W) as the network takes it, ``label`` (H, W) uint8 with 255 = void."""
     with evaluating(network) as device:
-        logits = resize_scores(network(x.to(device)).logits.float(), label.shape, network.align_corners)[0].cpu()
+        logits = resize_scores(network(x.to(device)).logits, label.shape, network.align_corners)[0].cpu()
     sure, predicted = logits.softmax(0).max(0)
     counts = confusion_matrix(predicted, torch.from_numpy(np.array(label)), len(logits))
     found = scores(counts)
@@ -51,7 +51,7 @@ def layercam(network: nn.Module, x: Tensor, mask: np.ndarray, target: int) -> np
     """
     with evaluating(network) as device, torch.enable_grad():
         said = network(x.to(device).requires_grad_())
-        logits = resize_scores(said.logits.float(), mask.shape, network.align_corners)[0]
+        logits = resize_scores(said.logits, mask.shape, network.align_corners)[0]
         score = (logits[target] * torch.from_numpy(mask).to(device)).sum()
         (gradient,) = torch.autograd.grad(score, said.stages[-1])
     activation = (gradient.relu() * said.stages[-1].detach()).sum(1, keepdim=True).relu()

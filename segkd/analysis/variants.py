@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segkd.analysis.style import method_colour, styled
 from segkd.data.augment import to_batch
 from segkd.losses import METHODS, Context, TeacherKind, create_method, list_methods, task_loss
-from segkd.train.runtime import derive, generator
+from segkd.train.runtime import derive, generator, like
 
 # Readings that are neither the default nor the released code's: other papers' versions and what a text prints.
 READINGS = {
@@ -93,8 +93,9 @@ def variant_effects(witnesses: Witnesses, methods: Sequence[str] | None = None) 
     lines, plain = [], {}
     for difference in differences(methods):
         key = _name(difference), repr(difference.base)
-        plain[key] = plain.get(key) or _measure(difference, difference.base, witnesses)
-        (value, gradient), (other, turned) = plain[key], _measure(difference, difference.changed, witnesses)
+        with like(witnesses.student):
+            plain[key] = plain.get(key) or _measure(difference, difference.base, witnesses)
+            (value, gradient), (other, turned) = plain[key], _measure(difference, difference.changed, witnesses)
         lines.append({
             "method": _name(difference), "difference": difference.what,
             "default": _shown(difference, create_method(difference.part, **difference.base)),

@@ -40,7 +40,7 @@ def augment(
     sizes: Tensor | None = None,
     part: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images uint8 (B, H, W, 3) and labels uint8 (B, H, W) -> float32 (B, 3, h, w) in [0, 1] and int64 (B, h, w).
+    """Images uint8 (B, H, W, 3) and labels uint8 (B, H, W) -> torch's default float type (B, 3, h, w) in [0, 1] and int64 (B, h, w).
 
     ``crop`` (h, w); ``scale``: those of the papers' 16 factors 0.5, 0.6 ... 2.0 in this range, equally likely, or any
     factor in it if ``continuous``; ``generator``: on the CPU; the same numbers are drawn whatever the options. Images
@@ -68,9 +68,9 @@ def augment(
 
 @torch.no_grad()
 def to_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same types without augmentation: float32 (B, 3, H, W) in [0, 1] and int64 (B, H, W)."""
+    """The same types without augmentation: (B, 3, H, W) in [0, 1] and int64 (B, H, W)."""
     _check(images, labels)
-    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255), labels.long()
+    return images.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(255), labels.long()
 
 
 def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: float, ignore: int) -> tuple[Axis, Axis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -214,8 +215,18 @@ def resize(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> n
     return np.asarray(Image.fromarray(array).resize(size[::-1], how))
 
 
+def pixel_hash(folder: Path) -> str:
+    """SHA-256 over images and labels of a pack, bytes in their order: what a run is trained on, wherever it came from."""
+    digest = hashlib.sha256()
+    for name in CHANNELS:
+        digest.update(np.load(folder / name, mmap_mode="r").reshape(-1).data)
+    return digest.hexdigest()
+
+
 def _finish(job: Job, folder: Path) -> None:
-    """The finished folder moves to its place at once; a damaged one there goes."""
+    """The finished folder, its record with the hash of the pixels, moves to its place at once; a damaged one there goes."""
+    record = job.folder / "meta.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"pixels": pixel_hash(job.folder)}))
     shutil.rmtree(folder, ignore_errors=True)
     job.folder.rename(folder)
     (folder / DONE).unlink()

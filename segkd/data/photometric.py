@@ -17,7 +17,7 @@ HUE = 18  # steps of two degrees; -18 ... 17 are drawn, as there
 def distort(images: Tensor, numbers: Tensor) -> Tensor:
     """Images (B, 3, h, w) in [0, 1], changed in place; ``numbers`` (B, 9) in [0, 1), on any device."""
     shift, contrast, early, saturation, turn = (
-        value.float().to(images.device, non_blocking=True)[:, None, None, None] for value in strengths(numbers)
+        value.to(images.device, images.dtype, non_blocking=True)[:, None, None, None] for value in strengths(numbers)
     )
     images.add_(shift).clamp_(0, 1)
     images.mul_(torch.where(early > 0, contrast, 1)).clamp_(0, 1)

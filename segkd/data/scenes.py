@@ -7,7 +7,7 @@ import numpy as np
 from segkd.data.scenes_camera import expose, paint_bonnet
 from segkd.data.scenes_cars import paint_car, paint_side_car
 from segkd.data.scenes_draw import Canvas
-from segkd.data.scenes_layout import make_world
+from segkd.data.scenes_layout import DIFFICULTY, make_world
 from segkd.data.scenes_things import PAINTERS, paint_railing
 from segkd.data.scenes_world import paint_stage
 from segkd.registry import UserError, unknown
@@ -20,6 +20,7 @@ PALETTE = (
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 SPLITS = {"train": 367, "val": 101, "test": 233}  # the sizes of CamVid's
+VERSION = 1  # of the pictures: raise it when a pixel changes (tests/data/test_scenes.py knows their hash)
 STREAM = 1_000_000  # scenes a split may have; split k takes the indices k * STREAM ...
 
 _PAINTERS = PAINTERS | {"car": paint_car, "side_car": paint_side_car}

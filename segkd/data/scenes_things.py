@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import numpy as np
 
 from segkd.data.scenes_draw import Canvas, Patch, noise
@@ -165,7 +167,7 @@ def paint_person(canvas: Canvas, thing: Thing) -> None:
 def paint_rider(canvas: Canvas, thing: Thing) -> None:
     """A bicyclist: two wheels, frame, legs, bent torso, head with or without helmet; turned by any angle."""
     look = thing.look
-    squeeze = (0.16 + 0.84 * look[0] ** 1.5) * (1 if look[1] < 0.5 else -1)
+    squeeze = (0.16 + 0.84 * look[0] * sqrt(look[0])) * (1 if look[1] < 0.5 else -1)
     canvas.shadow(thing.t, thing.z, 0.4 + 0.5 * abs(squeeze), 0.35)
     seen = canvas.upright(thing.t, thing.z, 1.1, 1.95)
     if seen is None:

@@ -6,7 +6,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Meta:
     palette: tuple[tuple[int, int, int], ...]
     fingerprint: str
     version: int = VERSION
+    pixels: str = ""  # SHA-256 of images and labels, see `packing.pixel_hash`; none in packs of older versions
 
 
 class Packed:
@@ -77,6 +78,10 @@ class Packed:
     @property
     def fingerprint(self) -> str:
         return self.meta.fingerprint
+
+    @property
+    def pixels(self) -> str:
+        return self.meta.pixels
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -187,13 +192,15 @@ def _evenly(n: int, limit: int | None) -> list[int]:
 def _open(folder: Path, meta: Meta) -> Packed | tuple[int, int] | None:
     """What lies in ``folder``: a pack, the one size at which its images lie elsewhere, or None if it is damaged or absent."""
     try:
-        if json.loads((folder / "meta.json").read_text()) != json.loads(json.dumps(asdict(meta))):
+        kept = {"pixels": "", **json.loads((folder / "meta.json").read_text())}
+        meta = replace(meta, pixels=kept["pixels"])
+        if kept != json.loads(json.dumps(asdict(meta))):
             return None
         if meta.size is None and (folder / "size.json").is_file():
             return tuple(json.loads((folder / "size.json").read_text()))
         sizes = np.load(folder / "sizes.npy") if meta.size is None else np.tile(np.int64(meta.size), (len(meta.names), 1))
         images, labels = (np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("images", "labels"))
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, TypeError, EOFError):
         return None
     one_size = meta.size is not None
     shape = (len(meta.names), *meta.size) if one_size else (int(first_pixels(sizes)[-1]),)

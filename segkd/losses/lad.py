@@ -57,7 +57,7 @@ class LabelNoise:
         self.ignore_index, self.codes = ignore_index, codes
 
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Labels (B, H, W) to the channel (B, 1, H, W) float32, drawn anew at each call."""
+        """Labels (B, H, W) to the channel (B, 1, H, W) in torch's default float type, drawn anew at each call."""
         codes = self._codes(len(labels), generator).to(labels.device)
         void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
         table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)
@@ -72,11 +72,11 @@ class LabelNoise:
     def _codes(self, images: int, generator: torch.Generator | None) -> Tensor:
         """One code for each image and class (B, classes)."""
         if self.codes is not None:
-            return torch.tensor(self.codes, dtype=torch.float32).expand(images, -1)
+            return torch.tensor(self.codes, dtype=torch.get_default_dtype()).expand(images, -1)
         if self.class_noise:
             device = "cpu" if generator is None else generator.device
             return torch.randn(images, self.classes, generator=generator, device=device)
-        steps = torch.arange(self.classes, dtype=torch.float32) / max(self.classes - 1, 1)
+        steps = torch.arange(self.classes).to(torch.get_default_dtype()) / max(self.classes - 1, 1)
         return (4 * steps - 2).expand(images, -1)
 
 

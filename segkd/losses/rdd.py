@@ -181,6 +181,6 @@ class RDD(TaskWeighting):
     def _class_weights(self, num_classes: int, labels: Tensor) -> Tensor:
         """The weight of each pixel's class (B, H, W)."""
         if self.hyper.class_weights == "none" or num_classes != len(CITYSCAPES_WEIGHTS):
-            return torch.ones_like(labels, dtype=torch.float32)
+            return torch.ones_like(labels, dtype=torch.get_default_dtype())
         table = torch.tensor(CITYSCAPES_WEIGHTS, device=labels.device)
         return table[labels.clamp(0, num_classes - 1)]

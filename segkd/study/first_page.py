@@ -46,9 +46,9 @@ def _provenance(study: Study, runs: list[Run], folder: Path) -> dict[str, object
         found = provenance(study, runs)
     hours = ", ".join(f"{value:.2f} {kind} hours" for kind, value in found.pop("hours", {}).items())
     wall = found.pop("wall_hours", None)
-    fingerprint = found.pop("data_fingerprint", "")
+    fingerprint, pixels = found.pop("data_fingerprint", ""), found.pop("data_pixels", "")
     return {
-        **found, "data fingerprint": fingerprint[:16], "training steps took": hours,
+        **found, "data fingerprint": fingerprint[:16], "SHA-256 of the training pixels": pixels[:16], "training steps took": hours,
         "wall time (by the times of the runs' files)": f"{wall:.2f} hours" if wall else "",
         "pages made": f"{date.today().isoformat()} by commit {commit()}",
     }

@@ -138,6 +138,7 @@ def provenance(study: Study, runs: Iterable[Run]) -> dict[str, object]:
             "commits": "commit", "devices": "device", "machines": "machine", "python": "python", "torch": "torch", "timm": "timm",
         }.items()},
         "data_fingerprint": study.packed("train").fingerprint,
+        "data_pixels": study.packed("train").pixels,
         "data_manifest": f"{manifest.name} {file_sha256(manifest)[:16]}" if manifest.exists() else "",
         "hours": {kind: round(value / 3600, 3) for kind, value in busy.items() if value},
         "wall_hours": round(wall_seconds(runs) / 3600, 3),

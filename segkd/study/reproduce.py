@@ -15,6 +15,7 @@ from segkd.registry import UserError
 from segkd.runs import Run, find
 from segkd.study import report
 from segkd.study.claims import wanted_configs
+from segkd.study.compare import committed_results, compared, sentence
 from segkd.study.executor import execute
 from segkd.study.first_page import first_page, keep_claims
 from segkd.study.freeze import finished, freeze, freeze_measures
@@ -51,7 +52,8 @@ NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
 def reproduce(
     profile: str, dataset: str, executor: str = "processes", resources: str | None = None, **choice: str | None
 ) -> Path:
-    """Everything for one profile and data set; returns the path of the report's first page.
+    """Everything for one profile and data set; returns the path of the report's first page. Last it says how many runs equal
+    the results that were committed for it.
 
     ``executor`` and ``resources`` as `execute` takes them. ``choice``: seeds, methods, tables, devices, teacher as
     ``open_study`` takes them. Mistyped names and missing data are found before anything is trained or written.
@@ -63,11 +65,14 @@ def reproduce(
     _say_needs(studies, folder)
     devices = None if executor == "ray" else studies[0].devices
     execute([config for study in studies for config in study.configs()], devices, executor, resources)
+    committed = committed_results(folder)
     folder.mkdir(parents=True, exist_ok=True)
     more = wanted_configs(studies[0])
     freeze(studies, folder, more)
     index = _write_report(studies, finished(studies, more), folder, choice, gaps=False)
     freeze_measures(folder)
+    if committed is not None and len(found := compared(committed)):
+        print(sentence(found), flush=True)
     return index
 
 

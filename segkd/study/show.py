@@ -113,5 +113,5 @@ def facts_of(study: Study, own_teacher: str | None) -> dict[str, str]:
 
 
 def _few_seeds(study: Study) -> str:
-    few = [name for name in study.all_tables if name in study.profile.one_seed]
+    few = [name for name in study.all_tables if study.profile.tables.get(name) == 1]
     return f" ({', '.join(few)}: {study.seeds[0]} alone)" if few and len(study.seeds) > 1 else ""

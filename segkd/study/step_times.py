@@ -19,7 +19,7 @@ from segkd.prediction import IGNORE, Prediction
 from segkd.registry import UserError
 from segkd.runs import Run, as_teacher, load_run
 from segkd.train.loop import SNAPSHOTS
-from segkd.train.runtime import generator, one_thread
+from segkd.train.runtime import computing, generator
 from segkd.train.state import read_json
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
@@ -100,10 +100,10 @@ def timed(config: RunConfig, classes: int, device: torch.device) -> StepTime:
     """
     small = _affordable(config) if device.type == "cpu" else config
     size, batch = image_size(small), small.schedule.batch_size
-    images = torch.rand(batch, 3, *size, generator=generator("images")).to(device)
     labels = torch.randint(0, classes, (batch, *size), generator=generator("labels")).to(device)
     labels[:, 0] = IGNORE
-    with one_thread():
+    with computing(small.schedule.precision):
+        images = torch.rand(batch, 3, *size, generator=generator("images")).to(device)
         teacher = _untrained_teacher(small, classes, device)
         trainee = Trainee(small, classes, None if teacher is None else teacher.model.info, device)
         for step in range(2):

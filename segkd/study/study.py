@@ -59,7 +59,7 @@ def open_study(
         check_model_name(name)
     scale = with_networks(get_profile(profile), paper, dataset, student or "", teacher_network or "")
     if seeds:
-        scale = replace(scale, one_seed=())
+        scale = replace(scale, tables=dict.fromkeys(scale.tables))
     data = data_of(scale, dataset)
     for name in _names(methods) or []:
         create_method(name)
@@ -68,7 +68,8 @@ def open_study(
     beside = "" if scale.own_protocols else scale.student.name
     found = paper_tables(paper, scale.levels, dataset, student or "", own_networks, beside)
     keep = _tables(paper, tables, found)
-    chosen = {k: v for k, v in found.items() if (k in keep if keep is not None else not v.on_request)}
+    keep = [k for k, v in found.items() if not v.on_request and k in (scale.tables or found)] if keep is None else keep
+    chosen = {k: v for k, v in found.items() if k in keep}
     return Study(Setting(paper, scale, data, own), seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
 
 
@@ -156,7 +157,7 @@ class Study:
             self.config(row, seed)
             for name in (self.tables if tables is None else tables)
             for row in self.rows(name)
-            for seed in (self.seeds[:1] if name in self.profile.one_seed or self.all_tables[name].first_seed else self.seeds)
+            for seed in self.seeds[: 1 if self.all_tables[name].first_seed else self.profile.tables.get(name)]
         ]
         return [c for c in {c.id: c for c in found}.values() if not too_small(c)]
 

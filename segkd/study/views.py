@@ -22,6 +22,7 @@ from segkd.runs import Run, find, split_of, teacher_kind
 from segkd.study.study import Study
 from segkd.train.evaluate import feed
 from segkd.train.loop import SNAPSHOTS
+from segkd.train.runtime import like
 
 TEACHER = "teacher (plain, larger)"
 
@@ -182,8 +183,9 @@ def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
     """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
-    batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
-    return network(feed(*batch, kind, run.config.seed, "picture"))
+    with like(network):
+        batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
+        return network(feed(*batch, kind, run.config.seed, "picture"))
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:

@@ -14,7 +14,7 @@ from segkd.losses.method import TeacherKind
 from segkd.metrics import confusion_matrix, image_counts
 from segkd.prediction import resize_scores
 from segkd.train.processes import rank, world
-from segkd.train.runtime import generator
+from segkd.train.runtime import generator, like
 
 
 def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world: int = 1):
@@ -57,13 +57,14 @@ def evaluate_each(model: nn.Module, packed: Packed, kind: TeacherKind | None = N
     model.eval()
     total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
     each = torch.zeros(len(packed), 3, packed.num_classes, dtype=torch.int64)
-    for start, images, labels in batches(packed, rank=rank(), world=world()):
-        logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
-        resized = resize_scores(logits.float(), labels.shape[-2:], model.align_corners)
-        predicted = resized.max(1).indices  # that of argmax, many times faster
-        for index, (guess, label) in enumerate(zip(predicted.cpu(), labels), start):
-            confusion = confusion_matrix(guess, label, packed.num_classes)
-            each[index] = image_counts(confusion)
-            total += confusion
+    with like(model):
+        for start, images, labels in batches(packed, rank=rank(), world=world()):
+            logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
+            resized = resize_scores(logits, labels.shape[-2:], model.align_corners)
+            predicted = resized.max(1).indices  # that of argmax, many times faster
+            for index, (guess, label) in enumerate(zip(predicted.cpu(), labels), start):
+                confusion = confusion_matrix(guess, label, packed.num_classes)
+                each[index] = image_counts(confusion)
+                total += confusion
     model.train(training)
     return sum_over_processes(total.to(device)).cpu(), sum_over_processes(each.to(device)).cpu()

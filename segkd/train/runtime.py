@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import nn
 
-from segkd.config import PRECISIONS
+from segkd.config import PRECISIONS, Schedule
 from segkd.registry import UserError, unknown
 
 
@@ -36,10 +38,52 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def forward_precision(device: torch.device, precision: str) -> torch.autocast:
-    """A context for forward passes: ``bf16`` is autocast, ``float32`` changes nothing; UserError for another word."""
+    """A context for forward passes: ``bf16`` is autocast, the others change nothing; UserError for another word."""
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def check_precision(schedule: Schedule, device: torch.device) -> None:
+    """UserError for a word that is none of PRECISIONS, and for float64 where it cannot be; says what it means on a GPU."""
+    if schedule.precision not in PRECISIONS:
+        raise unknown("schedule.precision", schedule.precision, PRECISIONS)
+    if schedule.precision != "float64":
+        return
+    if schedule.compile:
+        raise UserError("schedule.precision float64 with schedule.compile: compiled code rounds as it likes; leave out one of them")
+    if device.type == "mps":
+        raise UserError("schedule.precision float64: a device of type mps has no float64; use DEVICES=cpu, or float32")
+    if device.type != "cpu":
+        print(f"schedule.precision float64 on {device}: much slower than float32, and the same numbers as a CPU only nearly", file=sys.stderr)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What weights, images and draws of a run have; bf16 is of the forward passes alone."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+@contextmanager
+def new_tensors(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, tensors made anew (weights, draws, images) have this type, in all threads of the process."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def like(model: nn.Module) -> AbstractContextManager[None]:
+    """`new_tensors` of the type of a network's weights: what it is fed and what losses build beside it fit it."""
+    return new_tensors(next(model.parameters()).dtype)
+
+
+@contextmanager
+def computing(precision: str) -> Iterator[None]:
+    """All that a run of this precision computes happens in here: on `one_thread`, in its own type from the first draw on."""
+    with one_thread(), new_tensors(dtype_of(precision)):
+        yield
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from segkd.train.event_files import EventFiles
 from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
-from segkd.train.runtime import derive, forward_precision, generator
+from segkd.train.runtime import derive, dtype_of, forward_precision, generator, new_tensors
 from segkd.train.teacher import Teacher
 
 # How far the start weights of a copy (RunConfig.rounding) are off, as a share of each: about the last digit that they have.
@@ -41,7 +41,7 @@ class NonFiniteStep(RuntimeError):
 
 
 def build_network(config: RunConfig, num_classes: int, start: bool = True) -> torch.nn.Module:
-    """The network of a run, its first weights drawn from the seed alone: all methods of a seed start alike.
+    """The network of a run in its precision, its first weights drawn from the seed alone: all methods of a seed start alike.
 
     ``start=False``: without the weights of files, for whoever fills it himself.
     """
@@ -49,7 +49,8 @@ def build_network(config: RunConfig, num_classes: int, start: bool = True) -> to
     arch, encoder = config.network.name.split("/", 1)
     channels = 3 + config.network.extra_channels
     weights = config.network.weights if start else None
-    model = create_model(arch, encoder, weights, in_channels=channels, classes=num_classes, width=config.network.width)
+    with new_tensors(dtype_of(config.schedule.precision)):
+        model = create_model(arch, encoder, weights, in_channels=channels, classes=num_classes, width=config.network.width)
     if start and config.network.checkpoint is not None:
         load_network(model, config.network.checkpoint, config.network.checkpoint_hash)
     if start and config.rounding:
