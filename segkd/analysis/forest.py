@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ LOOKS = {  # Okabe-Ito, and shapes that differ in grey
     "supported": ("#009E73", "o"),
     "contradicted": ("#D55E00", "X"),
     "inconclusive": ("#6e6e6e", "s"),
+    "premise not met": ("#7a5195", "v"),
     "not run": ("#9a9a9a", "D"),
 }
 ROOM = 2.0  # the axis reaches this many times as far as the largest effect; longer intervals end in an arrow
@@ -22,12 +24,13 @@ RATIO = "ratio"
 
 
 @styled
-def forest(df: pd.DataFrame, title: str = ""):
+def forest(df: pd.DataFrame, title: str = "", counts: Mapping[str, object] | None = None):
     """Effects from top to bottom as in the frame, a heading for each ``group``.
 
     ``df``: columns group, label, verdict, unit, effect, low, high, image_low, image_high, limit, n. Effects in points share
     the upper axis; those in other units (a ratio, a correlation) stand below, each line on a scale of its own, its numbers
     beside it. Thick: t interval over seeds; thin: bootstrap over test images; a tick: the limit, where it is not zero.
+    ``counts``: how many have each verdict, where some of them have no effect to draw; the legend says both.
     """
     import matplotlib.pyplot as plt
 
@@ -42,7 +45,7 @@ def forest(df: pd.DataFrame, title: str = ""):
         if not points:
             axis.set_xticks([0], ["no effect"])
         axis.set_xlabel("effect in points of mIoU or accuracy" if points else "other units, each line on its own scale")
-    _legend(figure, df)
+    _legend(figure, df, counts or {})
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -102,13 +105,16 @@ def numbers(line: pd.Series) -> str:
     return f"{text}, n = {line['n']:.0f}".replace("-", "−")
 
 
-def _legend(figure, df: pd.DataFrame) -> None:
+def _legend(figure, df: pd.DataFrame, counts: Mapping[str, object]) -> None:
     from matplotlib.lines import Line2D
 
-    counts = df["verdict"].value_counts()
-    handles = [
-        Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor="white" if verdict == "not run" else colour,
-               label=f"{verdict} ({counts[verdict]})" + (": some comparisons are missing" if verdict == "not run" else ""))
-        for verdict, (colour, marker) in LOOKS.items() if verdict in counts
-    ]  # fmt: skip
+    drawn = df["verdict"].value_counts()
+    handles = []
+    for verdict, (colour, marker) in LOOKS.items():
+        if verdict in drawn:
+            total = int(counts.get(verdict, drawn[verdict]))
+            text = f"{verdict} ({total}" + (f", {drawn[verdict]} of them drawn)" if total != drawn[verdict] else ")")
+            text += ": some comparisons are missing" if verdict == "not run" else ""
+            face = "white" if verdict == "not run" else colour
+            handles.append(Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, label=text))
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=8.5)

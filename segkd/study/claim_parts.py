@@ -59,7 +59,8 @@ class Test:
 
     ``datasets``: the claim is about these alone; empty: what it says is tried on the study's data. ``start``: the
     students' start that it needs, "imagenet" or "random"; ``full_width``: it needs networks of width 1.
-    ``check``: a name of `segkd.study.claim_checks`, for what needs no training. ``note``: what a reader must know.
+    ``check``: a name of `segkd.study.claim_checks`, for what needs no training. ``premises``: names of
+    `segkd.study.premises` without which it says nothing; None: those of its paper. ``note``: what a reader must know.
     """
 
     __test__ = False  # no test of pytest's
@@ -70,6 +71,7 @@ class Test:
     full_width: bool = False
     check: str = ""
     why_not: str = ""
+    premises: tuple[str, ...] | None = None
     note: str = ""
     cells: tuple[Cell, ...] = field(init=False, default=())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,39 +12,33 @@ import pandas as pd
 
 from segkd.config import ROOT, RunConfig
 from segkd.registry import UserError, unknown
-from segkd.runs import Run
 from segkd.study.claim_checks import CHECKS
-from segkd.study.claim_parts import Cell, Comparison, Test, config_of
+from segkd.study.claim_measure import Measured, measure
+from segkd.study.claim_parts import Cell, Test, config_of
 from segkd.study.claim_tests import TESTS
 from segkd.study.executor import execute
+from segkd.study.floor import Floor, reach, study_floors
 from segkd.study.frozen import find_run
 from segkd.study.jobs import with_teachers
-from segkd.study.measures import JOINT, POINTS, RATIO, SINGLE, unit_of
-from segkd.study.statistics import LEVEL, Estimate, bootstrap_interval, holm, joint_p, resampled_miou, t_estimate
+from segkd.study.measures import POINTS, RATIO, unit_of
+from segkd.study.premises import NOT_MET, OPEN, Found, premise
+from segkd.study.statistics import LEVEL, holm, joint_p, smallest_effect, t_estimate
 from segkd.study.study import Study
 
 CLAIMS = ROOT / "data" / "papers" / "claims.csv"
 HEADLINE_SEEDS = 5
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN, CANNOT = (
-    "supported", "contradicted", "inconclusive", "not run", "cannot be tested here",
+SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_PREMISE, NOT_RUN, CANNOT = (
+    "supported", "contradicted", "inconclusive", "premise not met", "not run", "cannot be tested here",
 )  # fmt: skip
-VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN, CANNOT)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One comparison on this study's runs. ``images``: 95 % bootstrap interval over test images, None where it has none."""
-
-    comparison: Comparison
-    estimate: Estimate
-    runs: tuple[str, ...] = ()
-    images: tuple[float, float] | None = None
-    missing: str = ""  # why there is no value at all
+VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_PREMISE, NOT_RUN, CANNOT)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim, what was measured of it, and its verdict. ``p`` is of the claim alone, ``p_holm`` within its family."""
+    """A claim, what was measured of it, and its verdict. ``p`` is of the claim alone, ``p_holm`` among all that were tested.
+
+    ``floor``: what rounding alone may do to the part that decides, in points; NaN where it is not known or no mIoU.
+    """
 
     claim: dict[str, str]
     verdict: str
@@ -54,11 +48,7 @@ class Outcome:
     p_holm: float = math.nan
     supports: bool = True
     weakest: Measured | None = None
-
-    @property
-    def family(self) -> str:
-        """Claims that share one correction: paper x kind."""
-        return f"{self.claim['paper']} / {self.claim['kind']}"
+    floor: float = math.nan
 
 
 @functools.cache
@@ -78,15 +68,15 @@ test_of.__test__ = False  # no test of pytest's
 
 
 def evaluate(study: Study, ids: Iterable[str] | None = None) -> list[Outcome]:
-    """The outcomes of the claims (None: all), corrected within each family of those that could be tested."""
+    """The outcomes of the claims (None: all); all that rest on training and whose premises are met are corrected together."""
     chosen = list(ids) if ids is not None else list(claims()["id"])
     rows = claims().set_index("id", drop=False)
     found = [_outcome(study, rows.loc[name].to_dict(), test_of(name)) for name in chosen]
-    adjusted = {}
-    for family in {o.family for o in found}:
-        members = [o for o in found if o.family == family]
-        adjusted |= {o.claim["id"]: p for o, p in zip(members, holm([o.p for o in members]))}
-    return [_judged(o, adjusted[o.claim["id"]]) for o in found]
+    needed = [test_of(o.claim["id"]).premises or () if o.verdict == INCONCLUSIVE else () for o in found]
+    known = {name: premise(study, name) for name in dict.fromkeys(name for names in needed for name in names)}
+    found = [_on_premises(o, [known[name] for name in names]) for o, names in zip(found, needed)]
+    floors = study_floors(study)
+    return [_judged(o, p, floors) for o, p in zip(found, holm([o.p for o in found]))]
 
 
 def _outcome(study: Study, claim: dict[str, str], test: Test) -> Outcome:
@@ -131,11 +121,42 @@ def _weakest(parts: Sequence[Measured], supports: bool = True) -> Measured | Non
     return max(tested, key=worst) if tested else min(parts, key=lambda m: m.estimate.mean - m.comparison.limit)
 
 
-def _judged(outcome: Outcome, p_holm: float) -> Outcome:
+def _on_premises(outcome: Outcome, premises: Sequence[Found]) -> Outcome:
+    """PREMISE NOT MET if one of them is not; else as it is, with a reason that names those that are open."""
+    failed = [str(one) for one in premises if one.state == NOT_MET]
+    if failed:
+        return replace(outcome, verdict=NO_PREMISE, reason="; ".join(failed), p=math.nan)
+    still = [f"open premise: {one}" for one in premises if one.state == OPEN]
+    return replace(outcome, reason="; ".join(still)) if still else outcome
+
+
+def _judged(outcome: Outcome, p_holm: float, floors: Mapping[str, Floor]) -> Outcome:
+    """The verdict by corrected p; an effect that rounding alone may make is inconclusive whatever the seeds say."""
     if outcome.verdict != INCONCLUSIVE:
         return outcome
     verdict = INCONCLUSIVE if not p_holm < LEVEL else SUPPORTED if outcome.supports else CONTRADICTED
-    return replace(outcome, verdict=verdict, reason=_about_seeds(outcome.parts), p_holm=p_holm)
+    deciding = [] if verdict == INCONCLUSIVE else outcome.parts if verdict == SUPPORTED else [outcome.weakest]
+    moved = [(part, _moved(part, floors)) for part in deciding if _of_miou(part)]
+    inside = [points for part, points in moved if abs(part.estimate.mean - part.comparison.limit) <= points]
+    by_floor = ""
+    if inside:
+        verdict, by_floor = INCONCLUSIVE, f"inside the rounding floor: rounding alone moves this by ±{inside[0]:.1f} points"
+    elif any(math.isnan(points) for _, points in moved):
+        by_floor = "the rounding floor is not measured"
+    reason = "; ".join(filter(None, (by_floor, outcome.reason, _about_seeds(outcome.parts))))
+    return replace(outcome, verdict=verdict, reason=reason, p_holm=p_holm, floor=_moved(outcome.weakest, floors))
+
+
+def _of_miou(part: Measured) -> bool:
+    return part.comparison.measure == "miou"
+
+
+def _moved(part: Measured, floors: Mapping[str, Floor]) -> float:
+    """How many points of a weighted sum of mIoU rounding alone may make; NaN of another measure, or where it is not known."""
+    if not _of_miou(part):
+        return math.nan
+    roles = ["student" if cell.row.role == "student" else "teacher" for cell in part.comparison.cells]
+    return reach(floors, roles, part.comparison.weights, part.estimate.n)
 
 
 def _about_seeds(parts: Sequence[Measured]) -> str:
@@ -145,62 +166,6 @@ def _about_seeds(parts: Sequence[Measured]) -> str:
     if single:
         return "one seed: no interval over seeds" + (f" in {single} of {len(parts)} comparisons" if single < len(parts) else "")
     return f"{fewest} seeds: a headline needs {HEADLINE_SEEDS}" if fewest < HEADLINE_SEEDS else ""
-
-
-def measure(study: Study, comparison: Comparison) -> Measured:
-    """A comparison on the seeds of the study for which all its cells are trained."""
-    by_seed = {seed: [find_run(config_of(study, cell, seed)) for cell in comparison.cells] for seed in study.seeds}
-    done = {seed: runs for seed, runs in by_seed.items() if all(r.done for r in runs)}
-    nothing = t_estimate([])
-    if not done:
-        first = next(iter(by_seed.values()))
-        labels = [cell.label for cell, r in zip(comparison.cells, first) if not r.done]
-        return Measured(comparison, nothing, missing="not trained: " + ", ".join(labels))
-    try:
-        values = {seed: _value(comparison, runs, [r for s, r in done.items() if s != seed]) for seed, runs in done.items()}
-    except UserError as error:
-        return Measured(comparison, nothing, missing=str(error))
-    values = {seed: v for seed, v in values.items() if math.isfinite(v)}
-    if not values:
-        return Measured(comparison, nothing, missing=f"'{comparison.measure}' has no value on these runs")
-    used = [r for seed in values for r in done[seed]]
-    ids = tuple(dict.fromkeys(r.id for r in used))
-    return Measured(comparison, t_estimate(list(values.values()), comparison.limit), ids, over_images(comparison, list(map(done.get, values))))
-
-
-def _value(comparison: Comparison, runs: list[Run], others: list[list[Run]]) -> float:
-    if comparison.joint:
-        return JOINT[comparison.measure][1](runs, others)
-    single = SINGLE[comparison.measure][1]
-    return math.fsum(weight * single(r) for weight, r in zip(comparison.weights, runs))
-
-
-def over_images(comparison: Comparison, by_seed: list[list[Run]]) -> tuple[float, float] | None:
-    """Bootstrap interval over test images of a difference of mIoU, in points: the same images for all runs and seeds.
-
-    None for another measure, and for runs that did not keep the counts of each image.
-    """
-    if comparison.measure != "miou" or comparison.joint:
-        return None
-    total = 0.0
-    for runs in by_seed:
-        for weight, one in zip(comparison.weights, runs):
-            written = one.path / "result.json"
-            drawn = _resampled(str(one.path), written.stat().st_mtime_ns if written.exists() else 0, one)
-            if drawn is None:
-                return None
-            total = total + 100 * weight * drawn / len(by_seed)
-    return bootstrap_interval(np.asarray(total))
-
-
-_drawn: dict[tuple, np.ndarray | None] = {}
-
-
-def _resampled(path: str, changed: int, run: Run) -> np.ndarray | None:
-    if (path, changed) not in _drawn:
-        counts = run.images()
-        _drawn[path, changed] = None if counts is None else resampled_miou(counts)
-    return _drawn[path, changed]
 
 
 def wanted_configs(study: Study, ids: Iterable[str] | None = None) -> list[RunConfig]:
@@ -227,29 +192,44 @@ def train(study: Study, ids: str | Iterable[str]) -> None:
 def frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One line a claim, as numbers: what the tables, the forest plot and the sentences are made of.
 
-    ``effect``, ``low``, ``high`` (t interval over seeds), ``image_low``, ``image_high`` (bootstrap over test images) and
-    ``limit`` are of the part that decides, in ``unit``: points, ratio (to 1) or none.
+    ``effect``, ``low``, ``high`` (t interval over seeds), ``image_low``, ``image_high`` (bootstrap over test images),
+    ``limit``, ``smallest`` (the smallest effect that would have been seen with power 0.8) and ``floor`` (of rounding, in
+    points) are of the part that decides, in ``unit``: points, ratio (to 1) or none. ``same_as``: an earlier claim that the
+    same comparison decides the same way, which counts once.
     """
-    return pd.DataFrame([_line(o) for o in outcomes])
+    first: dict[object, str] = {}
+    return pd.DataFrame([_line(o) | {"same_as": first.setdefault(_deciding(o), o.claim["id"])} for o in outcomes]).assign(
+        same_as=lambda found: found["same_as"].where(found["same_as"] != found["id"], "")
+    )
+
+
+def _deciding(o: Outcome) -> object:
+    """What the verdict of a claim rests on: equal of two claims that one comparison decides."""
+    if o.verdict not in (SUPPORTED, CONTRADICTED) or not o.parts:
+        return o.claim["id"]
+    parts = o.parts if o.verdict == SUPPORTED else [o.weakest]
+    return o.verdict, frozenset((m.runs, m.comparison.measure, m.comparison.weights, m.comparison.limit) for m in parts)
 
 
 def _line(o: Outcome) -> dict[str, object]:
     found = o.weakest
     line = {key: o.claim[key] for key in ("id", "paper", "claim", "kind", "reported_support")}
-    line |= {"family": o.family, "verdict": o.verdict, "reason": o.reason, "note": test_of(o.claim["id"]).note if found else ""}
+    line |= {"verdict": o.verdict, "reason": o.reason, "note": test_of(o.claim["id"]).note if found else ""}
     e = found.estimate if found else t_estimate([])
     unit = unit_of(found.comparison.measure) if found else ""
     shown = np.exp if unit == RATIO else lambda v: v
     images = (found.images if found else None) or (math.nan, math.nan)
-    limit = found.comparison.limit if found else math.nan
-    numbers = zip(("effect", "low", "high", "image_low", "image_high", "limit"), (e.mean, e.low, e.high, *images, limit))
-    line |= {key: float(shown(number)) for key, number in numbers}
+    numbers = {
+        "effect": e.mean, "low": e.low, "high": e.high, "image_low": images[0], "image_high": images[1],
+        "limit": found.comparison.limit if found else math.nan, "smallest": smallest_effect(e.sd, e.n),
+    }  # fmt: skip
+    line |= {key: float(shown(number)) for key, number in numbers.items()}
     parts = [m for m in o.parts if not m.missing]
     agree = sum(m.estimate.mean > m.comparison.limit for m in parts)
     runs = dict.fromkeys(run for m in o.parts for run in m.runs)
     return line | {
         "unit": unit, "comparison": found.comparison.what if found else "", "n": e.n, "p": o.p, "p_holm": o.p_holm,
-        "agree": agree, "measured": len(parts), "comparisons": len(o.parts), "runs": " ".join(runs),
+        "floor": o.floor, "agree": agree, "measured": len(parts), "comparisons": len(o.parts), "runs": " ".join(runs),
     }  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 
+from segkd.study.claim_measure import Measured, measure
 from segkd.study.claim_parts import Cell, config_of, method_cell, over
 from segkd.study.claim_tests import baseline
-from segkd.study.claims import Measured, measure
 from segkd.study.executor import execute
 from segkd.study.frozen import find_run
 from segkd.study.papers import SUMS, single_methods

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,12 @@ import pandas as pd
 from segkd.config import ROOT, runs_root
 from segkd.registry import UserError, unknown
 from segkd.runs import load_run
+from segkd.study.floor import Floor, floors_of, reach
 from segkd.study.frozen import altered, read_results, warning
 from segkd.study.statistics import half_width
 
 DIGITS = 6  # behind the point of a score or an IoU in [0, 1]; results.csv keeps nine
+EQUAL, WITHIN, DIFFERS = "equal", "within rounding", "differs"
 APART = ("seconds", "teacher_seconds", "peak_memory", "parameters")  # how metrics begin that do not come out of the training
 
 
@@ -30,10 +32,12 @@ def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
     yield from (warning(folder, name) for name in altered(folder, ("results.csv",)))
     if found.empty:
         raise UserError(f"none of the {results['run'].nunique()} runs of {report} is finished in {runs_root()}: train some first")
-    shown = found.drop(columns=["gap", "metric"]).assign(committed=(100 * found["committed"]).map("{:.4f}".format), here=(100 * found["here"]).map("{:.4f}".format))
-    shown["same"] = ["yes" if same else f"{100 * gap:+.4f}" for same, gap in zip(found["same"], found["here"] - found["committed"])]
+    shown = found.drop(columns=["role", "same", "gap", "metric"]).assign(committed=(100 * found["committed"]).map("{:.4f}".format), here=(100 * found["here"]).map("{:.4f}".format))
+    shown["verdict"] = [one if one == EQUAL else f"{one} ({100 * gap:+.4f})" for one, gap in zip(found["verdict"], found["here"] - found["committed"])]
     yield from shown.to_string(index=False, justify="left", formatters={"run": str}).splitlines()
-    yield from rows_in_words(found)
+    floors = floors_of(results)
+    yield from rows_in_words(found, floors)
+    yield from (f"{role}s, {floor}" for role, floor in floors.items())
     yield f"{len(found)} of {results['run'].nunique()} runs are here"
     yield sentence(found)
 
@@ -49,6 +53,8 @@ def committed_results(folder: Path) -> pd.DataFrame | None:
 def sentence(found: pd.DataFrame) -> str:
     """How many of the `compared` runs equal the committed ones in every score and IoU, and how far off the others are."""
     head = f"{found['same'].sum()} of {len(found)} runs equal the committed results to {DIGITS} digits"
+    if near := int((found["verdict"] == WITHIN).sum()):
+        head += f", {near} more are within rounding"
     if found["same"].all():
         return head
     worst = found.loc[found["gap"].idxmax()]
@@ -56,8 +62,12 @@ def sentence(found: pd.DataFrame) -> str:
 
 
 def compared(results: pd.DataFrame) -> pd.DataFrame:
-    """A line for each committed run that is finished here: row, seed, run, mIoU there and here, the largest gap, in which
-    metric (scores, IoU of every class, validation), and whether that is none to `DIGITS` digits."""
+    """A line for each committed run that is finished here: row, role, seed, run, mIoU there and here, the largest gap, in
+    which metric (scores, IoU of every class, validation), whether that is none to `DIGITS` digits, and the verdict.
+
+    EQUAL: so it is. WITHIN: the scores differ by no more than rounding alone may make, by the committed floor. Else DIFFERS.
+    """
+    floors = floors_of(results)
     outcome = results[~results["metric"].str.startswith(APART)]
     lines = []
     for (row, seed, name), group in outcome.drop_duplicates(["run", "metric"]).groupby(["row", "seed", "run"], sort=False):
@@ -68,22 +78,34 @@ def compared(results: pd.DataFrame) -> pd.DataFrame:
         ours = said | {f"iou/{label}": value for label, value in zip(said["classes"], said["iou"])}
         gap, metric = max((abs(value - (ours.get(metric) or 0.0)), metric) for metric, value in known.items())
         same = gap <= 0.5 * 10**-DIGITS
-        lines.append({"row": row, "seed": seed, "run": name, "committed": known["miou"], "here": said["miou"], "gap": gap, "metric": metric, "same": same})
-    return pd.DataFrame(lines, columns=["row", "seed", "run", "committed", "here", "gap", "metric", "same"])
+        role = group["role"].iloc[0]
+        near = 100 * abs(said["miou"] - known["miou"]) <= allowed(floors, role)
+        lines.append({
+            "row": row, "role": role, "seed": seed, "run": name, "committed": known["miou"], "here": said["miou"], "gap": gap, "metric": metric,
+            "same": same, "verdict": EQUAL if same else WITHIN if near else DIFFERS,
+        })  # fmt: skip
+    return pd.DataFrame(lines, columns=["row", "role", "seed", "run", "committed", "here", "gap", "metric", "same", "verdict"])
 
 
-def rows_in_words(found: pd.DataFrame) -> Iterator[str]:
-    """Where runs differ: whether the mean of a row over its seeds does by more than training again may.
+def allowed(floors: Mapping[str, Floor], role: str, n: int = 1) -> float:
+    """How many points two means of n runs of a role may be apart by rounding alone; NaN where that is not known."""
+    return reach(floors, [role if role == "student" else "teacher"], (1, -1), n)
 
-    In float32 other processors round otherwise, which after some hundred steps is like another seed. The tolerance is therefore the
-    95 % half width of the difference of two means of n runs: sqrt(2) times that of one mean, from the committed spread.
+
+def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None) -> Iterator[str]:
+    """Where runs differ: whether the mean of a row over its seeds does by more than rounding may make.
+
+    In float32 other processors round otherwise. Where no floor is committed, that is taken to be as bad as another seed: the
+    95 % half width of the difference of two means of n runs is sqrt(2) times that of one mean, from the committed spread.
     """
     for row, group in found.groupby("row", sort=False):
         gap = 100 * (group["here"] - group["committed"]).mean()
         if group["same"].all():
             continue
-        allowed = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group))
-        fits = "no tolerance from one seed" if math.isnan(allowed) else f"{'within' if abs(gap) <= allowed else 'BEYOND'} ± {allowed:.2f}"
+        most, of = (allowed(floors, group["role"].iloc[0], len(group)), " of rounding") if floors else (math.nan, "")
+        if math.isnan(most):
+            most, of = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group)), ""
+        fits = "no tolerance from one seed" if math.isnan(most) else f"{'within' if abs(gap) <= most else 'BEYOND'} ± {most:.2f}{of}"
         yield f"{row}: mean of {len(group)} seeds {gap:+.2f} points, {fits}"
 
 

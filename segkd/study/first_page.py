@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segkd.registry import UserError
 from segkd.runs import Run, commit
+from segkd.study import premises
 from segkd.study.freeze import provenance
 from segkd.study.frozen import FrozenRun, altered, open_frozen, warning
 from segkd.study.gaps import gaps_of
@@ -32,7 +33,7 @@ def first_page(study: Study, runs: Iterable[Run], folder: Path, notes: Sequence[
             "networks": f"student {protocol['student']}, teacher {protocol['teacher']}",
             "schedule": protocol["schedule"], "seeds": protocol["seeds"], "start": protocol["start"],
         },
-        table=study.table("main").to_html(), forest=forest, notes=notes,
+        premises=premises.table(study).to_html(), table=study.table("main").to_html(), forest=forest, notes=notes,
         banners=[warning(folder, name) for name in altered(folder)], provenance=_provenance(study, list(runs), folder),
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from segkd.runs import Run
 from segkd.study import mechanisms
 
 EARLY = 0.2  # of the training: until then a warm-up of a tenth shows what it gives
+ZERO = 1.0  # points of IoU, mean over seeds: a class below it is not found at all, and nothing can be lost or gained there
 POINTS, RATIO, PLAIN = "points", "ratio", ""  # units: IoU in percent, exp of a difference of logarithms, the number itself
 
 
@@ -49,6 +50,7 @@ SINGLE: dict[str, tuple[str, Callable[[Run], float]]] = {
     "boundary_miou": (POINTS, lambda run: 100 * mechanisms.boundary_miou(run)),
     "image_drop": (POINTS, lambda run: 100 * mechanisms.input_scores(run).drop_image),
     "label_drop": (POINTS, lambda run: 100 * mechanisms.input_scores(run).drop_label),
+    "plain_image_drop": (POINTS, lambda run: 100 * mechanisms.plain_image_drop(run)),
     "label_alone": (PLAIN, lambda run: mechanisms.input_scores(run).kept_by_label - 0.5),
     "pairwise_kl": (RATIO, lambda run: _log(mechanisms.pairwise_kl(run))),
     "activation": (RATIO, lambda run: _log(mechanisms.activation_ratio(run))),
@@ -67,10 +69,18 @@ def _iou(runs: Sequence[Run]) -> np.ndarray:
     return 100 * np.array([run.result["iou"] for run in runs], dtype=float)
 
 
+def _classes(runs: list[Run], others: list[list[Run]]) -> np.ndarray:
+    """Indices of the classes that all runs of a seed have and that the first one finds: over all seeds, ZERO or more."""
+    reference = np.array([_iou(one[:1])[0] for one in (runs, *others)])
+    return np.flatnonzero(np.isfinite(_iou(runs).sum(0)) & (reference.mean(0) >= ZERO))
+
+
 def _hard_minus_easy(runs: list[Run], others: list[list[Run]]) -> float:
     """Runs: reference, plain, method. Mean gain over plain in the harder half of the classes less that in the easier."""
     reference, plain, method = _iou(runs)
-    known = np.flatnonzero(np.isfinite(reference + plain + method))
+    known = _classes(runs, others)
+    if len(known) < 2:
+        return math.nan
     order = known[np.argsort(reference[known])]
     half = len(order) // 2
     gain = method - plain
@@ -84,21 +94,24 @@ def _repaired(runs: list[Run], others: list[list[Run]]) -> float:
         return math.nan
     lost = np.nanmean([reference - spoiler for reference, spoiler, _ in map(_iou, others)], axis=0) > 0
     _, spoiler, method = _iou(runs)
-    chosen = lost & np.isfinite(method - spoiler)
-    return float((method - spoiler)[chosen].mean()) if chosen.any() else math.nan
+    known = _classes(runs, others)
+    chosen = known[lost[known]]
+    return float((method - spoiler)[chosen].mean()) if len(chosen) else math.nan
 
 
 def _share_better(runs: list[Run], others: list[list[Run]]) -> float:
-    """Runs: plain, method. Share of classes on which the method is as good or better, less a half."""
-    plain, method = _iou(runs)
-    known = np.isfinite(plain + method)
-    return float((method >= plain)[known].mean() - 0.5)
+    """Runs: reference, plain, method. Share of classes on which the method is as good as plain or better, less a half."""
+    _, plain, method = _iou(runs)
+    known = _classes(runs, others)
+    return float((method >= plain)[known].mean() - 0.5) if len(known) else math.nan
 
 
 def _easy_gap(runs: list[Run], others: list[list[Run]]) -> float:
     """Runs: student, teacher. Mean gap between them less that on the third of the classes that the student knows best."""
     own, teacher = _iou(runs)
-    known = np.flatnonzero(np.isfinite(own + teacher))
+    known = _classes(runs, others)
+    if not len(known):
+        return math.nan
     easy = known[np.argsort(own[known])][-max(1, len(known) // 3) :]
     return float((teacher - own)[known].mean() - (teacher - own)[easy].mean())
 

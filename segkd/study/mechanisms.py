@@ -6,6 +6,7 @@ The measures themselves are those of `segkd.analysis`, which the pages on featur
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from segkd.analysis.features import pixel_features, silhouette
 from segkd.analysis.layercam import input_ablation
 from segkd.analysis.stability import noise_sensitivity
 from segkd.analysis.thin import thinnest
+from segkd.config import ROOT
 from segkd.data.store import Packed
 from segkd.losses.hwd import holistic_weights
 from segkd.metrics import confusion_matrix, scores
@@ -33,16 +35,19 @@ from segkd.runs import Run, find, split_of, teacher_kind
 from segkd.study.frozen import FrozenRun
 from segkd.train.evaluate import batches
 from segkd.train.loop import SNAPSHOT
+from segkd.train.state import read_json, write_json
 
 LIMIT = 64  # images
+MEASURED = "measured.json"  # beside a run's result
 BAND = 2  # pixels on either side of a label boundary
 _known: dict[tuple, object] = {}
 
 
 def once(measure: Callable) -> Callable:
-    """Decorator: the measure of a run is computed once a process, and again if the run was trained anew.
+    """Decorator: the measure of a run is computed once, and again if the run was trained anew or the package has changed.
 
-    Of a run whose network is not here it is the number that was measured when it was (frozen.py).
+    Beside the run's files it is kept for other pages. Of a run whose network is not here it is the number that was measured
+    when it was (frozen.py).
     """
 
     @functools.wraps(measure)
@@ -54,11 +59,32 @@ def once(measure: Callable) -> Callable:
             return _known[name, run.id, 0]
         key = name, run.id, (run.path / "result.json").stat().st_mtime_ns
         if key not in _known:
-            with torch.no_grad():
-                _known[key] = measure(run, **options)
+            kept = _kept(run)
+            if name not in kept:
+                with torch.no_grad():
+                    found = measure(run, **options)
+                kept = _kept(run) | {name: found._asdict() if isinstance(found, tuple) else {"": found}}  # others measure too
+                write_json(run.path / MEASURED, {"of": _stamp(run), "values": kept})
+            _known[key] = _whole(kind, kept[name])
         return _known[key]
 
     return remembered
+
+
+def _kept(run: Run) -> dict[str, dict[str, float]]:
+    """What was measured of the run as it is, by the package as it is: its parts by measure."""
+    path = run.path / MEASURED
+    found = read_json(path, "delete it: it is measured again") if path.exists() else {}
+    return found["values"] if found.get("of") == _stamp(run) else {}
+
+
+def _stamp(run: Run) -> str:
+    return f"{_sources()} {(run.path / 'result.json').stat().st_mtime_ns}"
+
+
+@functools.cache
+def _sources() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "segkd").rglob("*.py")))).hexdigest()
 
 
 def measured() -> pd.DataFrame:
@@ -105,11 +131,23 @@ def thin_iou(run: Run) -> float:
 @once
 def boundary_miou(run: Run) -> float:
     """mIoU in [0, 1] of the pixels within BAND of a label boundary (RDD Fig. 5 and 6)."""
-    classes = run.result["num_classes"]
-    total = torch.zeros(classes, classes, dtype=torch.int64)
-    for guess, labels in predicted_maps(network(run), seen(run)):
-        total += confusion_matrix(guess, labels.masked_fill(~boundary_band(labels, BAND), IGNORE), classes)
+    return _miou(network(run), seen(run), lambda labels: boundary_band(labels, BAND))
+
+
+def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like) -> float:
+    """mIoU in [0, 1] of a network that sees the image alone, on the pixels that ``where`` says of the labels."""
+    total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
+    for guess, labels in predicted_maps(model, packed):
+        total += confusion_matrix(guess, labels.masked_fill(~where(labels).bool(), IGNORE), packed.num_classes)
     return scores(total)["miou"]
+
+
+@once
+def plain_image_drop(run: Run) -> float:
+    """mIoU in [0, 1] that a network without a label channel loses when each image becomes its mean colour."""
+    model, packed = network(run), seen(run)
+    colours = [np.broadcast_to(np.mean(image, (0, 1)).round().astype(np.uint8), image.shape) for image in packed.images]
+    return _miou(model, packed) - _miou(model, Packed(np.stack(colours), packed.labels, packed.meta, packed.path))
 
 
 class InputScores(NamedTuple):

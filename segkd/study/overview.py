@@ -30,7 +30,8 @@ class Page:
 class Overview:
     """What stands on the first page beside the cards; all but the title may be empty.
 
-    ``text``: Markdown, what this profile can show. ``facts``, ``provenance``: by name. ``table``: HTML of the headline table.
+    ``text``: Markdown, what this profile can show. ``facts``, ``provenance``: by name. ``premises``, ``table``: HTML of the table of
+    what must hold and of the headline table.
     ``forest``: a PNG. ``notes``: what is missing, a sentence each. ``banners``: warnings.
     """
 
@@ -42,6 +43,7 @@ class Overview:
     notes: Sequence[str] = ()
     banners: Sequence[str] = ()
     provenance: Mapping[str, object] | None = None
+    premises: str = ""
 
 
 def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> Path:
@@ -55,7 +57,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
-        table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
         forest=_data_address(overview.forest), provenance=_facts(overview.provenance), cards=cards,
         nav=links(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
     )

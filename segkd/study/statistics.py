@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
+POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
 CHUNK = 1_000  # resamples at a time: the weights of a large test set would not fit into memory together
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference over ``n`` seeds, its 95 % t interval, and one-sided p values against a limit.
+    """A mean difference over ``n`` seeds, its 95 % t interval, one-sided p values against a limit, standard deviation.
 
     ``p_above``: how surprising the values are if the true mean lies at or below the limit; ``p_below`` the reverse.
     Interval and p are NaN with fewer than two seeds.
@@ -27,6 +28,7 @@ class Estimate:
     high: float
     p_above: float
     p_below: float
+    sd: float = math.nan
 
 
 def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
@@ -43,9 +45,9 @@ def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
 
     sd = float(values.std(ddof=1))
     if sd == 0:
-        return Estimate(n, mean, nan, nan, 1.0, 1.0)
+        return Estimate(n, mean, nan, nan, 1.0, 1.0, sd)
     half, score = half_width(sd, n), (mean - limit) / (sd / math.sqrt(n))
-    return Estimate(n, mean, mean - half, mean + half, float(t.sf(score, n - 1)), float(t.cdf(score, n - 1)))
+    return Estimate(n, mean, mean - half, mean + half, float(t.sf(score, n - 1)), float(t.cdf(score, n - 1)), sd)
 
 
 def half_width(sd: float, n: int) -> float:
@@ -88,6 +90,21 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in told)
     low, high = (math.sqrt(squares / float(chi2.ppf(q, df))) for q in (1 - LEVEL / 2, LEVEL / 2))
     return Spread(math.sqrt(squares / df), low, high, df, runs)
+
+
+def smallest_effect(sd: float, n: int, power: float = POWER) -> float:
+    """The smallest true mean of ``n`` differences with standard deviation ``sd`` whose 95 % interval leaves 0 out with this power.
+
+    By the noncentral t distribution; NaN for fewer than two values or without spread. One test, not corrected for others.
+    """
+    if n < 2 or not sd > 0:
+        return math.nan
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    edge = float(t.ppf(1 - LEVEL / 2, n - 1))
+    shift = brentq(lambda d: nct.sf(edge, n - 1, d) - power, 0.0, 5 * edge)  # the other side's chance is below 1e-4
+    return float(shift) * sd / math.sqrt(n)
 
 
 def joint_p(parts: Sequence[Estimate]) -> tuple[float, bool]:

@@ -11,10 +11,10 @@ from scipy import stats
 from segkd.losses.method import create_method
 from segkd.registry import UserError
 from segkd.runs import check, find
-from segkd.study import claim_pages, claims, combinations
+from segkd.study import claim_measure, claim_pages, claims, combinations, mechanisms
 from segkd.study.claim_checks import CHECKS
 from segkd.study.claim_parts import NARROW, config_of, on
-from segkd.study.claim_tests import TESTS, baseline, cwd, fakd, fakd_rivals, hwd, lad, lad_from_wide, rdd, wide_from_narrow
+from segkd.study.claim_tests import TESTS, baseline, cwd, fakd, fakd_rivals, hwd, hwd_rivals, label_teacher, lad, lad_from_wide, rdd, teacher, wide_from_narrow
 from segkd.study.measures import JOINT, SINGLE, unit_of
 from segkd.study.papers import paper_tables
 from segkd.study.statistics import resample_weights
@@ -38,6 +38,15 @@ def fake(study, cell, values, seconds=0.1, counts=None, iou=None):
         (run.path / "result.json").write_text(json.dumps(result))
         if counts is not None:
             np.savez(run.path / "images.npz", counts=counts[seed])
+
+
+def premises_met(study, monkeypatch, gap=8.0):
+    """Both teachers ``gap`` points above the student, and a label that is used."""
+    at = np.linspace(30, 31, len(study.seeds))
+    for cell, more in ((baseline, 0), (teacher, gap), (label_teacher, gap)):
+        fake(study, cell, at + more + 0.1 * (np.arange(len(study.seeds)) % 2))
+    scores = lambda run: mechanisms.InputScores(0.2, 0.1 + run.config.seed / 1000, 0.5)  # noqa: E731
+    monkeypatch.setattr(mechanisms, "input_scores", scores)
 
 
 def outcome(study, name, ids=None):
@@ -82,13 +91,14 @@ def test_label_assisted_teachers_of_other_sizes():
 
 
 @pytest.mark.parametrize("gain, verdict", [(2.0, "supported"), (-2.0, "contradicted"), (0.02, "inconclusive")])
-def test_verdict_of_a_paired_difference(gain, verdict):
+def test_verdict_of_a_paired_difference(gain, verdict, monkeypatch):
     study = open_study("all", seeds=5)
+    premises_met(study, monkeypatch)
     base, noise = np.array([30.0, 34, 31, 36, 33]), np.array([0.1, -0.2, 0.3, 0.0, -0.1])
     fake(study, cwd, base)
     fake(study, lad, base + gain + noise)
     found = outcome(study, "lad-02")
-    assert found.verdict == verdict and found.reason == ""
+    assert found.verdict == verdict and found.reason == ("" if verdict == "inconclusive" else "the rounding floor is not measured")
     e, interval = found.weakest.estimate, stats.ttest_rel(base + gain + noise, base).confidence_interval()
     assert e.n == 5 and e.mean == pytest.approx(gain + noise.mean()) and (e.low, e.high) == pytest.approx(tuple(interval))
     assert found.p == pytest.approx(stats.ttest_rel(base + gain + noise, base).pvalue)
@@ -114,16 +124,17 @@ def test_an_ordering_needs_every_rival_and_one_reversal_contradicts_it():
     assert (line["agree"], line["comparisons"]) == (4, 5) and line["effect"] == pytest.approx(-2.04)
 
 
-def test_holm_within_a_family_takes_a_verdict_back():
+def test_holm_over_all_claims_takes_a_verdict_back():
     study = open_study("all", seeds=5)
     base = np.array([30.0, 30.5, 31, 30.2, 30.9])
     fake(study, cwd, base)
     fake(study, lad, base + [1.9, 0.1, 1.0, 0.4, 1.4])  # p is near 0.04
     alone = outcome(study, "lad-02")
     assert alone.verdict == "supported" and alone.p == alone.p_holm
-    for cell in TESTS["lad-16"].cells[1:]:
-        fake(study, cell, base + [1.5, 0.4, -1.0, 1.4, 0.4])
-    both = outcome(study, "lad-02", ["lad-02", "lad-16"])
+    fake(study, baseline, base)
+    fake(study, hwd_rivals["mgd"], base + [1.5, 0.4, -1.0, 1.4, 0.4])
+    fake(study, hwd, base)
+    both = outcome(study, "lad-02", ["lad-02", "hwd-04"])
     assert both.p == alone.p and both.p_holm == pytest.approx(2 * both.p) and both.verdict == "inconclusive"
 
 
@@ -135,9 +146,10 @@ def test_what_is_missing_is_named_and_one_seed_has_no_interval():
     fake(study, lad, [31.0])
     found = outcome(study, "lad-02")
     assert found.verdict == "inconclusive" and "one seed" in found.reason and math.isnan(found.p)
+    assert "open premise: label-assisted teacher − student: not trained: teacher (label-assisted), baseline" in found.reason
     fake(study, cwd, [30.0, 31.0])
     fake(study, lad, [31.0, 32.5])
-    assert outcome(study, "lad-02").reason == "2 seeds: a headline needs 5"
+    assert outcome(study, "lad-02").reason.endswith("2 seeds: a headline needs 5")
     partly = outcome(study, "lad-10")
     assert partly.verdict == "not run" and partly.reason.startswith("1 of 2 comparisons measured") and len(partly.parts) == 2
 
@@ -190,7 +202,7 @@ def test_interval_over_images_draws_the_same_images_for_all_runs():
     gaps = [np.mean([miou(assisted[s], w) - miou(plain[s], w) for s in (0, 1)]) for w in drawn]
     assert found == pytest.approx(tuple(100 * np.quantile(gaps, [0.025, 0.975])), abs=1e-9)
     (find(config_of(study, cwd, 1)).path / "images.npz").unlink()
-    claims._drawn.clear()
+    claim_measure._drawn.clear()
     assert outcome(study, "lad-02").weakest.images is None
 
 
@@ -227,7 +239,8 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path):
     found = claims.frame(claims.evaluate(study))
     table = claim_pages.coverage(found).set_index("paper")
     assert table.loc["all", "claims"] == len(found) == 70 == table.drop(index="all")["claims"].sum()
-    assert (table["claims"] == table[["tested", "not run", "cannot be tested here"]].sum(axis=1)).all()
+    rest = ["counted above", "premise not met", "not run", "cannot be tested here"]
+    assert (table["claims"] == table[["tested", *rest]].sum(axis=1)).all()
     counted, came_out, unsaid = claim_pages.sceptic(found, "quick", "scenes")
     assert f"{table.loc['all', 'tested']} were tested with quick on scenes" in counted and "4 of them by counting" in counted
     assert "lad-02 is supported (LAD − CWD: +2.0 (+" in came_out and "n = 5" in came_out
@@ -244,7 +257,7 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path):
     assert claim_pages.sceptic(pd.read_csv(tmp_path / "claims.csv"), "quick", "scenes") == [counted, came_out, unsaid]
     html = claim_pages.claims_table(found[found["paper"] == "lad"]).to_html()
     assert "● supported" in html and find(config_of(study, lad, 0)).id in html and "LAD &lt; CWD" in html
-    assert "lad / improvement (1)" in claim_pages.families(found)
+    assert "one family" in claim_pages.corrected(found) and "1 in all" in claim_pages.corrected(found)
 
 
 def test_sentences_without_results():
@@ -252,7 +265,7 @@ def test_sentences_without_results():
     found = claims.frame(claims.evaluate(study))
     assert "no claim that needs training" in claim_pages.sceptic(found, "quick", "scenes")[1]
     assert "Without two seeds" in claim_pages.sceptic(found, "quick", "scenes")[2] and claim_pages.drawn(found).empty
-    assert "none" in claim_pages.families(found)
+    assert "0 in all" in claim_pages.corrected(found)
 
 
 def test_combinations_are_methods_that_no_paper_has():

@@ -9,7 +9,8 @@ import pytest
 from segkd import cli, runs
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.registry import UserError
-from segkd.study.compare import compare_lines, compared, rows_in_words
+from segkd.study.compare import compare_lines, compared, rows_in_words, sentence
+from segkd.study.floor import floors_of
 from segkd.study.results import tidy
 from segkd.study.table import Row
 
@@ -41,8 +42,8 @@ def test_trained_again_it_is_the_same(committed, tmp_path, monkeypatch):
         list(compare_lines("tiny-scenes", committed))
     runs.run(config(0))
     lines = list(compare_lines("tiny-scenes", committed))
-    assert config(0).id in lines[-2] and lines[-2].split()[-1] == "yes"
-    assert lines[-1].startswith("1 of 2 runs are here: 1 the same") and "0.0000 points" in lines[-1]
+    assert config(0).id in lines[-3] and lines[-3].split()[-1] == "equal"
+    assert lines[-2:] == ["1 of 2 runs are here", "1 of 1 runs equal the committed results to 6 digits"]
 
 
 def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
@@ -53,6 +54,26 @@ def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
     one = results["metric"].str.startswith("iou/") & (results["seed"] == 0)
     results.loc[results[one].index[0], "value"] += 1e-6
     assert not compared(results)["same"].any()
+    assert compared(results)["verdict"].tolist() == ["differs"]  # no floor is committed: nothing says that rounding may do it
+
+
+@pytest.mark.parametrize("step, verdict", [(0.004, "within rounding"), (0.05, "differs")])
+def test_a_committed_floor_says_what_rounding_may_do(committed, tmp_path, monkeypatch, step, verdict):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    runs.run(config(0))
+    results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
+    results.loc[results["metric"] == "miou", "value"] += step
+    copies = [
+        {"paper": "all", "table": "floor", "row": f"copy {k}", "role": "student", "method": "kd", "level": f"rounding={k}", "seed": 0,
+         "run": f"copy-{k}", "metric": "miou", "value": value}
+        for k, value in enumerate((0.300, 0.302, 0.298))
+    ]  # fmt: skip
+    found = compared(pd.concat([results, pd.DataFrame(copies)]))
+    assert found["verdict"].tolist() == [verdict]
+    # sd 0.2 points, two degrees of freedom, a difference of two runs: 4.3027 * 0.2 * sqrt(2) = 1.22 points
+    said = next(rows_in_words(found, floors_of(pd.DataFrame(copies))))
+    assert said.endswith("within ± 1.22 of rounding" if verdict != "differs" else "BEYOND ± 1.22 of rounding")
+    assert ("1 more are within rounding" in sentence(found)) == (verdict == "within rounding")
 
 
 def test_the_tolerance_is_that_of_two_means():

@@ -70,7 +70,12 @@ def test_input_scores_are_differences_of_miou(trained, monkeypatch):
     made = pd.DataFrame({"input": ["image and label", "label only", "image only"], "miou": [0.8, 0.6, 0.1]})
     monkeypatch.setattr(m, "input_ablation", lambda *a, **k: made)
     m._known.clear()
+    kept = trained["label_teacher"].path / m.MEASURED
+    assert m.input_scores(trained["label_teacher"]) != pytest.approx((0.2, 0.7, 0.75))  # is kept beside the run
+    kept.write_text(kept.read_text().replace('"of": "', '"of": "of another package '))
+    m._known.clear()
     assert m.input_scores(trained["label_teacher"]) == pytest.approx((0.2, 0.7, 0.75))
+    kept.unlink()
     m._known.clear()
 
 
@@ -190,7 +195,11 @@ def of_classes(*rows):
 def test_measures_of_several_runs():
     hard = of_classes((0.1, 0.2, 0.8, 0.9), (0.1, 0.2, 0.8, 0.9), (0.2, 0.3, 0.8, 0.8))
     assert measures.JOINT["hard_minus_easy"][1](hard, []) == pytest.approx(100 * (0.1 - -0.05))
-    better = of_classes((0.5, 0.5, None, 0.5), (0.6, 0.5, 0.1, 0.4))
+    gone = of_classes((0.1, 0.2, 0.8, 0.9, 0.0), (0.1, 0.2, 0.8, 0.9, 0.0), (0.2, 0.3, 0.8, 0.8, 0.0))
+    assert measures.JOINT["hard_minus_easy"][1](gone, []) == pytest.approx(100 * (0.1 - -0.05))  # a class that nobody finds
+    found_later = of_classes((0.1, 0.2, 0.8, 0.9, 0.1))
+    assert measures.JOINT["hard_minus_easy"][1](gone, [found_later]) == pytest.approx(100 * 0.05)  # 5 % over the seeds: it counts
+    better = of_classes((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, None, 0.5), (0.6, 0.5, 0.1, 0.4))
     assert measures.JOINT["share_better"][1](better, []) == pytest.approx(2 / 3 - 0.5)
     gap = of_classes((0.9, 0.3, 0.1), (0.95, 0.6, 0.5))
     assert measures.JOINT["easy_gap"][1](gap, []) == pytest.approx(100 * ((0.05 + 0.3 + 0.4) / 3 - 0.05))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segkd.metrics import confusion_matrix, scores
-from segkd.study.statistics import CHUNK, Estimate, bootstrap_interval, holm, joint_p, resample_weights, resampled_miou, t_estimate
+from segkd.study.statistics import CHUNK, Estimate, bootstrap_interval, holm, joint_p, resample_weights, resampled_miou, smallest_effect, t_estimate
 
 numbers = st.lists(st.floats(-50, 50).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(lambda v: len(set(v)) > 1)
 
@@ -31,6 +31,21 @@ def test_t_estimate_without_spread_or_seeds():
     one = t_estimate([2.0])
     assert (one.n, one.mean) == (1, 2.0) and math.isnan(one.low) and math.isnan(one.p_above)
     assert t_estimate([]).n == 0 and math.isnan(t_estimate([]).mean)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_the_smallest_effect_is_seen_four_times_in_five(n):
+    """By drawing: the 95 % interval of n values about the smallest effect leaves 0 out, above it, in 80 % of all cases."""
+    effect = smallest_effect(0.7, n)
+    drawn = np.random.default_rng(n).normal(effect, 0.7, (200_000, n))
+    half = stats.t.ppf(0.975, n - 1) * drawn.std(1, ddof=1) / math.sqrt(n)
+    assert np.mean(drawn.mean(1) - half > 0) == pytest.approx(0.8, abs=0.005)
+    rough = (stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * 0.7 / math.sqrt(n)  # is too small for few seeds
+    assert rough < effect < 1.17 * rough
+
+
+def test_no_effect_is_seen_without_spread_or_seeds():
+    assert all(math.isnan(smallest_effect(sd, n)) for sd, n in ((1.0, 1), (0.0, 5), (math.nan, 5)))
 
 
 def part(above):
