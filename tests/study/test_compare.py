@@ -1,6 +1,8 @@
 """`segkd compare`: a run trained again is the same, an altered result is seen, and the tolerance is that of two means."""
 
 import math
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from segkd import cli, runs
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.registry import UserError
-from segkd.study.compare import compare_lines, compared, rows_in_words
+from segkd.study.compare import committed_results, compare_lines, compared, rows_in_words, sentence
 from segkd.study.results import tidy
 from segkd.study.table import Row
 
@@ -41,8 +43,8 @@ def test_trained_again_it_is_the_same(committed, tmp_path, monkeypatch):
         list(compare_lines("tiny-scenes", committed))
     runs.run(config(0))
     lines = list(compare_lines("tiny-scenes", committed))
-    assert config(0).id in lines[-2] and lines[-2].split()[-1] == "yes"
-    assert lines[-1].startswith("1 of 2 runs are here: 1 the same") and "0.0000 points" in lines[-1]
+    assert config(0).id in lines[-3] and lines[-3].split()[-1] == "yes"
+    assert lines[-2:] == ["1 of 2 runs are here", "1 of 1 runs equal the committed results to 6 digits"]
 
 
 def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
@@ -51,8 +53,26 @@ def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
     results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
     assert compared(results)["same"].all()
     one = results["metric"].str.startswith("iou/") & (results["seed"] == 0)
-    results.loc[results[one].index[0], "value"] += 1e-6
-    assert not compared(results)["same"].any()
+    name = results[one].index[0]
+    results.loc[name, "value"] += 4e-7
+    assert compared(results)["same"].all()
+    results.loc[name, "value"] += 1e-3
+    found = compared(results)
+    assert not found["same"].any()
+    said = "0 of 1 runs equal the committed results to 6 digits; largest difference 0.1000 points, in "
+    assert sentence(found) == f"{said}{results.loc[name, 'metric']} of {config(0).id}"
+
+
+def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, tmp_path):
+    folder = tmp_path / "reports" / "tiny-scenes"
+    assert committed_results(folder) is None
+    shutil.copytree(committed / "tiny-scenes", folder)
+    git = lambda *words: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=tmp_path, check=True)  # noqa: E731
+    git("init", "-q")
+    assert committed_results(folder) is None
+    git("add", "."), git("commit", "-qm", "results")
+    (folder / "results.csv").write_text("overwritten")
+    assert committed_results(folder).equals(pd.read_csv(committed / "tiny-scenes" / "results.csv"))
 
 
 def test_the_tolerance_is_that_of_two_means():
