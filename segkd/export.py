@@ -66,7 +66,7 @@ class Exported:
 
 def write_onnx(model: Deployed, run: Run, path: Path) -> None:
     """One ONNX file, weights inside, with free batch, height and width; class names in its metadata."""
-    side = 4 * model.network.info.output_stride
+    side = model.network.info.smallest
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=side), 3: torch.export.Dim("width", min=side)}
     any_size_pools(model)
     with warnings.catch_warnings():
@@ -229,7 +229,8 @@ def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: 
     """What the file ``part`` does beside the run's own ``network``; UserError where they differ too much."""
     theirs, own, data = FORMATS[format].load(part), _function(network, argmax), run.config.data
     height, width = data.size or data.crop or (256, 256)
-    sizes = ((height, width), (height + 1, width + 3), (height + 15, width - 11 if width > 60 else width + 11))
+    other = width - 11 if width - 11 >= network.info.smallest else width + 11
+    sizes = ((height, width), (height + 1, width + 3), (height + 15, other))
     draws = torch.Generator().manual_seed(0)
     batches = [torch.rand(number, 3, *size, generator=draws) for number, size in zip((1, 2, 3), sizes)]
     examples, labels = _examples(run.config)
@@ -285,7 +286,8 @@ def _seconds(functions: tuple[Function, ...], images: Tensor) -> list[float]:
 
 def _example(model: Deployed) -> Tensor:
     """An image batch to trace with: no two sides alike, none of them special."""
-    return torch.rand(2, model.network.info.in_channels, 65, 97)
+    info = model.network.info
+    return torch.rand(2, info.in_channels, info.smallest + 33, info.smallest + 65)
 
 
 def _output(argmax: bool) -> str:

@@ -52,7 +52,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What a method may know of a network before the first step: names and widths, never the network itself."""
+    """What a method may know of a network before the first step: names and widths, never the network itself.
+
+    ``smallest``: shortest side of an image that it takes; of an adapted one the longer side that `adapt` tried.
+    """
 
     name: str
     num_classes: int
@@ -61,6 +64,7 @@ class NetworkInfo:
     stage_channels: tuple[int, ...]
     has_aux: bool
     output_stride: int = 8
+    smallest: int = 32
 
 
 def labels_to_grid(labels: Tensor, size: tuple[int, int]) -> Tensor:

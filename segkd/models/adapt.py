@@ -213,7 +213,8 @@ def _describe(adapted: Adapted, label: str, size: tuple[int, int], classes: int 
     _check_classifier(shown, adapted.places)
     width = None if shown.feature is None else shown.feature.shape[1]
     stages = tuple(stage.shape[1] for stage in shown.stages)
-    return NetworkInfo(label, found, channels, width, stages, shown.aux_logits is not None, max(1, round(size[0] / grid[0])))
+    stride = max(1, round(size[0] / grid[0]))
+    return NetworkInfo(label, found, channels, width, stages, shown.aux_logits is not None, stride, max(size))
 
 
 def _check_classifier(shown: Prediction, places: Places) -> None:

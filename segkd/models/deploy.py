@@ -12,8 +12,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segkd.models.backbone import replace_modules
 from segkd.models.dinov2 import LinearHead, merge_lora
 
-SIDE = 64  # of the image that is passed once to see which convolution feeds which batch norm
-
 
 class Deployed(nn.Module):
     """Images (B, in_channels, H, W), RGB in [0, 1], to scores (B, C, H, W), or with ``argmax`` to labels (B, H, W) int64.
@@ -58,8 +56,8 @@ def drop_aux_head(network: nn.Module) -> None:
 def fold_norms(network: nn.Module) -> int:
     """Fold every batch norm that reads what a convolution wrote into that convolution, in place; returns how many.
 
-    For a network in eval mode. Pairs are seen in one pass over an empty image, not guessed from names. What a norm does
-    beside normalising (the activation inside timm's) stays in its place.
+    For a network in eval mode. Pairs are seen in one pass over an empty image of the smallest size, not guessed from names.
+    What a norm does beside normalising (the activation inside timm's) stays in its place.
     """
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are kept, so that no id is given twice
     pairs: dict[nn.Module, nn.Module] = {}
@@ -77,8 +75,8 @@ def fold_norms(network: nn.Module) -> int:
             handles.append(module.register_forward_hook(wrote))
         elif isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(reads))
-    device = next(network.parameters()).device
-    network(torch.zeros(1, network.info.in_channels, SIDE, SIDE, device=device))
+    side, device = network.info.smallest, next(network.parameters()).device
+    network(torch.zeros(1, network.info.in_channels, side, side, device=device))
     for handle in handles:
         handle.remove()
     replaced: dict[nn.Module, nn.Module] = {}

@@ -29,12 +29,12 @@ def normalise(network: nn.Module, images: Tensor, first_conv: nn.Conv2d) -> Tens
     return ((images - network.mean) / network.std).contiguous(memory_format=layout)
 
 
-def check_images(info: NetworkInfo, images: Tensor, smallest: int) -> None:
-    """UserError unless ``images`` are floats (B, in_channels, H, W) with both sides at least ``smallest``."""
+def check_images(info: NetworkInfo, images: Tensor) -> None:
+    """UserError unless ``images`` are floats (B, in_channels, H, W) with both sides at least ``info.smallest``."""
     name, shape, channels = info.name, tuple(images.shape), info.in_channels
     if not images.is_floating_point():
         raise UserError(f"{name}: images are {images.dtype}; give floats in [0, 1] (bytes / 255)")
     if images.ndim != 4 or shape[1] != channels:
         raise UserError(f"{name}: images have shape {shape}; give (B, {channels}, H, W)")
-    if min(shape[-2:]) < smallest:
-        raise UserError(f"{name}: images are {shape[-2]}x{shape[-1]}; both sides must be at least {smallest}")
+    if min(shape[-2:]) < info.smallest:
+        raise UserError(f"{name}: images are {shape[-2]}x{shape[-1]}; both sides must be at least {info.smallest}")

@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
         return Prediction(logits, aux_logits, feature, stages, classifier, detail)
 
     def _check(self, images: Tensor) -> None:
-        check_images(self.info, images, self.encoder.smallest)
+        check_images(self.info, images)
         if images.shape[0] == 1 and self.head.single_image_norm() is not None:
             raise UserError(
                 f"{self.info.name}: cannot train on a batch of one image (batch norm of the image pooling); "
@@ -123,7 +123,8 @@ def create_model(
     if in_channels > 3:  # last, so that the same seed gives the same network with and without the extra channels
         inflate(encoder.first_conv, in_channels)
     name = f"{arch}/{encoder_name}" + ("" if width == 1 else f"-w{width:g}")
-    info = NetworkInfo(name, classes, in_channels, plan.channels, encoder.channels, has_aux, head.output_stride)
+    shape = plan.channels, encoder.channels, has_aux, head.output_stride, encoder.smallest
+    info = NetworkInfo(name, classes, in_channels, *shape)
     model = Segmenter(info, encoder, head, aux_head, detail_head)
     model.normalise_as(normalisation)
     return model

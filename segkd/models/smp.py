@@ -35,8 +35,7 @@ class SmpSegmenter(nn.Module):
         self.net = net
         self.with_tokens = type(net).__name__ == "DPT"  # its encoder also gives class tokens, and no map of the image
         self.divisor = net.encoder.output_stride * (2 if self.with_tokens else 1)  # DPT halves its deepest map again
-        self.smallest = self.divisor
-        self.info: NetworkInfo | None = None  # create_smp sets both, asking the network itself
+        self.info: NetworkInfo | None = None  # create_smp sets it, asking the network itself
         add_normalisation(self, in_channels, normalisation)
 
     @property
@@ -49,7 +48,7 @@ class SmpSegmenter(nn.Module):
         raise UserError(f"{self.info.name}: networks of smp have no gradient checkpointing; leave grad_checkpointing out")
 
     def forward(self, images: Tensor) -> Prediction:
-        check_images(self.info, images, self.smallest)
+        check_images(self.info, images)
         height, width = images.shape[-2:]
         more = (0, -width % self.divisor, 0, -height % self.divisor)
         x = F.pad(normalise(self, images, self.encoder.first_conv), more)
@@ -124,11 +123,11 @@ def create_smp(
         if len(readers) != 1:
             raise UserError(f"create_model: in_channels={in_channels}; {len(readers)} convolutions of {name} read the image")
         inflate(readers[0], in_channels)
-    model.smallest, said = _ask(model, in_channels)
+    smallest, said = _ask(model, in_channels)
     feature_channels = None if said.feature is None else said.feature.shape[1]
     stage_channels = tuple(x.shape[1] for x in said.stages)
-    stride = model.smallest // said.logits.shape[-1]
-    model.info = NetworkInfo(name, classes, in_channels, feature_channels, stage_channels, False, stride)
+    stride = smallest // said.logits.shape[-1]
+    model.info = NetworkInfo(name, classes, in_channels, feature_channels, stage_channels, False, stride, smallest)
     return model
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
-from segkd.models.hrnet import HRNetEncoder
-from segkd.models.zoo import HRNETS
+from segkd.models.smp import is_smp
+from segkd.prediction import NetworkInfo
 from segkd.study.profiles import Profile
 from segkd.study.protocols import Protocol, network, protocol
 from segkd.study.table import ROUNDING, Row
+from segkd.train.trainee import make_network
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,20 @@ def _changed(row: Row) -> dict:
     return found
 
 
+def bare_network(network: NetworkConfig, classes: int) -> torch.nn.Module:
+    """A run's network to ask or to count, never to compute with; no weights, but in smp's, which cannot do without."""
+    with torch.random.fork_rng(devices=()), torch.device("cpu" if is_smp(network.name) else "meta"):
+        return make_network(network, classes)
+
+
+@lru_cache(maxsize=256)
+def network_info(network: NetworkConfig, classes: int) -> NetworkInfo:
+    """What a method may know of a run's network; built once, trained never."""
+    return bare_network(network, classes).info
+
+
 def too_small(config: RunConfig) -> bool:
-    """Whether the run's images are smaller than its network or its teacher can take: no other than HRNet asks for 64."""
-    names = [config.network.name, *([config.teacher.network.name] if config.teacher else [])]
-    sides = config.data.crop or config.data.size or (HRNetEncoder.smallest,)
-    return min(sides) < HRNetEncoder.smallest and any(name.split("/")[1] in HRNETS for name in names)
+    """Whether the run's images, its crops or whole, are smaller than its network or its teacher takes."""
+    sides = [side for size in (config.data.crop, config.data.size) if size for side in size]
+    networks = [config.network, *([config.teacher.network] if config.teacher else [])]
+    return bool(sides) and min(sides) < max(network_info(network, 1).smallest for network in networks)

@@ -9,15 +9,15 @@ from functools import lru_cache
 import pandas as pd
 import torch
 
-from segkd.config import NetworkConfig, RunConfig
+from segkd.config import RunConfig
 from segkd.data.catalog import DATASETS, create_dataset
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.prediction import NetworkInfo
 from segkd.study import step_times
+from segkd.study.configs import network_info
 from segkd.study.reported import network_of, reported, table_lines
 from segkd.study.table import Row, Table
-from segkd.train.trainee import make_network
 
 COUNTS = {"params_m": ("params M", "params", 1e6), "flops_g": ("GMACs", "macs_paper", 1e9)}
 PRINTED = {  # metrics beside mIoU that some tables print, and the columns that show them
@@ -34,8 +34,8 @@ def classes_of(dataset: str) -> int:
 def extra_parameters(config: RunConfig) -> int:
     """Parameters that the run's method trains or holds beside the student (adapters, discriminators); counted, not run."""
     classes = classes_of(config.data.name)
-    student = _info(config.network, classes)
-    teacher = _info(config.teacher.network, classes) if config.teacher else None
+    student = network_info(config.network, classes)
+    teacher = network_info(config.teacher.network, classes) if config.teacher else None
     return _method_parameters(config.method, json.dumps(config.hyper, sort_keys=True), student, teacher)
 
 
@@ -45,12 +45,6 @@ def _method_parameters(spec: str, hyper: str, student: NetworkInfo, teacher: Net
     with torch.device("meta"):
         modules = method.build(student, teacher)
     return sum(p.numel() for p in modules.parameters())
-
-
-@lru_cache(maxsize=128)
-def _info(network: NetworkConfig, classes: int) -> NetworkInfo:
-    with torch.device("meta"):
-        return make_network(network, classes).info
 
 
 def step_seconds(runs: pd.DataFrame) -> float:

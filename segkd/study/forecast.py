@@ -15,11 +15,11 @@ from segkd.config import ROOT, NetworkConfig, RunConfig, runs_root
 from segkd.data import create_dataset
 from segkd.models import complexity
 from segkd.registry import UserError
+from segkd.study.configs import bare_network
 from segkd.study.jobs import Job, plan_jobs, ready_jobs, with_teachers
 from segkd.study.progress import in_words
 from segkd.study.step_times import StepTime, image_size, kind_of, measured_times, timed
 from segkd.train.runtime import pick_device
-from segkd.train.trainee import make_network
 
 EVALUATED = 1 / 3  # what evaluating an image costs of training on it: a pass forward of one forward and two backward
 
@@ -80,9 +80,7 @@ def operations(job: Job, classes: int) -> float:
 @cache
 def _multiply_adds(network: NetworkConfig, classes: int, size: tuple[int, int]) -> int:
     """Of one pass of one image, counted without computing it."""
-    with torch.device("meta"):
-        model = make_network(network, classes)
-    return complexity(model, size)["macs"]
+    return complexity(bare_network(network, classes), size)["macs"]
 
 
 def _what(job: Job) -> str:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from segkd.config import ROOT
+from segkd.config import ROOT, DataConfig, NetworkConfig, RunConfig
 from segkd.registry import UserError
+from segkd.study.configs import too_small
 from segkd.study.coverage import coverage
 from segkd.study.papers import PAPERS, paper_tables
 from segkd.study.printed import TITLES, here, printed_tables, settings
@@ -182,6 +183,21 @@ def test_images_too_small_for_a_network_are_said_and_not_trained():
     every = open_study("lad", "smoke", tables="table4")
     assert {c.network.name.split("/")[0] for c in every.configs()} == {"fcn", "stdc"}
     assert "ocrnet" in {c.network.name.split("/")[0] for c in open_study("lad", "quick", tables="table4").configs()}
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "small"),
+    [((128, 192), None, False), ((127, 192), None, True), ((192, 256), (128, 96), True), ((96, 128), (128, 128), True), (None, None, False)],
+)
+def test_crops_and_images_too_small_for_a_network_or_its_teacher(size, crop, small):
+    fits = RunConfig(DataConfig(size=size, crop=crop), NetworkConfig("pspnet/resnet18", 0.125))
+    wide = dataclasses.replace(fits, network=NetworkConfig("deeplabv3plus/resnet18", 0.125, output_stride=32))  # asks for 128
+    assert not too_small(fits) and too_small(wide) is small and too_small(dataclasses.replace(fits, teacher=wide)) is small
+
+
+def test_what_a_network_of_smp_takes_is_asked_of_one_that_cannot_be_built_without_values():
+    assert too_small(RunConfig(DataConfig(size=(31, 64)), NetworkConfig("smp.Segformer/mit_b0")))
+    assert not too_small(RunConfig(DataConfig(size=(32, 64)), NetworkConfig("smp.Segformer/mit_b0")))
 
 
 def test_coverage_counts_every_printed_setting(values):

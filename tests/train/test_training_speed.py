@@ -9,6 +9,7 @@ from torch import nn
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.store import Packed
 from segkd.models import create_model, list_models
+from segkd.models.adapt import adapt
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.registry import UserError
 from segkd.runs import cohort_of, find, run
@@ -116,13 +117,28 @@ ALL = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for na
 @pytest.mark.parametrize("name", ALL)
 def test_folded_norms_leave_every_part_of_the_prediction_as_it_is(name):
     torch.manual_seed(0)
-    model = create_model(*name.split("/"), width=0.25, classes=5).eval()
-    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+    check_folded(create_model(*name.split("/"), width=0.25, classes=5), torch.rand(2, 3, 64, 96))
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "smp.PAN"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_norms_fold_where_images_of_64_pixels_are_too_small(arch, adapted):
+    torch.manual_seed(0)
+    options = {} if arch.startswith("smp") else {"output_stride": 32, "width": 0.125}
+    model, images = create_model(arch, "resnet18", classes=5, **options), torch.rand(2, 3, 128, 160)
+    assert model.info.smallest == 128
+    with pytest.raises(UserError, match="both sides must be at least 128"):
+        model(images[..., :127])
+    check_folded(adapt(model, logits="", size=(128, 160)) if adapted else model, images)
+
+
+def check_folded(model, images):
+    """The prediction on ``images`` before and after folding, with batch norms that do something."""
+    for norm in (m for m in model.eval().modules() if isinstance(m, nn.BatchNorm2d)):
         norm.running_mean.normal_(std=0.3)
         norm.running_var.uniform_(0.5, 1.5)
         nn.init.normal_(norm.bias, std=0.3)
         nn.init.uniform_(norm.weight, 0.5, 1.5)
-    images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         before = model(images)
         assert fold_norms(model) > 10
