@@ -96,8 +96,8 @@ PROFILES = {
         Profile(
             "small", seeds=5, levels=3,
             student=_lite("efficientnet_lite0", 64), teacher=_lite("efficientnet_lite2", 96),
-            schedule=Schedule("adamw", steps=500, batch_size=4, lr=0.006, warmup=0.1, validations=5, average=0.25),
-            teacher_steps=2.0,
+            schedule=Schedule("adamw", steps=800, batch_size=4, lr=0.006, warmup=0.1, validations=5, average=0.25),
+            teacher_steps=1.25,
             data=DataConfig(size=(192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or so between methods that train a small network from ImageNet weights on a 48x64 score "
             "grid. It cannot show the papers' numbers: those need their networks, whole images and fifty times as many of them.",
