@@ -59,7 +59,7 @@ PREMISES = {  # by the names that tests of claims give
     ),
     "image_used": Premise(
         "label-assisted teacher, lost without the image", value("", label_teacher, "image_drop", USED), "It looks at the image.",
-        "It does not look at the image: it reads the label alone.",
+        "It does not look at the image.",
     ),
     "label_used": Premise(
         "label-assisted teacher, lost without the label", value("", label_teacher, "label_drop", USED), "It uses its label.",
@@ -89,7 +89,8 @@ def _compared(study: Study, one: Premise) -> Found:
     e, limit = measured.estimate, one.comparison.limit
     state = state_of(e, limit)
     follows = {MET: one.met, NOT_MET: one.not_met, OPEN: STILL if e.n else "Not known here."}[state]
-    text = f"{e.mean:+.1f}" + ("" if math.isnan(e.low) else f" ({e.low:+.1f} to {e.high:+.1f})") + f"{f', limit {limit:g}' if limit else ''}"
+    point = lambda v: f"{round(v, 1) + 0.0:+.1f}"  # noqa: E731  no -0.0
+    text = point(e.mean) + ("" if math.isnan(e.low) else f" ({point(e.low)} to {point(e.high)})") + (f", limit {limit:g}" if limit else "")
     missing = measured.missing if measured.missing.startswith("not trained") else "not measured here"
     return Found(one.what, missing if measured.missing else text.replace("-", "−"), e.n, state, follows)
 
