@@ -22,6 +22,7 @@ MARKS = {MET: "●", NOT_MET: "✖", OPEN: "■", "": ""}
 COLOURS = {MET: "#00735a", NOT_MET: "#b34700"}
 STILL = "Open: the claims that need it are judged, and say so."
 CLASSES = "classes"
+NO_BREAK = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _classes(study: Study) -> Found:
 def _floor(study: Study) -> Found:
     found = floor.study_floors(study).get("student")
     if found is None:
-        return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers; `{floor.command(study)}` says which.")
+        return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {floor.command(study)}")
     follows = f"A difference of two rows of one seed below {floor.reach({'student': found}, ['student'], (1, -1)):.1f} points may be rounding."
     return Found("rounding alone, spread of a score", str(found.rounding), 1, "", follows)
 
@@ -139,7 +140,8 @@ def premises(study: Study) -> pd.DataFrame:
 def table(study: Study) -> pd.io.formats.style.Styler:
     """`premises`, ready to show."""
     found = premises(study)
-    found["state"] = [f"{MARKS[state]} {state}" for state in found["state"]]
+    found["state"] = [f"{MARKS[state]} {state}".replace(" ", NO_BREAK) for state in found["state"]]
     shown = found.rename(columns={"what": "premise", "value": "measured here", "state": "", "follows": "what follows"})
-    colour = lambda text: f"color: {COLOURS[text[2:]]}; font-weight: bold" if text[2:] in COLOURS else ""  # noqa: E731
+    words = lambda text: text[2:].replace(NO_BREAK, " ")  # noqa: E731
+    colour = lambda text: f"color: {COLOURS[words(text)]}; font-weight: bold" if words(text) in COLOURS else ""  # noqa: E731
     return shown.style.hide(axis="index").map(colour, subset=[""]).format(escape="html")
