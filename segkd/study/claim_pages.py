@@ -35,8 +35,9 @@ def _evidence(one: dict) -> list[str]:
     """Effect, interval over images, p, smallest effect, how many comparisons point the claim's way, reason and note."""
     effect = "" if math.isnan(one["effect"]) else f"{one['comparison']}: {numbers(one)}"
     images = "" if math.isnan(one["image_low"]) else f"over images {one['image_low']:+.1f} to {one['image_high']:+.1f}".replace("-", "−")
-    p = "" if math.isnan(one["p"]) else f"p = {one['p']:.3f}, corrected {one['p_holm']:.3f}"
-    agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 else ""
+    said = lambda p: "< 0.001" if p < 0.001 else f"= {p:.3f}"  # noqa: E731
+    p = "" if math.isnan(one["p"]) else f"p {said(one['p'])}, corrected {said(one['p_holm'])}"
+    agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 and one["measured"] else ""
     again = f"the same comparison as {one['same_as']}, counted there" if one["same_as"] else ""
     return [effect, images, p, seen(one), *map(_sentence, (agree, again, one["reason"])), one["note"]]
 

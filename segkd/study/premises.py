@@ -22,6 +22,7 @@ MARKS = {MET: "●", NOT_MET: "✖", OPEN: "■", "": ""}
 COLOURS = {MET: "#00735a", NOT_MET: "#b34700"}
 STILL = "Open: the claims that need it are judged, and say so."
 CLASSES = "classes"
+NO_BREAK = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ PREMISES = {  # by the names that tests of claims give
     ),
     "image_used": Premise(
         "label-assisted teacher, lost without the image", value("", label_teacher, "image_drop", USED), "It looks at the image.",
-        "It does not look at the image: it reads the label alone.",
+        "It does not look at the image.",
     ),
     "label_used": Premise(
         "label-assisted teacher, lost without the label", value("", label_teacher, "label_drop", USED), "It uses its label.",
@@ -89,7 +90,8 @@ def _compared(study: Study, one: Premise) -> Found:
     e, limit = measured.estimate, one.comparison.limit
     state = state_of(e, limit)
     follows = {MET: one.met, NOT_MET: one.not_met, OPEN: STILL if e.n else "Not known here."}[state]
-    text = f"{e.mean:+.1f}" + ("" if math.isnan(e.low) else f" ({e.low:+.1f} to {e.high:+.1f})") + f"{f', limit {limit:g}' if limit else ''}"
+    point = lambda v: f"{round(v, 1) + 0.0:+.1f}"  # noqa: E731  no -0.0
+    text = point(e.mean) + ("" if math.isnan(e.low) else f" ({point(e.low)} to {point(e.high)})") + (f", limit {limit:g}" if limit else "")
     missing = measured.missing if measured.missing.startswith("not trained") else "not measured here"
     return Found(one.what, missing if measured.missing else text.replace("-", "−"), e.n, state, follows)
 
@@ -116,7 +118,7 @@ def _classes(study: Study) -> Found:
 def _floor(study: Study) -> Found:
     found = floor.study_floors(study).get("student")
     if found is None:
-        return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers; `{floor.command(study)}` says which.")
+        return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {floor.command(study)}")
     follows = f"A difference of two rows of one seed below {floor.reach({'student': found}, ['student'], (1, -1)):.1f} points may be rounding."
     return Found("rounding alone, spread of a score", str(found.rounding), 1, "", follows)
 
@@ -138,7 +140,8 @@ def premises(study: Study) -> pd.DataFrame:
 def table(study: Study) -> pd.io.formats.style.Styler:
     """`premises`, ready to show."""
     found = premises(study)
-    found["state"] = [f"{MARKS[state]} {state}" for state in found["state"]]
+    found["state"] = [f"{MARKS[state]} {state}".replace(" ", NO_BREAK) for state in found["state"]]
     shown = found.rename(columns={"what": "premise", "value": "measured here", "state": "", "follows": "what follows"})
-    colour = lambda text: f"color: {COLOURS[text[2:]]}; font-weight: bold" if text[2:] in COLOURS else ""  # noqa: E731
+    words = lambda text: text[2:].replace(NO_BREAK, " ")  # noqa: E731
+    colour = lambda text: f"color: {COLOURS[words(text)]}; font-weight: bold" if words(text) in COLOURS else ""  # noqa: E731
     return shown.style.hide(axis="index").map(colour, subset=[""]).format(escape="html")

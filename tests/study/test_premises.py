@@ -149,4 +149,4 @@ def test_the_table_says_what_is_measured_and_what_is_not(study):
     with_floor(study, (0.5, -0.5, 0.0))
     line = premises.premises(study).set_index("what").loc["rounding alone, spread of a score"]
     assert line["value"].startswith("±0.4 (0.2 to 1.5; 4 runs)") and line["state"] == ""
-    assert "● met" in premises.table(study).to_html()
+    assert "●\u00a0met" in premises.table(study).to_html()

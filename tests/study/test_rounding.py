@@ -32,6 +32,14 @@ def test_a_copy_starts_one_part_in_ten_million_off():
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), copy.buffers()))
 
 
+def test_a_copy_in_float64_is_nearer():
+    schedule = dataclasses.replace(PLAIN.schedule, precision="float64")
+    plain, copy = (build_network(dataclasses.replace(PLAIN, rounding=k, schedule=schedule), 11) for k in (0, 1))
+    pairs = [(a.detach(), b.detach()) for a, b in zip(copy.parameters(), plain.parameters())]
+    assert all(a.dtype == torch.float64 and torch.allclose(a, b, rtol=1.3e-15, atol=0) for a, b in pairs)
+    assert sum(int((a != b).sum()) for a, b in pairs) > 0.5 * sum(b.numel() for _, b in pairs if b.abs().max() > 0)
+
+
 def test_a_copy_is_a_run_of_its_own_with_another_score(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
     copy = dataclasses.replace(PLAIN, rounding=1)
