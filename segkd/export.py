@@ -185,7 +185,7 @@ def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: 
     path = Path(out) if out is not None else Path(run.id + kind.suffix)
     if path.exists():
         raise UserError(f"'{path}' is there already: remove it or give another --out")
-    network = run.load_model()
+    network = run.load_model().float()  # what formats and their runtimes compute in
     found: list[Exported] = []
 
     def write_and_check(part: Path) -> None:

@@ -73,7 +73,7 @@ PROFILES = {
             "x86-64 CPU. With two seeds, narrow networks, a 12x16 score grid and 160 steps its effects are expected to be "
             "inconclusive; do not quote them.",
             needs="0.4 GB of disk and about 15 minutes on two free cores",
-            tables={"main": None, "distance": None, "shortcut": 1, "beta": 1, "stages": 1, "controls": 1},
+            tables={"main": None, "distance": None, "shortcut": 1, "beta": 1, "tau": 1, "stages": 1, "controls": 1},
         ),
         Profile(
             "small", seeds=3, levels=None,

@@ -39,8 +39,11 @@ NOTES = {  # what a column means, said below a table that has it
 def shown(summary: pd.DataFrame, table: Table, missing: str = "", alike: str = "") -> pd.io.formats.style.Styler:
     """The numbers of ``Study.summary`` as a table to show, with what is needed to read them; empty columns are left out.
 
-    ``missing``: the command that trains what is missing; ``alike``: which rows are one run (`same_runs`).
+    ``missing``: the command that trains what is missing, rows without a number are then left out beside others that have
+    some; ``alike``: which rows are one run (`same_runs`).
     """
+    numbers = summary.filter(regex="^(mIoU|paper)").notna().any(axis=1) | (summary["verdict"] == "images too small")
+    summary = summary[numbers] if missing and numbers.any() else summary
     empty = [c for c in summary if summary[c].isna().all() or (summary[c] == "").all()]
     found = summary.drop(columns=[*empty, *({"± sd"} & set(summary) - {*empty})])
     if "± 95 %" in summary:

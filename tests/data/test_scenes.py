@@ -1,6 +1,8 @@
 """The embedded scenes: pure, consistent over sizes, long-tailed like CamVid, and the same labels everywhere."""
 
 import hashlib
+import os
+import platform
 import subprocess
 import sys
 from functools import cache
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data.scenes import CLASSES, PALETTE, SPLITS, STREAM, scene, split_scene
+from segkd.data.scenes import CLASSES, PALETTE, SPLITS, STREAM, VERSION, scene, split_scene
 from segkd.registry import UserError
 
 RARE = ["Pole", "SignSymbol", "Pedestrian", "Bicyclist"]
@@ -106,6 +108,38 @@ def test_image_shows_what_the_label_says():
         image, label = scene(0, index, (48, 64))
         brighter += image[label == 0].mean() > image[label == 3].mean()
     assert brighter >= 17
+
+
+PIXELS = """
+import hashlib
+from segkd.data.scenes import SPLITS, split_scene
+digest = hashlib.sha256()
+for size, count in (((96, 128), 12), ((192, 256), 3)):
+    for split in SPLITS:
+        for index in range(count):
+            for array in split_scene(split, index, size):
+                digest.update(array.tobytes())
+print(digest.hexdigest()[:16])
+"""
+
+
+def feature_sets() -> list[str]:
+    """What NumPy may switch off here, more and more: the widest instructions alone, then all beyond SSE."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    here = [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+    return [" ".join(here[first:]) for first in range(len(here) + 1)]
+
+
+def test_golden_pixels_on_any_cpu():
+    """A change of this digest is a change of the data set: raise `scenes.VERSION` with it."""
+    sets = feature_sets()
+    assert sets[-1] == "" and (len(sets) > 1 or platform.machine() != "x86_64")
+    for off in (sets[0], sets[len(sets) // 2], ""):
+        environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": off}
+        said = subprocess.run([sys.executable, "-c", PIXELS], capture_output=True, text=True, env=environment)
+        assert said.stdout.strip() == "3663428384ceab6b", (off, said.stderr)
+    assert VERSION == 1
 
 
 def test_golden_labels():

@@ -1,5 +1,6 @@
 """Packing: right content, made once, whole or not at all, by several processes at once."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -239,8 +240,19 @@ def test_packs_made_before_are_found(blocks, tmp_path):
     assert packed.path.name == "blocks-train-4x4-n6-v1-" + packed.fingerprint[:8]
     assert sorted(path.name for path in packed.path.iterdir()) == ["images.npy", "labels.npy", "meta.json"]
     assert list(json.loads((packed.path / "meta.json").read_text())) == [
-        "name", "split", "size", "names", "classes", "palette", "fingerprint", "version",
+        "name", "split", "size", "names", "classes", "palette", "fingerprint", "version", "pixels",
     ]  # fmt: skip
+
+
+def test_the_record_has_the_hash_of_the_pixels_and_packs_without_one_stay_valid(blocks, tmp_path):
+    packed = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert packed.pixels == hashlib.sha256(packed.images.tobytes() + packed.labels.tobytes()).hexdigest()
+    record = packed.path / "meta.json"
+    older = {key: value for key, value in json.loads(record.read_text()).items() if key != "pixels"}
+    record.write_text(json.dumps(older))
+    before = packed.path.stat().st_ino
+    again = pack("blocks", "train", (4, 4), packed_dir=tmp_path)
+    assert again.pixels == "" and again.path.stat().st_ino == before
 
 
 @pytest.mark.parametrize("options", [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 4), "limit": 0}])

@@ -1,6 +1,8 @@
 """`segkd compare`: a run trained again is the same, an altered result is seen, and the tolerance is that of two means."""
 
 import math
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from segkd import cli, runs
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.registry import UserError
-from segkd.study.compare import compare_lines, compared, rows_in_words, sentence
+from segkd.study.compare import committed_results, compare_lines, compared, rows_in_words, sentence
 from segkd.study.floor import floors_of
 from segkd.study.results import tidy
 from segkd.study.table import Row
@@ -52,9 +54,15 @@ def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
     results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
     assert compared(results)["same"].all()
     one = results["metric"].str.startswith("iou/") & (results["seed"] == 0)
-    results.loc[results[one].index[0], "value"] += 1e-6
-    assert not compared(results)["same"].any()
-    assert compared(results)["verdict"].tolist() == ["differs"]  # no floor is committed: nothing says that rounding may do it
+    name = results[one].index[0]
+    results.loc[name, "value"] += 4e-7
+    assert compared(results)["same"].all()
+    results.loc[name, "value"] += 1e-3
+    found = compared(results)
+    assert not found["same"].any()
+    said = "0 of 1 runs equal the committed results to 6 digits; largest difference 0.1000 points, in "
+    assert sentence(found) == f"{said}{results.loc[name, 'metric']} of {config(0).id}"
+    assert found["verdict"].tolist() == ["differs"]  # no floor is committed: nothing says that rounding may do it
 
 
 @pytest.mark.parametrize("step, verdict", [(0.004, "within rounding"), (0.05, "differs")])
@@ -74,6 +82,18 @@ def test_a_committed_floor_says_what_rounding_may_do(committed, tmp_path, monkey
     said = next(rows_in_words(found, floors_of(pd.DataFrame(copies))))
     assert said.endswith("within ± 1.22 of rounding" if verdict != "differs" else "BEYOND ± 1.22 of rounding")
     assert ("1 more are within rounding" in sentence(found)) == (verdict == "within rounding")
+
+
+def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, tmp_path):
+    folder = tmp_path / "reports" / "tiny-scenes"
+    assert committed_results(folder) is None
+    shutil.copytree(committed / "tiny-scenes", folder)
+    git = lambda *words: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=tmp_path, check=True)  # noqa: E731
+    git("init", "-q")
+    assert committed_results(folder) is None
+    git("add", "."), git("commit", "-qm", "results")
+    (folder / "results.csv").write_text("overwritten")
+    assert committed_results(folder).equals(pd.read_csv(committed / "tiny-scenes" / "results.csv"))
 
 
 def test_the_tolerance_is_that_of_two_means():

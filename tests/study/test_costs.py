@@ -92,6 +92,10 @@ def test_one_seed_is_said_in_the_cell():
     assert "make &lt;b&gt;" in page
     assert page.count("one seed") == 2  # the baseline's own interval, and that of the gain
     assert "one run" in page and "t interval" in page
+    assert "CWD" in page  # has no run, but the paper's number
+    plain = paper_tables("all", None)["main"]
+    page = shown(summary(plain, results, "baseline"), plain, missing="make").to_html()
+    assert "HWD" in page and "CWD" not in page  # nor a number of a paper
 
 
 @pytest.mark.parametrize("column, values", [("profile", ("quick", "small")), ("dataset", ("camvid", "scenes"))])

@@ -52,11 +52,14 @@ def test_equal_settings_are_one_run():
     assert fakd.config(find_row(fakd, "main", "CWD"), 0) == lad.config(find_row(lad, "main", "CWD"), 0)
 
 
-def test_quick_gives_side_tables_one_seed_unless_seeds_are_asked_for():
-    quick, asked = open_study("all", tables="rivals"), open_study("all", tables="rivals", seeds="0,1")
+def test_quick_trains_few_tables_and_gives_side_tables_one_seed_unless_seeds_are_asked_for():
+    quick, asked = open_study("all", tables="controls"), open_study("all", tables="controls", seeds="0,1")
     assert {c.seed for c in quick.configs()} == {0} and {c.seed for c in asked.configs()} == {0, 1}
-    assert "rivals, controls: 0 alone" in quick.facts()["seeds"] and "alone" not in asked.facts()["seeds"]
+    assert "controls: 0 alone" in quick.facts()["seeds"] and "alone" not in asked.facts()["seeds"]
     assert {c.seed for c in open_study("all", tables="main").configs()} == {0, 1}
+    assert list(open_study("all").tables) == ["main", "controls"] and "rivals" in open_study("all", "small").tables
+    assert list(open_study("all", seeds="5,6,7").tables) == ["main", "controls"]
+    assert {c.schedule.precision for c in open_study("lad").configs()} == {"float64"}
 
 
 def test_controls_change_the_training_and_not_the_method():
