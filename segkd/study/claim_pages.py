@@ -52,7 +52,7 @@ def seen(one: dict) -> str:
 
 def distinct(found: pd.DataFrame) -> pd.DataFrame:
     """The claims that count: one for each comparison that decides. All numbers of claims are counted from these."""
-    return found[found["same_as"].fillna("") == ""]
+    return found[found["same_as"].isna() | (found["same_as"] == "")]
 
 
 def _sentence(text: str) -> str:
