@@ -287,7 +287,7 @@ def _seconds(functions: tuple[Function, ...], images: Tensor) -> list[float]:
 def _example(model: Deployed) -> Tensor:
     """An image batch to trace with: no two sides alike, none of them special."""
     info = model.network.info
-    return torch.rand(2, info.in_channels, info.smallest + 33, info.smallest + 65)
+    return torch.rand(2, info.in_channels, 2 * info.smallest + 1, 3 * info.smallest + 1)
 
 
 def _output(argmax: bool) -> str:

@@ -49,10 +49,10 @@ def trained(folder, tmp_path, monkeypatch) -> Run:
     return load_run(CONFIG.id)
 
 
-def lively(name: str) -> nn.Module:
+def lively(name: str, **options) -> nn.Module:
     """A network whose batch norms do something."""
     torch.manual_seed(0)
-    model = create_model(*name.split("/"), classes=5, width=0.125)
+    model = create_model(*name.split("/"), classes=5, width=0.125, **options)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_mean.normal_()
@@ -160,6 +160,15 @@ def test_every_architecture_as_onnx(name, trained, tmp_path):
     export.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
     images = torch.rand(1, 3, 69, 94)
     assert_close(export.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
+
+
+@pytest.mark.parametrize("name", ["pspnet/resnet18", "deeplabv3plus/resnet18"])
+def test_onnx_of_a_network_that_takes_no_small_images(name, trained, tmp_path):
+    model = lively(name, output_stride=32)
+    export.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
+    for batch, height, width in ((1, 128, 128), (2, 139, 170), (1, 192, 353)):
+        images = torch.rand(batch, 3, height, width)
+        assert_close(export.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
 
 
 @pytest.mark.parametrize("error", [0.5, float("nan")])
