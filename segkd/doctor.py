@@ -49,7 +49,7 @@ def lines() -> list[str]:
 
 def _device(device: torch.device) -> Finding:
     if device.type != "cuda":
-        return Finding("device", "cpu", "profiles smoke, quick and scratch fit; gpu and paper need a CUDA device")
+        return Finding("device", "cpu", "profiles smoke, quick, scratch and small fit; gpu and paper need a CUDA device")
     names = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     shown = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB, {p.major}.{p.minor})" for p in names)
     several = ",".join(f"cuda:{n}" for n in range(len(names)))

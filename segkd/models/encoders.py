@@ -88,8 +88,8 @@ class MobileNetV2Encoder(Encoder):
 class EncoderSpec:
     """How an encoder is built and what is known of it.
 
-    ``build(width, output_stride)``; ``first``: its first weight; ``aux``: whether the papers give its networks an
-    auxiliary head; ``pretrained``: timm's network of the same layout, or None; ``unused``: prefixes of keys that weights
+    ``build(width, output_stride)``; ``first``: its first weight; ``aux``: whether its networks have an auxiliary head (in
+    the papers: those with a ResNet); ``pretrained``: timm's network of the same layout, or None; ``unused``: prefixes of keys that weights
     have beyond it (a classifier's); ``input``: what it reads unless its weights say otherwise.
     """
 
@@ -118,7 +118,7 @@ def _dinov2(name: str, heads: int) -> EncoderSpec:
 
 def _lite(name: str) -> EncoderSpec:
     build = lambda width, stride: EfficientNetLiteEncoder(name, width, stride)  # noqa: E731
-    return EncoderSpec(build, "conv_stem.weight", False, f"tf_{name}", ("conv_head.", "bn2.", "classifier."), LITE_INPUT)
+    return EncoderSpec(build, "conv_stem.weight", True, f"tf_{name}", ("conv_head.", "bn2.", "classifier."), LITE_INPUT)
 
 
 def _stdc(name: str) -> EncoderSpec:

@@ -63,7 +63,7 @@ def test_every_claim_has_a_test_and_every_test_a_claim():
             assert unit_of(c.measure) in ("points", "ratio", "")
 
 
-@pytest.mark.parametrize("profile", ["smoke", "quick", "scratch", "gpu"])
+@pytest.mark.parametrize("profile", ["smoke", "quick", "scratch", "small", "gpu"])
 def test_every_cell_is_a_run_that_could_be_trained(profile):
     study = open_study("all", profile, "camvid")
     for test in TESTS.values():
