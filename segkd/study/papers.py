@@ -91,7 +91,7 @@ def _hwd(levels: int | None) -> dict[str, Table]:
         Row(f"{axis} {v:g}", "hwd", {"hwd": {key: v, **fixed}}, level={axis: v}) for v in values
     )
     beta = _thin([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99], levels, 0.1)
-    tau = _thin([1.0, 2.0, 3.0, 4.0, 5.0, 8.0], levels and 1, 1.0)  # its other values come with `scratch`
+    tau = _thin([1.0, 2.0, 3.0, 4.0, 5.0, 8.0], levels, 1.0)
     mu = _thin([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0], levels, 0.0)
     return {
         "main": Table(
