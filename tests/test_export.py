@@ -115,6 +115,16 @@ def test_torch_formats(trained, format, argmax):
     assert not [path for path in Path().iterdir() if path != found.path], "something was left beside the file"
 
 
+@pytest.mark.parametrize("format", ["safetensors", "torchscript", "onnx"])
+def test_a_float64_run_is_written_in_float32(trained, format):
+    double = run(replace(CONFIG, schedule=replace(CONFIG.schedule, precision="float64")), "cpu")
+    made = export.export_run(double, format)
+    images = torch.rand(2, 3, 48, 64)
+    found = export.FORMATS[format].load(made.path)(images)
+    assert found.dtype == torch.float32
+    assert_close(found.detach().double(), own_scores(double.load_model(), images))
+
+
 def test_onnx_and_the_page_as_printed(trained, capsys):
     (command,) = re.findall(r"```bash\nsegkd (.*?)\n```", PAGE.read_text())
     assert main([trained.id if word == "RUN" else word for word in command.split()]) == 0
