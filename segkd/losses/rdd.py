@@ -43,11 +43,13 @@ VARIANTS = ("paper", "official")
 def teacher_difficulty(teacher_logits: Tensor, teacher_aux_logits: Tensor, variant: str = "paper") -> Tensor:
     """exp(-KL) between the teacher's heads, (B, h, w) in [0, 1], 1 = easy; logits (B, C, h, w). RDD Eq. 6 and 7.
 
-    "paper": KL(main || aux); "official": KL(aux || main).
+    "paper": KL(main || aux); "official": KL(aux || main). Auxiliary scores on another grid, as beside a decoder, are
+    brought to the main ones' (bilinear, corners aligned).
     """
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
-    main, aux = teacher_logits.log_softmax(1), teacher_aux_logits.log_softmax(1)
+    beside = resize_scores(teacher_aux_logits, teacher_logits.shape[-2:])
+    main, aux = teacher_logits.log_softmax(1), beside.log_softmax(1)
     first, second = (main, aux) if variant == "paper" else (aux, main)
     divergence = (first.exp() * (first - second)).sum(1)
     return (-divergence.clamp_min(0)).exp()
