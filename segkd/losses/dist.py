@@ -85,6 +85,6 @@ class DIST(Term):
         distance = lambda s, t: correlation_distance(s, t, hyper.beta, hyper.gamma, hyper.softmax)  # noqa: E731
         losses = {self.name: hyper.weight * distance(student.logits, context.teacher_logits())}
         if hyper.aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
-            aux = distance(student.aux_logits, context.on_student_grid(teacher.aux_logits))
+            aux = distance(student.aux_logits, context.on_student_grid(teacher.aux_logits, student.aux_logits))
             losses[f"{self.name}/aux"] = hyper.weight * hyper.aux_weight * aux
         return losses

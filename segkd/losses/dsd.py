@@ -83,7 +83,7 @@ class DSDHyper:
 
 @METHODS.register("dsd")
 class DSD(Term):
-    """Similarity between auxiliary logits, head feature and logits, and between classes."""
+    """Similarity between auxiliary logits, head feature and logits, on the logits' grid, and between classes."""
 
     Hyper = DSDHyper
     per_image = True
@@ -97,6 +97,7 @@ class DSD(Term):
         student, teacher = context.student, context.teacher
         maps = [student.aux_logits, student.feature, student.logits]
         targets = [teacher.aux_logits, teacher.feature, teacher.logits]
+        maps = [m if m is None or m.shape[-2:] == student.logits.shape[-2:] else context.on_student_grid(m) for m in maps]
         targets = [None if t is None else context.on_student_grid(t) for t in targets]
         pixel = pixel_similarity(maps, targets)
         category = category_similarity(student.logits, targets[-1], self.hyper.temperature)

@@ -109,6 +109,6 @@ class MasKD(Term):
         tokens = self.module.tokens.detach()
         losses = {self.name: hyper.weight * masked_mse(student.logits, context.teacher_logits(), tokens)}
         if hyper.aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
-            aux = masked_mse(student.aux_logits, context.on_student_grid(teacher.aux_logits), tokens)
+            aux = masked_mse(student.aux_logits, context.on_student_grid(teacher.aux_logits, student.aux_logits), tokens)
             losses[f"{self.name}/aux"] = hyper.weight * hyper.aux_weight * aux
         return losses

@@ -183,3 +183,10 @@ def test_the_scripts_for_other_methods_multiply_two_means(info, context):
     easy = create_method("rdd")
     easy.build(info.student, info.teacher)
     assert loss.item() == pytest.approx(plain.item() * easy.task_weight(step).main.mean().item(), rel=1e-9)
+
+
+def test_auxiliary_scores_on_a_coarser_grid_are_brought_to_the_main_ones():
+    generator = torch.Generator().manual_seed(5)
+    main, aux = (torch.randn(2, 4, *size, dtype=torch.float64, generator=generator) for size in ((6, 8), (3, 4)))
+    same = torch.nn.functional.interpolate(aux, (6, 8), mode="bilinear", align_corners=True)
+    assert torch.allclose(teacher_difficulty(main, aux), teacher_difficulty(main, same), atol=1e-12)

@@ -96,6 +96,15 @@ def assert_same_bits(ours, theirs, where):
         assert ours == theirs, where
 
 
+@pytest.mark.parametrize("method", [*ALONE, "kd+rdd"])
+def test_auxiliary_scores_may_lie_on_a_coarser_grid(runs, method):
+    """As beside DeepLabV3+'s decoder: 12x16 cells of scores, 6x8 of the auxiliary ones."""
+    network, short = dataclasses.replace(STUDENT, name="deeplabv3plus/resnet18"), dataclasses.replace(SCHEDULE, steps=1, validations=1)
+    teacher = RunConfig(DATA, dataclasses.replace(network, width=0.1875), dataclasses.replace(short, steps=0))
+    found = run(student(method, network=network, schedule=short, teacher=None if method == "baseline" else teacher))
+    assert found.done and all(torch.tensor(row["loss"]).isfinite() for row in found.metrics() if row["kind"] == "train")
+
+
 def test_masks_are_learnt_before_the_first_step(runs):
     found = run(student("maskd", hyper={"mask_share": 1.0}), "cpu")
     tokens = state.load_checkpoint(found.path)["modules"]["maskd.tokens"]
