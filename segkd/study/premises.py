@@ -117,6 +117,8 @@ def _classes(study: Study) -> Found:
 
 def _floor(study: Study) -> Found:
     found = floor.study_floors(study).get("student")
+    if found is None and study.schedule.precision == "float64":
+        return Found("rounding alone, spread of a score", "below the digits shown", 0, "", "In float64 any x86-64 CPU gives the same numbers (docs/trust.md).")
     if found is None:
         return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {floor.command(study)}")
     follows = f"A difference of two rows of one seed below {floor.reach({'student': found}, ['student'], (1, -1)):.1f} points may be rounding."

@@ -31,7 +31,7 @@ NOTES = {  # what a column means, said below a table that has it
     "time ratio": "time ratio: over the baseline's step, each measured by itself (benchmarks/results/methods.md) where it is there, "
     "else by ms a step",
     "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
-    f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still)",
+    f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still; n: on so many of the seeds)",
     "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
 }
 
@@ -82,7 +82,7 @@ def _equal_time(line: dict) -> str:
     gain, seeds = line["gain at equal time"], line["seeds at equal time"]
     if math.isnan(gain):
         return "–"
-    few = f" ({seeds:.0f}{TIE}of{TIE}{line['runs']}{TIE}seeds)" if seeds < line["runs"] else ""
+    few = f" (n{TIE}={TIE}{seeds:.0f})" if seeds < line["runs"] else ""
     return f"{gain:+.1f}{'*' if line['time ratio'] > LONGER else ''}{few}"
 
 
