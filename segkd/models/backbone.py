@@ -68,6 +68,21 @@ class Encoder(nn.Module):
         return x
 
 
+class BlocksEncoder(Encoder):
+    """A network of timm's efficientnet family: a stem (``conv_stem``, ``bn1``) and ``blocks``, whose ``TAPS`` are the maps."""
+
+    TAPS = (1, 2, 4, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.bn1(self.conv_stem(x))
+        stages = []
+        for index, blocks in enumerate(self.blocks):
+            x = self.layer(blocks, x)
+            if index in self.TAPS:
+                stages.append(x)
+        return tuple(stages)
+
+
 class StridedPointwise(nn.Conv2d):
     """A 1x1 convolution with a stride, done as subsampling and a plain 1x1: the same values, parameters and cost.
 

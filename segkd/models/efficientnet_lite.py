@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.models.backbone import Encoder, replace_modules
+from segkd.models.backbone import BlocksEncoder, replace_modules
 from segkd.models.naming import Normalisation
 
 LITE_INPUT = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)  # (255 x - 127) / 128
@@ -37,14 +37,12 @@ class StridedSame(nn.Conv2d):
         return super().forward(F.pad(x, (before, kernel - 1 - before) * 2))
 
 
-class EfficientNetLiteEncoder(Encoder):
+class EfficientNetLiteEncoder(BlocksEncoder):
     """timm's ``tf_efficientnet_lite*`` without the last 1280-channel convolution; parameters keep timm's names.
 
     The maps are the last block outputs under strides 4, 8, 16 and 32, for lite0 with 24, 40, 112 and 320 channels
     (times ``width``, rounded to 8 as timm does).
     """
-
-    TAPS = (1, 2, 4, 6)
 
     def __init__(self, name: str, width: float, output_stride: int):
         super().__init__()
@@ -58,12 +56,3 @@ class EfficientNetLiteEncoder(Encoder):
         replace_modules(self, {conv: StridedSame.of(conv) for conv in strided})
         self.channels = tuple(net.blocks[tap][-1].bn3.num_features for tap in self.TAPS)
         self.output_stride, self.smallest = output_stride, 4 * output_stride
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.bn1(self.conv_stem(x))
-        stages = []
-        for index, blocks in enumerate(self.blocks):
-            x = self.layer(blocks, x)
-            if index in self.TAPS:
-                stages.append(x)
-        return tuple(stages)

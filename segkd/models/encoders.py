@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from segkd.models.backbone import Encoder, StridedPointwise, scaled
+from segkd.models.backbone import BlocksEncoder, Encoder, StridedPointwise, scaled
 from segkd.models.dinov2 import DINOv2Encoder
 from segkd.models.efficientnet_lite import DEPTHS, LITE_INPUT, EfficientNetLiteEncoder
 from segkd.models.hrnet import HRNetEncoder
@@ -54,13 +54,11 @@ class ResNetEncoder(Encoder):
         return tuple(stages)
 
 
-class MobileNetV2Encoder(Encoder):
+class MobileNetV2Encoder(BlocksEncoder):
     """timm's mobilenetv2_100 without the last 1280-channel convolution; parameters keep timm's names.
 
     The maps are the last block outputs with 24, 32, 96 and 320 channels (times ``width``, rounded to 8 as timm does).
     """
-
-    TAPS = (1, 2, 4, 6)
 
     def __init__(self, width: float, output_stride: int):
         super().__init__()
@@ -73,15 +71,6 @@ class MobileNetV2Encoder(Encoder):
         for module in self.modules():  # timm's fan out is per group here; the released code's is not
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.bn1(self.conv_stem(x))
-        stages = []
-        for index, blocks in enumerate(self.blocks):
-            x = self.layer(blocks, x)
-            if index in self.TAPS:
-                stages.append(x)
-        return tuple(stages)
 
 
 @dataclass(frozen=True)

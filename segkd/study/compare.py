@@ -43,10 +43,11 @@ def compare_lines(report: str, root: Path = ROOT / "reports") -> Iterator[str]:
 
 
 def committed_results(folder: Path) -> pd.DataFrame | None:
-    """The results of a report as git has them, whatever lies there now; None where it has none."""
-    if not folder.is_dir():
+    """The results of a report as git has them, whatever lies there now; None where it has none, or where there is no git."""
+    try:
+        said = subprocess.run(["git", "show", "HEAD:./results.csv"], cwd=folder, capture_output=True)
+    except OSError:  # no such folder, or no git
         return None
-    said = subprocess.run(["git", "show", "HEAD:./results.csv"], cwd=folder, capture_output=True)
     return None if said.returncode else pd.read_csv(io.BytesIO(said.stdout))
 
 

@@ -47,7 +47,7 @@ def _net(name: str, width: float, weights: str | None = None) -> NetworkConfig:
 
 
 def _lite(encoder: str, head_channels: int) -> NetworkConfig:
-    """DeepLabV3+ without dilation, which costs a CPU five times as much: scores at stride 4 come from its decoder."""
+    """DeepLabV3+ without dilation, which CPUs are slow at: scores at stride 4 come from its decoder."""
     return NetworkConfig(f"deeplabv3plus/{encoder}", weights="imagenet", output_stride=32, head_channels=head_channels)
 
 
@@ -100,8 +100,8 @@ PROFILES = {
             teacher_steps=1.25,
             data=DataConfig(size=(192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or so between methods that train a small network from ImageNet weights on a 48x64 score "
-            "grid. It cannot show the papers' numbers: those need their networks, whole images and fifty times as many of them.",
-            needs="15 GB of disk and CPU hours (about five minutes a run on one core), or minutes on a GPU",
+            "grid. It cannot show the papers' numbers: those need their networks, larger images and two hundred times as many of them.",
+            needs="50 GB of disk and CPU hours (on one core about six minutes a student, twice that a teacher), or minutes on a GPU",
             tables={
                 "main": None, "rivals": 3, "controls": 3, "noise": 3, "shortcut": 3, "distance": 3, "lambda": 3, "beta": 3, "tau": 3,
                 "mu": 3, "stages": 3, "mode": 3, "integration": 3,

@@ -84,7 +84,7 @@ def test_a_committed_floor_says_what_rounding_may_do(committed, tmp_path, monkey
     assert ("1 more are within rounding" in sentence(found)) == (verdict == "within rounding")
 
 
-def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, tmp_path):
+def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, tmp_path, monkeypatch):
     folder = tmp_path / "reports" / "tiny-scenes"
     assert committed_results(folder) is None
     shutil.copytree(committed / "tiny-scenes", folder)
@@ -94,6 +94,8 @@ def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, t
     git("add", "."), git("commit", "-qm", "results")
     (folder / "results.csv").write_text("overwritten")
     assert committed_results(folder).equals(pd.read_csv(committed / "tiny-scenes" / "results.csv"))
+    monkeypatch.setenv("PATH", "")  # a slim container
+    assert committed_results(folder) is None
 
 
 def test_the_tolerance_is_that_of_two_means():
