@@ -9,10 +9,10 @@ from segkd.config import runs_root
 from segkd.data import create_dataset
 from segkd.data.catalog import DATASETS
 from segkd.study import forecast
-from segkd.study.executor import check_executor, default_devices, execute
-from segkd.study.jobs import with_teachers
-from segkd.study.ray_cluster import cluster_slots
-from segkd.study.study import open_study
+from segkd.study.execute.executor import check_executor, default_devices, execute
+from segkd.study.execute.jobs import with_teachers
+from segkd.study.execute.ray_cluster import cluster_slots
+from segkd.study.tables.study import open_study
 
 
 def study_lines(

@@ -15,10 +15,10 @@ from segkd.config import ROOT, NetworkConfig, RunConfig, runs_root
 from segkd.data import create_dataset
 from segkd.models import complexity
 from segkd.registry import UserError
-from segkd.study.configs import bare_network
-from segkd.study.jobs import Job, plan_jobs, ready_jobs, with_teachers
-from segkd.study.progress import in_words
-from segkd.study.step_times import StepTime, image_size, kind_of, measured_times, timed
+from segkd.study.execute.jobs import Job, plan_jobs, ready_jobs, with_teachers
+from segkd.study.execute.progress import in_words
+from segkd.study.execute.step_times import StepTime, image_size, kind_of, measured_times, timed
+from segkd.study.tables.configs import bare_network
 from segkd.train.runtime import pick_device
 
 EVALUATED = 1 / 3  # what evaluating an image costs of training on it: a pass forward of one forward and two backward

@@ -10,9 +10,10 @@ from segkd.cli import main
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data import create_dataset
 from segkd.runs import find
-from segkd.study import forecast, step_times
-from segkd.study.progress import in_words
-from segkd.study.step_times import StepTime, kind_of, measured_times, timed
+from segkd.study import forecast
+from segkd.study.execute import step_times
+from segkd.study.execute.progress import in_words
+from segkd.study.execute.step_times import StepTime, kind_of, measured_times, timed
 
 DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
 SCHEDULE = Schedule("adamw", steps=2, batch_size=2, validations=1)
