@@ -10,7 +10,7 @@ import pandas as pd
 
 from segkd.config import ROOT
 from segkd.registry import UserError
-from segkd.study.execute.step_times import ALONE
+from segkd.study.tables.step_times import ALONE
 from segkd.study.tables.frozen import Frozen, read_results
 from segkd.study.tables.papers import COMPARISON, comparison_rows, paper_tables, single_methods
 from segkd.study.tables.results import by_seed, paired

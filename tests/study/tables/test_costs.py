@@ -11,8 +11,8 @@ from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.method import create_method
 from segkd.models import create_model
 from segkd.registry import UserError
-from segkd.study.execute import step_times
-from segkd.study.execute.step_times import digest
+from segkd.study.tables import step_times
+from segkd.study.tables.step_times import digest
 from segkd.study.tables.costs import equal_time_gain, extra_parameters, time_ratio
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.printed import printed_tables
