@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 import numpy as np
@@ -31,20 +32,18 @@ from segkd.losses.hwd import holistic_weights
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
-from segkd.runs import Run, find, split_of, teacher_kind
-from segkd.study.tables.frozen import FrozenRun
+from segkd.runs import MEASURED, Run, find, split_of, teacher_kind
 from segkd.train.evaluate import batches
 from segkd.train.loop import SNAPSHOT
 from segkd.train.state import read_json, write_json
 
 LIMIT = 64  # images
-MEASURED = "measured.json"  # beside a run's result
 BAND = 2  # pixels on either side of a label boundary
 _known: dict[tuple, object] = {}
 
 
 def once(measure: Callable) -> Callable:
-    """Decorator: the measure of a run is computed once, and again if the run was trained anew or the package has changed.
+    """Decorator: the measure of a run is computed once, and again if the run was trained anew or the measures have changed.
 
     Beside the run's files it is kept for other pages. Of a run whose network is not here it is the number that was measured
     when it was (frozen.py).
@@ -54,9 +53,6 @@ def once(measure: Callable) -> Callable:
     def remembered(run: Run, **options: object):
         name = " ".join([measure.__name__, *(f"{key}={value}" for key, value in options.items())])
         kind = get_type_hints(measure).get("return", float)
-        if isinstance(run, FrozenRun):
-            _known[name, run.id, 0] = _whole(kind, run.measured(name))
-            return _known[name, run.id, 0]
         key = name, run.id, (run.path / "result.json").stat().st_mtime_ns
         if key not in _known:
             kept = _kept(run)
@@ -72,10 +68,10 @@ def once(measure: Callable) -> Callable:
 
 
 def _kept(run: Run) -> dict[str, dict[str, float]]:
-    """What was measured of the run as it is, by the package as it is: its parts by measure."""
+    """What was measured of the run as it is, by the measures as they are: its parts by measure."""
     path = run.path / MEASURED
     found = read_json(path, "delete it: it is measured again") if path.exists() else {}
-    return found["values"] if found.get("of") == _stamp(run) else {}
+    return found["values"] if "kept" in run.result or found.get("of") == _stamp(run) else {}
 
 
 def _stamp(run: Run) -> str:
@@ -84,7 +80,9 @@ def _stamp(run: Run) -> str:
 
 @functools.cache
 def _sources() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "segkd").rglob("*.py")))).hexdigest()
+    """Hash of the code that measures: this file and ``segkd/analysis``."""
+    files = [Path(__file__), *sorted((ROOT / "segkd" / "analysis").glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def measured() -> pd.DataFrame:

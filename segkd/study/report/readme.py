@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from segkd.study.tables.frozen import altered, read_results, warning
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
 
+PAGE_LINK = re.compile(r"\[(\w+)\]\(\w+\.html\)")  # pages are not in the repository of every report
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
 
 
@@ -47,9 +49,13 @@ def _section(path: Path) -> str:
 
 
 def _sentences(folder: Path) -> list[str]:
-    """What a sceptic would sign of the claims, where the claims page was made; an empty line follows."""
+    """What was found, and what a sceptic would sign of the claims, where the pages were made; an empty line follows each."""
     path = folder / "claims.json"
-    return [" ".join(json.loads(path.read_text())["sentences"]), ""] if path.exists() else []
+    if not path.exists():
+        return []
+    said = json.loads(path.read_text())
+    found = [f"- {PAGE_LINK.sub(r'\1', text)}" for text in said.get("findings", [])]
+    return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
 
 
 def _forest(folder: Path) -> str:

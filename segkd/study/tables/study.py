@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,17 +17,19 @@ from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
 from segkd.models import check_model_name
 from segkd.registry import unknown
-from segkd.runs import Run, environment, split_of
+from segkd.runs import Run, environment, find, split_of
 from segkd.study.execute.executor import execute
 from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
 from segkd.study.tables import costs
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
-from segkd.study.tables.frozen import find_run, folder, train_shares
 from segkd.study.tables.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import base_row, by_seed, summary, tidy
 from segkd.study.tables.show import as_table, facts_of, same_runs, shown, with_runs
 from segkd.study.tables.table import Row, Table
+
+
+NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
 
 
 def _names(value: str | Iterable[str] | None) -> list[str] | None:
@@ -162,7 +165,7 @@ class Study:
 
     def missing(self, table: str) -> str:
         """The command that trains what a table lacks; "" if it lacks nothing."""
-        if all(find_run(c).done for c in self.configs([table])):
+        if all(find(c).done for c in self.configs([table])):
             return ""
         usual = with_networks(get_profile(self.profile.name), self.paper, self.dataset, "", "")
         networks = {"STUDENT": (self.profile.student, usual.student), "TEACHER_NETWORK": (self.profile.teacher, usual.teacher)}
@@ -177,7 +180,7 @@ class Study:
 
     def run(self) -> None:
         """Train what is missing; finished runs are left alone."""
-        if folder() is None:  # a report is made of what is there
+        if not os.environ.get(NO_TRAINING):
             execute(self.configs(), self.devices)
 
     def runs(self, table: str, row: str) -> list[Run]:
@@ -185,7 +188,7 @@ class Study:
         labels = {r.label: r for r in self.rows(table)}
         if row not in labels:
             raise unknown(f"row of table '{table}':", row, labels)
-        found = [find_run(self.config(labels[row], seed)) for seed in self.seeds]
+        found = [find(self.config(labels[row], seed)) for seed in self.seeds]
         return [r for r in found if r.done]
 
     def results(self, table: str | None = None) -> pd.DataFrame:
@@ -212,16 +215,19 @@ class Study:
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
-        shares = train_shares() or self.packed("train").class_shares()
         lines = [
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
             for row in self.rows(table)
             if rows is None or row.label in rows
             for run in self.runs(table, row.label)
-            for name, value, share in zip(run.result["classes"], run.result["iou"], shares)
+            for name, value, share in zip(run.result["classes"], run.result["iou"], self._train_shares(run))
             if value is not None
         ]
         return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
+
+    def _train_shares(self, run: Run) -> Iterable[float]:
+        """Each class's share of the training pixels, of kept runs as it was; the data need not be here."""
+        return run.result.get("train_shares") or self.packed("train").class_shares()
 
     def curves(self, table: str) -> pd.DataFrame:
         """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
@@ -278,7 +284,7 @@ class Study:
 
     def _equal_time(self, row: Row, base: Row, own: pd.DataFrame, plain: pd.DataFrame) -> dict:
         ratio = costs.time_ratio(self.config(row, self.seeds[0]), self.config(base, self.seeds[0]), own, plain)
-        longer = [find_run(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
+        longer = [find(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
         scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
         gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)
         return {"time ratio": ratio, "gain at equal time": 100 * gain, "seeds at equal time": seeds}
@@ -298,12 +304,12 @@ class Study:
 
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
-        done = [find_run(c) for c in self.configs()]
+        done = [find(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
         if self.own_teacher:
             values["teacher"] = self._teacher_from_file()
         return as_table(values)
 
     def _teacher_from_file(self) -> str:
-        return about_teacher(find_run(self.config(Row("", role="teacher"), self.seeds[0])))
+        return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))
 
