@@ -1,4 +1,4 @@
-"""A forest plot: one effect a line with its intervals, grouped, the verdict in colour and in the marker's shape."""
+"""Effects with their intervals, a line each: a forest plot of the claims, and a dot plot of the methods' gains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.style import styled
+from segkd.analysis.style import method_colour, styled
 
 LOOKS = {  # Okabe-Ito, and shapes that differ in grey
     "supported": ("#009E73", "o"),
@@ -118,3 +118,29 @@ def _legend(figure, df: pd.DataFrame, counts: Mapping[str, object]) -> None:
             face = "white" if verdict == "not run" else colour
             handles.append(Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, label=text))
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=8.5)
+
+
+@styled
+def gain_dots(gains: Mapping[str, object]):
+    """Paired gain of each method, the largest on top: the mean and its 95 % interval, hollow where there is but one seed.
+
+    ``gains``: by name what has ``n``, ``mean``, ``low`` and ``high``, in points of mIoU (`segkd.study.tables.statistics.Estimate`).
+    """
+    import matplotlib.pyplot as plt
+
+    order = sorted(gains, key=lambda name: -gains[name].mean)
+    figure, axes = plt.subplots(figsize=(7.5, 1.1 + 0.3 * len(order)))
+    reach = 1.5 * max((abs(gains[name].mean) for name in order), default=1)
+    axes.axvline(0, color="#333333", lw=1, zorder=0)
+    for y, name in enumerate(order):
+        e, colour = gains[name], method_colour(name)
+        known = e.low == e.low
+        if known:
+            axes.hlines(y, max(e.low, -2 * reach), min(e.high, 2 * reach), color=colour, lw=2)
+        axes.plot(e.mean, y, "o", ms=7, color=colour, markerfacecolor=colour if known else "white", zorder=3)
+        text = f"{e.mean:+.1f}" + (f" ({e.low:+.1f} to {e.high:+.1f})" if known else "") + f", n = {e.n}"
+        axes.annotate(text.replace("-", "−"), (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
+    axes.set_yticks(range(len(order)), order)
+    axes.set(ylim=(len(order) - 0.5, -0.5), xlim=(-2 * reach, 2 * reach), xlabel="gain over the baseline of the same seed (points of mIoU)")
+    axes.grid(axis="y", visible=False)
+    return figure

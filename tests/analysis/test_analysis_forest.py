@@ -85,3 +85,13 @@ def test_the_legend_says_how_many_there_are_and_how_many_are_drawn():
 def test_nothing_measured_gives_a_note():
     axis = forest(effects().iloc[:0]).axes[0]
     assert "no finished run" in axis.texts[0].get_text()
+
+
+def test_gains_are_drawn_from_the_largest_and_one_seed_is_hollow():
+    from segkd.analysis.forest import gain_dots
+    from segkd.study.tables.statistics import t_estimate
+
+    axes = gain_dots({"KD": t_estimate([-1.0]), "CWD": t_estimate([2.0, 2.2, 1.8])}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["CWD", "KD"]
+    assert [text.get_text() for text in axes.texts] == ["+2.0 (+1.5 to +2.5), n = 3", "−1.0, n = 1"]
+    assert [line.get_markerfacecolor() for line in axes.lines][-1] == "white"

@@ -9,7 +9,7 @@ from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, over
 from segkd.study.claims.premises import NOT_MET, premise
 from segkd.study.claims.tests import baseline, cwd, fakd, hwd, kd, lad, rdd
-from segkd.study.tables.papers import comparison_rows
+from segkd.study.tables.papers import comparison_rows, single_methods
 from segkd.study.tables.statistics import Estimate, points, smallest_effect
 from segkd.study.tables.study import Study
 
@@ -43,10 +43,15 @@ def said(e: Estimate) -> str:
 
 def whole(study: Study) -> list[str]:
     """What the study says of all methods together, as Markdown: who gains, what time alone gives, what an ignorant teacher does."""
-    gains = {row.label: difference(study, Cell(row), baseline) for row in comparison_rows("main", "rivals").values() if row.role == "student"}
-    gains = {label: found.estimate for label, found in gains.items() if label != "baseline" and found.estimate.n}
+    gains = gains_of(study)
     best = max((label for label, e in gains.items() if e.low > 0), key=lambda label: gains[label].mean, default="")
     return [text for text in (_gains(gains), _time(study, best or "CWD"), _ignorance(study)) if text]
+
+
+def gains_of(study: Study) -> dict[str, Estimate]:
+    """The paired gain over the baseline of each method that was run, by its row."""
+    found = {label: difference(study, Cell(row), baseline).estimate for label, row in single_methods().items()}
+    return {label: e for label, e in found.items() if e.n}
 
 
 def _gains(gains: dict[str, Estimate]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -18,16 +18,18 @@ from segkd.study.report.overview import Overview
 from segkd.study.tables.study import Study
 from segkd.train.state import write_json
 
-CLAIMS = "90_claims"  # its cell tagged ``forest`` draws the forest plot, the one tagged ``sceptic`` lists the sentences
+CLAIMS = "90_claims"  # its cell tagged ``sceptic`` lists the sentences
+PICTURES = {"forest": (CLAIMS, 64), "gains": ("00_tour", 64), "strip": ("00_tour", 256)}  # the page whose cell has this tag; colours
 
 
 def first_page(
-    study: Study, runs: Iterable[Run], folder: Path, found: Sequence[str], notes: Sequence[str], forest: Path | None,
+    study: Study, runs: Iterable[Run], folder: Path, found: Sequence[str], notes: Sequence[str], pictures: Mapping[str, Path],
     banners: Sequence[str] = (),
 ) -> Overview:
     """Everything of the first page but the cards.
 
-    ``runs``: all behind the report; ``found``: the findings; ``notes``: what is missing of its pages.
+    ``runs``: all behind the report; ``found``: the findings; ``notes``: what is missing of its pages;
+    ``pictures``: as `keep` gives them.
     """
     protocol = study.facts()
     return Overview(
@@ -38,7 +40,7 @@ def first_page(
             "networks": f"student {protocol['student']}, teacher {protocol['teacher']}",
             "schedule": protocol["schedule"], "seeds": protocol["seeds"], "start": protocol["start"],
         },
-        findings=found, premises=premises.table(study).to_html(), table=study.table("main").to_html(), forest=forest, notes=notes,
+        findings=found, premises=premises.table(study).to_html(), table=study.table("main").to_html(), **pictures, notes=notes,
         banners=banners, provenance=_provenance(study, runs, folder),
     )  # fmt: skip
 
@@ -60,23 +62,25 @@ def _provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, ob
     }
 
 
-def keep_claims(folder: Path, found: Sequence[str], width: int = 1200) -> Path | None:
-    """Keep what README.md shows: of the executed claims notebook ``forest.png`` and its sentences, with what was ``found``.
+def keep(folder: Path, found: Sequence[str]) -> dict[str, Path]:
+    """Keep of the executed notebooks what the first page and README.md show: pictures, and the claims in sentences.
 
-    Returns the picture, or None if there is none, now or from before. Small enough to be committed.
+    The pictures, now or from before, by name: ``forest``, ``gains``, ``strip``. Small enough to be committed. ``found``: the
+    findings, kept beside the sentences in ``claims.json``.
     """
     from nbformat import read
 
-    path, executed = folder / "forest.png", folder / "pages" / f"{CLAIMS}.ipynb"
-    cells = read(executed, as_version=4).cells if executed.exists() else []
-    pictures = _outputs(cells, "forest", "image/png")
-    if pictures:
-        path.write_bytes(few_colours(base64.b64decode(pictures[0]), width))
-    listed = _outputs(cells, "sceptic", "text/markdown")
-    if listed:
+    cells = {}
+    for notebook in {CLAIMS, *(page for page, _ in PICTURES.values())}:
+        executed = folder / "pages" / f"{notebook}.ipynb"
+        cells[notebook] = read(executed, as_version=4).cells if executed.exists() else []
+    for name, (page, colours) in PICTURES.items():
+        if pictures := _outputs(cells[page], name, "image/png"):
+            (folder / f"{name}.png").write_bytes(few_colours(base64.b64decode(pictures[0]), 1200, colours))
+    if listed := _outputs(cells[CLAIMS], "sceptic", "text/markdown"):
         sentences = re.findall(r"^\d+\. (.+)$", listed[-1], re.MULTILINE)
         write_json(folder / "claims.json", {"findings": list(found), "sentences": sentences})
-    return path if path.exists() else None
+    return {name: path for name in PICTURES if (path := folder / f"{name}.png").exists()}
 
 
 def _outputs(cells: list, tag: str, kind: str) -> list[str]:
@@ -85,17 +89,17 @@ def _outputs(cells: list, tag: str, kind: str) -> list[str]:
     return [output["data"][kind] for cell in found for output in cell.outputs if kind in output.get("data", {})]
 
 
-def few_colours(png: bytes, width: int) -> bytes:
-    """A plot as PNG with a palette of 64 colours, no wider than ``width`` pixels. UserError: not a picture."""
+def few_colours(png: bytes, width: int, colours: int = 64) -> bytes:
+    """A plot as PNG with a palette of few colours, no wider than ``width`` pixels. UserError: not a picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(png)).convert("RGBA")
     except UnidentifiedImageError as error:
-        raise UserError("the forest plot is not a picture: make the claims page again") from error
+        raise UserError("a plot of the first page is not a picture: make the pages again") from error
     flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if flat.width > width:
         flat = flat.resize((width, round(flat.height * width / flat.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    flat.quantize(64).save(buffer, "PNG", optimize=True)
+    flat.quantize(colours).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -32,13 +32,15 @@ class Overview:
 
     ``text``: Markdown, what this profile can show. ``findings``: Markdown, a finding each. ``facts``, ``provenance``: by name. ``premises``, ``table``: HTML of the table of
     what must hold and of the headline table.
-    ``forest``: a PNG. ``notes``: what is missing, a sentence each. ``banners``: warnings.
+    ``strip`` (frames), ``gains`` and ``forest`` (plots): PNG files. ``notes``: what is missing, a sentence each. ``banners``: warnings.
     """
 
     title: str
     text: str = ""
     facts: Mapping[str, object] | None = None
     table: str = ""
+    strip: Path | None = None
+    gains: Path | None = None
     forest: Path | None = None
     notes: Sequence[str] = ()
     banners: Sequence[str] = ()
@@ -60,7 +62,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
         premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
-        forest=_data_address(overview.forest), provenance=_facts(overview.provenance), cards=cards,
+        **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
         nav=links(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
     )
     return write(report_dir / "index.html", body)

@@ -19,7 +19,7 @@ from segkd.study.claims.verdicts import wanted_configs
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
 from segkd.study.report import notebooks as report
-from segkd.study.report.first_page import findings_of, first_page, keep_claims
+from segkd.study.report.first_page import findings_of, first_page, keep
 from segkd.study.report.freeze import finished, freeze, freeze_measures
 from segkd.study.report.rendering import Making, make_pages, results_digest
 from segkd.study.report.site import build_site
@@ -193,7 +193,7 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     making = Making(folder, labels, parameters, inputs_digest(studies, runs), results_digest(folder), gaps, banners)
     pages, notes = make_pages(making)
     found = findings_of(study)
-    first = first_page(study, runs.values(), folder, found, notes, keep_claims(folder, found), banners)
+    first = first_page(study, runs.values(), folder, found, notes, keep(folder, found), banners)
     index = report.build_index(folder, pages, first)
     build_site(folder.parent)
     return index

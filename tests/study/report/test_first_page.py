@@ -17,7 +17,7 @@ from PIL import Image
 
 from segkd.registry import UserError
 from segkd.study.gaps import GAP
-from segkd.study.report.first_page import few_colours, keep_claims
+from segkd.study.report.first_page import few_colours, keep
 from segkd.study.report.overview import Overview, Page, build_index, first_sentence
 from segkd.study.report.page_size import LIMIT, fit
 from segkd.study.report.pages import TEMPLATES, about, render
@@ -81,8 +81,8 @@ def index(page, tmp_path):
     forest.write_bytes(few_colours(png(), 1200))
     overview = Overview(
         "Quick & more", "What a **profile** shows.", {"data_set": "scenes", "seeds": [0, 1]},
-        '<table><tbody><tr><td title="run-a, run-b">35.1</td></tr></tbody></table><script>alert(1)</script>', forest,
-        ["**Tour**: left out: `make reproduce`"], ["results.csv is <altered>"], {"commits": ["abc"], "machines": [], "device": ""},
+        '<table><tbody><tr><td title="run-a, run-b">35.1</td></tr></tbody></table><script>alert(1)</script>', forest=forest,
+        notes=["**Tour**: left out: `make reproduce`"], banners=["results.csv is <altered>"], provenance={"commits": ["abc"], "machines": [], "device": ""},
     )
     return BeautifulSoup(build_index(tmp_path, [Page(page, "RDD"), Page(page)], overview).read_text(), "html.parser")
 
@@ -168,14 +168,16 @@ def test_small_page_keeps_its_pictures_and_a_hopeless_one_is_refused():
 
 
 def test_forest_plot_and_sentences_are_kept_from_the_claims_page(tmp_path):
-    assert keep_claims(tmp_path, ["x above"]) is None
+    assert keep(tmp_path, ["x above"]) == {}
     (tmp_path / "pages").mkdir()
     forest, said = cell("f", picture(png(300, 2400)), tags=("forest",)), cell("s", {"text/markdown": "1. One.\n2. Two."}, tags=("sceptic",))
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("other", picture(png())), forest, said)
-    kept = keep_claims(tmp_path, ["x above"])
-    assert Image.open(kept).size == (1200, 150) and json.loads((tmp_path / "claims.json").read_text()) == {"findings": ["x above"], "sentences": ["One.", "Two."]}
+    notebook(tmp_path / "pages" / "00_tour.ipynb", cell("g", picture(png()), tags=("gains",)))
+    kept = keep(tmp_path, ["x above"])
+    assert set(kept) == {"forest", "gains"} and Image.open(kept["forest"]).size == (1200, 150)
+    assert json.loads((tmp_path / "claims.json").read_text()) == {"findings": ["x above"], "sentences": ["One.", "Two."]}
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("f", {GAP: {"reason": "no"}, "text/plain": "x"}, tags=("forest", "sceptic")))
-    assert keep_claims(tmp_path, ["x above"]) == kept
+    assert keep(tmp_path, ["x above"]) == kept
     with pytest.raises(UserError, match="not a picture"):
         few_colours(b"no", 10)
 
