@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data import archives
-from segkd.data.archives import open_archive, open_source
-from segkd.data.sources import Folder
+from segkd.data.files import archives
+from segkd.data.files.archives import open_archive, open_source
+from segkd.data.files.sources import Folder
 from segkd.registry import UserError
 
 CONTENT = {"a/b c.txt": b"one", "a/ü.png": bytes(1000), "a.txt": b"", "ab/x": b"x" * 70_000, "top": os.urandom(5000)}
@@ -190,7 +190,7 @@ def test_a_lying_index_costs_no_memory(tmp_path):
 
 
 def test_a_huge_member_and_a_huge_file(tmp_path, monkeypatch):
-    from segkd.data import sources
+    from segkd.data.files import sources
 
     path = zip_of(tmp_path / "s.zip", "b.png", os.urandom(3000))
     (tmp_path / "b.png").write_bytes(bytes(3000))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from segkd.data import catalog
-from segkd.data.camvid import CamVid
-from segkd.data.sets import about
+from segkd.data.readers.camvid import CamVid
+from segkd.data.readers.sets import about
 from segkd.data.verify import verify, write_manifest
 from segkd.registry import UserError
 

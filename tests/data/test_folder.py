@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segkd.data import create_dataset
-from segkd.data.folder_config import parse_config, place_of
+from segkd.data.readers.folder_config import parse_config, place_of
 from segkd.registry import UserError
 
 ROADS = {"classes": ["road", "crack"]}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from segkd.data import catalog, packing, pool
-from segkd.data.camvid import CamVid
+from segkd.data.readers.camvid import CamVid
 from segkd.data.store import pack
 from segkd.registry import UserError
 

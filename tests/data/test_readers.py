@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segkd.data import create_dataset
-from segkd.data.sets import about, catalogue
+from segkd.data.readers.sets import about, catalogue
 
 CITY = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
         31: 16, 32: 17, 33: 18}  # methods.md 2.3  # fmt: skip
@@ -210,7 +210,7 @@ def test_fingerprint_follows_masks_lists_and_in_a_small_set_images(kit, tree):
 
 
 def test_fingerprint_of_a_large_set_reads_no_images(kit, tree, monkeypatch):
-    from segkd.data import reader
+    from segkd.data.readers import reader
 
     monkeypatch.setattr(reader, "WHOLE", 100)
     kit.sets["voc"](tree)

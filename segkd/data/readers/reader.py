@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.archives import open_source
+from segkd.data.files import decode
+from segkd.data.files.archives import open_source
 from segkd.data.catalog import DATASETS, Dataset, root_candidates
-from segkd.data.ids import ColourMap, IdMap
-from segkd.data.layout import Layout, Pair, by_name, join, read_list, some
-from segkd.data.sets import About, about
-from segkd.data.sources import Source
+from segkd.data.files.ids import ColourMap, IdMap
+from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.readers.sets import About, about
+from segkd.data.files.sources import Source
 from segkd.registry import UserError
 
 WHOLE = 256 * 2**20  # a split with up to so many bytes of images is fingerprinted by all of them
@@ -103,7 +103,7 @@ class Reader(Dataset):
 
     def raw_label(self, path: str) -> np.ndarray:
         """What a mask file holds, before the id map: integers (H, W), or colours (H, W, 3) for a ColourMap."""
-        return files.decode_mask(self.source.read(path), self.source.where(path))
+        return decode.decode_mask(self.source.read(path), self.source.where(path))
 
     def label(self, path: str) -> np.ndarray:
         """Train ids uint8 (H, W) of a mask file."""
@@ -111,15 +111,15 @@ class Reader(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         pair = self.pairs[self.names[index]]
-        image = files.decode_image(self.source.read(pair.image), self.source.where(pair.image))
+        image = decode.decode_image(self.source.read(pair.image), self.source.where(pair.image))
         label = self.label(pair.mask)
-        files.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
+        decode.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
         return image, label
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of an image, from the head of its file."""
         path = self.pairs[self.names[index]].image
-        return files.image_size(self.source.read(path), self.source.where(path))
+        return decode.image_size(self.source.read(path), self.source.where(path))
 
     def fingerprint(self) -> str:
         """Digest of names, sizes, the id map and the masks' CRC-32, and up to ``WHOLE`` bytes of images of theirs too.

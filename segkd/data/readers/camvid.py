@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from segkd.data.ids import IdMap
-from segkd.data.layout import Layout, composed, read_lines
-from segkd.data.reader import Reader, register
+from segkd.data.files.ids import IdMap
+from segkd.data.files.layout import Layout, composed, read_lines
+from segkd.data.readers.reader import Reader, register
 from segkd.prediction import IGNORE
 
 SEGNET = Layout("{split}", "{split}annot", (".png", ".webp"), lists=("{split}.txt",))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkd.data.sets import format_ranges
+from segkd.data.readers.sets import format_ranges
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 

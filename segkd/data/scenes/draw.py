@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from segkd.data.scenes_layout import PAVEMENT, ROAD, World
+from segkd.data.scenes.layout import PAVEMENT, ROAD, World
 
 ASPECT = 4 / 3  # of the layout; other image shapes show it stretched
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from segkd.data.sources import Source
+from segkd.data.files.sources import Source
 from segkd.registry import UserError
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import yaml
 
-from segkd.data.ids import Colour, ColourMap, IdMap
-from segkd.data.layout import Layout
-from segkd.data.sets import generated_palette, parse_colour
+from segkd.data.files.ids import Colour, ColourMap, IdMap
+from segkd.data.files.layout import Layout
+from segkd.data.readers.sets import generated_palette, parse_colour
 from segkd.prediction import IGNORE
 from segkd.registry import UserError, unknown
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.layout import Layout
-from segkd.data.reader import Reader, register
+from segkd.data.files import decode
+from segkd.data.files.layout import Layout
+from segkd.data.readers.reader import Reader, register
 
 MASK_ENDS = (".png", "_labelTrainIds.png")  # the second, made by mmsegmentation's script, is known only to be left aside
 
@@ -25,7 +25,7 @@ class COCOStuff10K(Reader):
     layouts = (Layout("images", "annotations", mask_ends=(".mat",), lists=("imageLists/{split}.txt",)),)
 
     def raw_label(self, path: str) -> np.ndarray:
-        return files.decode_mat(self.source.read(path), self.source.where(path), "S")
+        return decode.decode_mat(self.source.read(path), self.source.where(path), "S")
 
 
 @register("coco_stuff164k")

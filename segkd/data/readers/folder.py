@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.archives import open_source
+from segkd.data.files import decode
+from segkd.data.files.archives import open_source
 from segkd.data.catalog import DATASETS, root_candidates
-from segkd.data.folder_config import SPLITS, FolderConfig, parse_config
-from segkd.data.ids import ColourMap, IdMap
-from segkd.data.layout import Layout, Pair, join, read_list
-from segkd.data.reader import Reader
-from segkd.data.sources import Source
+from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
+from segkd.data.files.ids import ColourMap, IdMap
+from segkd.data.files.layout import Layout, Pair, join, read_list
+from segkd.data.readers.reader import Reader
+from segkd.data.files.sources import Source
 from segkd.registry import UserError
 
 DESCRIPTION = "segkd.yaml"
@@ -101,5 +101,5 @@ class FolderDataset(Reader):
     def raw_label(self, path: str) -> np.ndarray:
         data, where = self.source.read(path), self.source.where(path)
         if self.config.masks_hold == "colours":
-            return files.decode_colours(data, where)
-        return files.decode_mask(data, where, palette=self.config.masks_hold == "palette")
+            return decode.decode_colours(data, where)
+        return decode.decode_mask(data, where, palette=self.config.masks_hold == "palette")

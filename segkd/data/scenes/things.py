@@ -6,9 +6,9 @@ from math import sqrt
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas, Patch, noise
-from segkd.data.scenes_layout import BICYCLIST, FENCE, PEDESTRIAN, POLE, SIGN, TREE, VOID, Railing, Thing
-from segkd.data.scenes_world import wall_distance
+from segkd.data.scenes.draw import Canvas, Patch, noise
+from segkd.data.scenes.layout import BICYCLIST, FENCE, PEDESTRIAN, POLE, SIGN, TREE, VOID, Railing, Thing
+from segkd.data.scenes.world import wall_distance
 
 SKINS = ((0.72, 0.52, 0.42), (0.48, 0.33, 0.25), (0.82, 0.63, 0.53), (0.30, 0.20, 0.15))
 BOARDS = ((0.10, 0.25, 0.60), (0.10, 0.38, 0.22), (0.75, 0.68, 0.15))

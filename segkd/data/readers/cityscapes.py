@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.ids import IdMap
-from segkd.data.layout import Layout, Pair
-from segkd.data.reader import Reader, register
+from segkd.data.files.ids import IdMap
+from segkd.data.files.layout import Layout, Pair
+from segkd.data.readers.reader import Reader, register
 from segkd.prediction import IGNORE
 
 TRAIN_IDS = "_gtFine_labelTrainIds.png"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.layout import Layout, Pair, by_name, join, read_list, some
-from segkd.data.reader import Reader, register
+from segkd.data.files import decode
+from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.readers.reader import Reader, register
 from segkd.registry import UserError
 
 LISTS = "ImageSets/Segmentation"
@@ -64,5 +64,5 @@ class VOC2012Aug(VOC2012):
 
     def raw_label(self, path: str) -> np.ndarray:
         if path.endswith(".mat"):
-            return files.decode_mat(self.source.read(path), self.source.where(path), "GTcls", "Segmentation")
+            return decode.decode_mat(self.source.read(path), self.source.where(path), "GTcls", "Segmentation")
         return super().raw_label(path)

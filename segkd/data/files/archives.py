@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from segkd.data.sources import LARGEST, Folder, Source, Union
+from segkd.data.files.sources import LARGEST, Folder, Source, Union
 from segkd.registry import UserError
 
 RATIO, RATIO_FROM = 200, 16 * 2**20  # a member this much larger than what is stored, and at least so many bytes, is a bomb

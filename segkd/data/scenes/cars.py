@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas
-from segkd.data.scenes_layout import CAR, Thing
-from segkd.data.scenes_things import disc, tint
+from segkd.data.scenes.draw import Canvas
+from segkd.data.scenes.layout import CAR, Thing
+from segkd.data.scenes.things import disc, tint
 
 GLASS = (0.13, 0.16, 0.19)
 DETAILED = 32.0  # metres: beyond, a car is some pixels wide and goes without wheels, lights and bumper
