@@ -123,15 +123,15 @@ def _place(dataset: Dataset) -> Path:
 
 
 def _packs(name: str, packed_dir: Path) -> tuple[list[str], int]:
-    """Sizes at which splits are packed (``...`` behind one that is not finished), and their bytes."""
+    """Sizes at which splits are packed, and their bytes."""
     sizes, total = {}, 0
     for folder in sorted(packed_dir.glob(f"{name}-*")):
-        found = re.fullmatch(rf"{re.escape(name)}-\w+-(native|\d+x\d+)-n\d+-v\d+-[0-9a-f]+(\.part)?", folder.name)
+        found = re.fullmatch(rf"{re.escape(name)}-\w+-(native|\d+x\d+)-n\d+-v\d+-[0-9a-f]+", folder.name)
         if found and folder.is_dir():
             used = disk_bytes(folder)
             total += used
             if used > 1 << 16 or found[1] != "native":  # a small native folder only says where the images are
-                sizes.setdefault(found[1] + ("..." if found[2] else ""), None)
+                sizes[found[1]] = None
     return list(sizes), total
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
+from segkd.data.files.layout import some
 from segkd.data.pool import in_processes
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
-
-SHOWN = 3  # names in a message; the rest is counted
 
 
 def describe(name: str, root: str | Path | None = None) -> dict:
@@ -35,11 +34,11 @@ def splits_of(name: str, root: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _describe(dataset: Dataset) -> dict:
-    found = dict(in_processes(_look, dataset, range(len(dataset)), f"reading {dataset.name} {dataset.split}"))
-    errors = [found[row] for row in sorted(found) if isinstance(found[row], str)]
+    found = list(in_processes(_look, dataset, len(dataset), f"reading {dataset.name} {dataset.split}"))
+    errors = [one for one in found if isinstance(one, str)]
     if errors:
-        raise UserError(f"{dataset.name} {dataset.split}: {len(errors)} image(s) cannot be used: {some(errors, ' | ')}")
-    digests, sizes, counts = zip(*(found[row] for row in sorted(found)))
+        raise UserError(f"{dataset.name} {dataset.split}: {len(errors)} image(s) cannot be used: {some(errors, ' | ', '')}")
+    digests, sizes, counts = zip(*found)
     histogram = np.sum(counts, axis=0, dtype=np.int64)
     pixels = {label: int(histogram[index]) for index, label in enumerate(dataset.classes)}
     return {
@@ -62,20 +61,6 @@ def _look(dataset: Dataset, row: int) -> tuple[str, tuple[int, int], np.ndarray]
 def label_sha256(label: np.ndarray) -> str:
     """SHA-256 of ``{height}x{width}:`` and the bytes of a label uint8 (H, W)."""
     return hashlib.sha256(f"{label.shape[0]}x{label.shape[1]}:".encode() + np.ascontiguousarray(label).tobytes()).hexdigest()
-
-
-def some(texts: Iterable[str], between: str = ", ") -> str:
-    """Up to three of the texts and the number of the others."""
-    texts = list(texts)
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return between.join(texts[:SHOWN]) + more
-
-
-def write_manifest(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> Path:
-    """Write ``describe(name, root)`` as <folder>/<name>.json; done once, from files known to be right."""
-    path = Path(folder) / f"{name}.json"
-    path.write_text(json.dumps(describe(name, root), indent=1) + "\n")
-    return path
 
 
 def has_manifest(name: str, folder: Path = MANIFESTS) -> bool:

@@ -213,7 +213,7 @@ class Study:
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
-        shares = train_shares() or self.packed("train").class_shares()
+        shares = train_shares() or self.packed("train").class_frequencies()
         lines = [
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
             for row in self.rows(table)

@@ -10,7 +10,7 @@ from PIL import Image
 from segkd.data import catalog
 from segkd.data.readers.camvid import CamVid
 from segkd.data.readers.sets import about
-from segkd.data.verify import verify, write_manifest
+from segkd.data.verify import verify
 from segkd.registry import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,9 +179,9 @@ def test_manifest_agrees_with_the_packs_own_statistics():
 
 
 @needs_tiny
-def test_tiny_is_read_and_is_not_taken_for_the_real_one(tmp_path):
+def test_tiny_is_read_and_is_not_taken_for_the_real_one(kit, tmp_path):
     official = json.loads((TINY / "camvid.json").read_text())["splits"]
-    path = write_manifest("camvid", TINY, tmp_path)
+    path = kit.write_manifest("camvid", TINY, tmp_path)
     for split, ours in json.loads(path.read_text())["splits"].items():
         assert list(ours["pixels"].values()) == [*official[split]["pixels_per_class"], official[split]["pixels_void"]]
     with pytest.raises(UserError, match="camvid train is not .*camvid.json says: 24 images instead of 367"):

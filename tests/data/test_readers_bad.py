@@ -104,7 +104,7 @@ def test_a_list_from_another_system_is_read(voc):
 
 def test_sbd_that_is_not_there_or_lacks_files(kit, tree):
     kit.sets["voc"](tree)
-    refused("voc2012_aug", tree, "has neither SegmentationClassAug nor SBD's benchmark_RELEASE: .*gunzip")
+    refused("voc2012_aug", tree, "has neither SegmentationClassAug nor SBD's benchmark_RELEASE: .*benchmark.tgz")
     kit.sets["voc"](tree, "sbd")
     (tree / "benchmark_RELEASE/dataset/cls/2008_e.mat").unlink()
     refused("voc2012_aug", tree, "no mask for '2008_e' of the augmented list")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ def read_list(source: Source, path: str) -> list[str]:
     return names
 
 
-def some(names: list[str]) -> str:
+def some(names: Sequence[str], between: str = ", ", quote: str = "'") -> str:
     """Up to three names in quotes and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:3])
+    shown = between.join(f"{quote}{name}{quote}" for name in names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,9 +1,10 @@
-"""Where the files of a data set are: a folder, or several sources seen as one; archives.py adds .zip and .tar."""
+"""Where the files of a data set are: a folder, or several seen as one. Archives become folders first (unpack.py)."""
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segkd.registry import UserError
@@ -12,115 +13,66 @@ LARGEST = 512 * 2**20  # bytes of one file: far above any image, far below what 
 
 
 class Source:
-    """Files by their path inside, with "/" between folders."""
+    """Files by their path inside, with "/" between folders; symbolic links are followed, for they are their owner's.
 
-    path: Path
+    ``path``: the folder or archive that was given. ``folders``: where its files are; the first that has a file gives it.
+    """
+
+    def __init__(self, path: Path, folders: Sequence[Path] = ()):
+        self.path, self.folders = Path(path), tuple(folders) or (Path(path),)
 
     def names(self, folder: str = "") -> list[str]:
         """Paths of all files below ``folder`` (any depth), sorted; empty if it is not there."""
-        raise NotImplementedError
+        return sorted({name for base in self.folders for name in _walk(base, folder, frozenset())})
 
     def has(self, name: str) -> bool:
         """Whether there is a file ``name``."""
-        raise NotImplementedError
+        return self._file(name).is_file()
 
     def has_folder(self, folder: str) -> bool:
         """Whether there is a folder ``folder``."""
-        raise NotImplementedError
-
-    def size(self, name: str) -> int:
-        """Bytes of a file; UserError if it is not there."""
-        raise NotImplementedError
-
-    def read(self, name: str) -> bytes:
-        """Content of a file; UserError if it is not there, cannot be read or is too large."""
-        raise NotImplementedError
-
-    def checksum(self, name: str) -> int:
-        """CRC-32 of a file; a zip has it written in its index."""
-        return zlib.crc32(self.read(name))
+        return any((base / folder).is_dir() for base in self.folders)
 
     def where(self, name: str) -> str:
         """How to name a file in a message."""
-        return str(self.path / name)
-
-
-class Folder(Source):
-    """A folder of the disk; symbolic links in it are followed, for they are its owner's."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-
-    def names(self, folder: str = "") -> list[str]:
-        return sorted(self._walk(folder, set()))
-
-    def _walk(self, folder: str, above: set[tuple[int, int]]):
-        try:
-            place = os.stat(self.path / folder)
-            entries = list(os.scandir(self.path / folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise UserError(f"{self.where(folder)} cannot be listed ({error.strerror}): make it readable") from error
-        if (place.st_dev, place.st_ino) in above:  # a link to a folder above itself
-            return
-        for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                yield from self._walk(name, above | {(place.st_dev, place.st_ino)})
-            elif entry.is_file():
-                yield name
-
-    def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def has_folder(self, folder: str) -> bool:
-        return (self.path / folder).is_dir()
+        return str(self._file(name))
 
     def size(self, name: str) -> int:
-        try:
-            return (self.path / name).stat().st_size
-        except OSError as error:
-            raise self._unreadable(name, error) from error
+        """Bytes of a file; UserError if it is not there."""
+        return self._try(name, os.path.getsize)
 
     def read(self, name: str) -> bytes:
+        """Content of a file; UserError if it is not there, cannot be read or is too large."""
         if self.size(name) > LARGEST:
             raise UserError(f"{self.where(name)} has {self.size(name)} bytes, more than {LARGEST}: it is no image of a data set")
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise self._unreadable(name, error) from error
-
-    def _unreadable(self, name: str, error: OSError) -> UserError:
-        return UserError(f"{self.where(name)} cannot be read ({error.strerror}): get it again or make it readable")
-
-
-class Union(Source):
-    """Several sources seen as one; a file of an earlier one hides the same file of a later one. The last gives its path."""
-
-    def __init__(self, sources: list[Source]):
-        self.sources, self.path = sources, sources[-1].path
-
-    def names(self, folder: str = "") -> list[str]:
-        return sorted({name for source in self.sources for name in source.names(folder)})
-
-    def has(self, name: str) -> bool:
-        return any(source.has(name) for source in self.sources)
-
-    def has_folder(self, folder: str) -> bool:
-        return any(source.has_folder(folder) for source in self.sources)
-
-    def size(self, name: str) -> int:
-        return self._holder(name).size(name)
-
-    def read(self, name: str) -> bytes:
-        return self._holder(name).read(name)
+        return self._try(name, Path.read_bytes)
 
     def checksum(self, name: str) -> int:
-        return self._holder(name).checksum(name)
+        """CRC-32 of a file."""
+        return zlib.crc32(self.read(name))
 
-    def where(self, name: str) -> str:
-        return self._holder(name).where(name)
+    def _file(self, name: str) -> Path:
+        return next((base / name for base in self.folders if (base / name).is_file()), self.folders[-1] / name)
 
-    def _holder(self, name: str) -> Source:
-        return next((source for source in self.sources if source.has(name)), self.sources[-1])
+    def _try(self, name: str, action):
+        try:
+            return action(self._file(name))
+        except OSError as error:
+            raise UserError(f"{self.where(name)} cannot be read ({error.strerror}): get it again or make it readable") from error
+
+
+def _walk(base: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Files below ``folder``; a link to a folder above itself (``above``: device and inode of each) is not followed."""
+    try:
+        place = os.stat(base / folder)
+        entries = [] if (place.st_dev, place.st_ino) in above else list(os.scandir(base / folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{base / folder} cannot be listed ({error.strerror}): make it readable") from error
+    for entry in entries:
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir():
+            yield from _walk(base, name, above | {(place.st_dev, place.st_ino)})
+        elif entry.is_file():
+            yield name

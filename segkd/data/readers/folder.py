@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from segkd.data.files import decode
-from segkd.data.files.archives import open_source
 from segkd.data.catalog import DATASETS, root_candidates
 from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, join, read_list
 from segkd.data.readers.reader import Reader
 from segkd.data.files.sources import Source
+from segkd.data.files.unpack import sources
 from segkd.registry import UserError
 
 DESCRIPTION = "segkd.yaml"
@@ -59,10 +59,10 @@ class FolderDataset(Reader):
         places = root_candidates(root, ("folder",))
         for place in places:
             if place.suffix in (".yaml", ".yml") and place.is_file():
-                return open_source(place.parent), "", place.name
+                return Source(place.parent), "", place.name
             if not place.exists():
                 continue
-            source = open_source(place)
+            source = next(sources(place))
             if source.has(DESCRIPTION):
                 return source, "", DESCRIPTION
             tops = {name.partition("/")[0] for name in source.names()} if place.is_file() else set()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from segkd.data.files import decode
-from segkd.data.files.archives import open_source
 from segkd.data.catalog import DATASETS, Dataset, root_candidates
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
 from segkd.data.readers.sets import About, about
 from segkd.data.files.sources import Source
+from segkd.data.files.unpack import sources
 from segkd.registry import UserError
 
 WHOLE = 256 * 2**20  # a split with up to so many bytes of images is fingerprinted by all of them
@@ -65,11 +66,10 @@ class Reader(Dataset):
         for place in places:
             if not place.exists():
                 continue
-            source = open_source(place, self.about.archives)
-            for base in self.bases:
-                for layout in self.layouts:
+            for source in sources(place, self.about.archives):
+                for base, layout in product(self.bases, self.layouts):
                     here = layout.at(base, self.folder_of.get(self.split, self.split))
-                    if source.has_folder(here.images) and source.has_folder(here.masks):
+                    if all(map(source.has_folder, (here.images, here.masks))):
                         return source, base, here
         looked = ", ".join(map(str, places))
         raise UserError(f"{self.name} ({self.split}) is not in {looked}: {self.how}, or point SEGKD_DATA at where it is")
@@ -126,7 +126,7 @@ class Reader(Dataset):
 
         So a changed mask, another list or an image of another size always shows. In a large set an image that was
         exchanged for one of the same number of bytes does not: reading all of COCO would take minutes at each start. A
-        folder and an archive of the same files have the same digest; a zip has the checksums in its index.
+        folder and an archive of the same files have the same digest.
         """
         pairs = [self.pairs[name] for name in self.names]
         sizes = [self.source.size(pair.image) for pair in pairs]

@@ -8,15 +8,19 @@ many repositories use, is read in place of the .mat files.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from segkd.data.files import decode
 from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.files.sources import Source
+from segkd.data.files.unpack import sources
 from segkd.data.readers.reader import Reader, register
 from segkd.registry import UserError
 
 LISTS = "ImageSets/Segmentation"
-SBD_BASES = ("benchmark_RELEASE/dataset", "dataset", "sbd", "SBD")
+SBD_MASKS = ("benchmark_RELEASE/dataset/cls", "dataset/cls", "sbd/cls", "SBD/cls")
 
 
 @register("voc2012")
@@ -31,29 +35,37 @@ class VOC2012(Reader):
 class VOC2012Aug(VOC2012):
     """VOC 2012 with the augmented train split; val is VOC's own."""
 
+    def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
+        """Where VOC is; if SBD's masks are not there, then with what is in the archives beside it."""
+        source, base, layout = super().find(root)
+        if self.split == "train" and not any(map(source.has_folder, (self._pngs(base), *SBD_MASKS))):
+            *_, source = sources(source.path, self.about.archives)
+        return source, base, layout
+
+    def _pngs(self, base: str) -> str:
+        return join(base, "SegmentationClassAug")
+
     def list_pairs(self) -> dict[str, Pair]:
         own = super().list_pairs()
         if self.split != "train":
             return own
         val = set(read_list(self.source, join(self.base, f"{LISTS}/val.txt")))
-        folder = join(self.base, "SegmentationClassAug")
-        if self.source.has_folder(folder):
-            return self._from_pngs(folder, val)
-        return self._from_sbd(own, val)
+        return self._from_pngs(val) if self.source.has_folder(self._pngs(self.base)) else self._from_sbd(own, val)
 
-    def _from_pngs(self, folder: str, val: set[str]) -> dict[str, Pair]:
+    def _from_pngs(self, val: set[str]) -> dict[str, Pair]:
         """The names of ``trainaug.txt``, or, without it, of all masks but val's."""
-        masks, listing = by_name(self.source, folder, (".png",)), join(self.base, f"{LISTS}/trainaug.txt")
+        masks, listing = by_name(self.source, self._pngs(self.base), (".png",)), join(self.base, f"{LISTS}/trainaug.txt")
         names = set(read_list(self.source, listing)) if self.source.has(listing) else masks.keys() - val
         return self._pairs(names, masks, by_name(self.source, self.layout.images, (".jpg",)))
 
     def _from_sbd(self, own: dict[str, Pair], val: set[str]) -> dict[str, Pair]:
-        base = next((base for base in SBD_BASES if self.source.has_folder(f"{base}/cls")), None)
-        if base is None:
+        folder = next(filter(self.source.has_folder, SBD_MASKS), None)
+        if folder is None:
             raise UserError(f"{self.root} has neither SegmentationClassAug nor SBD's benchmark_RELEASE: {self.how}")
+        base = folder.removesuffix("/cls")
         names = {name for part in ("train", "val") for name in read_list(self.source, f"{base}/{part}.txt")} - val
         images = by_name(self.source, f"{base}/img", (".jpg",)) | by_name(self.source, self.layout.images, (".jpg",))
-        return self._pairs(names - own.keys(), by_name(self.source, f"{base}/cls", (".mat",)), images) | own
+        return self._pairs(names - own.keys(), by_name(self.source, folder, (".mat",)), images) | own
 
     def _pairs(self, names: set[str], masks: dict[str, str], images: dict[str, str]) -> dict[str, Pair]:
         for what, found in (("mask", masks), ("image", images)):

@@ -20,10 +20,10 @@ def noise_table(size: int = 256) -> np.ndarray:
         lattice = rng.random((cells, cells))
         place = np.arange(size) * (cells / size)
         low = place.astype(int)
-        share = place - low
-        share = share * share * (3 - 2 * share)
-        rows = lattice[low] * (1 - share)[:, None] + lattice[(low + 1) % cells] * share[:, None]
-        total += weight * (rows[:, low] * (1 - share) + rows[:, (low + 1) % cells] * share)
+        blend = place - low
+        blend = blend * blend * (3 - 2 * blend)
+        rows = lattice[low] * (1 - blend)[:, None] + lattice[(low + 1) % cells] * blend[:, None]
+        total += weight * (rows[:, low] * (1 - blend) + rows[:, (low + 1) % cells] * blend)
     ranks = np.empty(size * size, dtype=np.float32)
     ranks[np.argsort(total, axis=None, kind="stable")] = np.arange(size * size) / (size * size)
     return ranks.reshape(size, size)
@@ -69,7 +69,7 @@ class Canvas:
         self.haze_colour = self.light * np.array([0.80, 0.83, 0.86], dtype=np.float32)
 
     def haze(self, z):
-        """Share of haze in the light from ``z`` metres away."""
+        """Fraction of haze in the light from ``z`` metres away."""
         return z / (z + self.world.weather["haze"])
 
     def project(self, t: float, z: float, h: float) -> tuple[float, float]:
