@@ -50,12 +50,3 @@ def test_root_lookup_order(monkeypatch, tmp_path):
     assert given == ["/mine", "/mine/camvid", "/mine/CamVid"]
     monkeypatch.delenv("SEGKD_DATA")
     assert str(catalog.root_candidates(None, ("camvid",))[0]) == str(tmp_path / "data/raw/camvid")
-
-
-def test_digest_depends_on_names_bytes_and_words(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"a")
-    two.write_bytes(b"a")
-    digests = {catalog.digest_files([one]), catalog.digest_files([two]), catalog.digest_files([one], "x")}
-    one.write_bytes(b"b")
-    assert len(digests | {catalog.digest_files([one])}) == 4

@@ -39,7 +39,7 @@ class Blocks(catalog.Dataset):
         return np.stack([image, image, image], -1), np.kron([[0, 1], [255, 1]], np.ones((8, 8))).astype(np.uint8)
 
     def fingerprint(self):
-        return catalog.digest_files([], self.content)
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 @pytest.fixture

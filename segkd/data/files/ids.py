@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from segkd.data.readers.sets import format_ranges
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -61,6 +60,17 @@ class ColourMap:
                 "add it to `classes` or to `ignore`"
             )
         return self._ids[places]
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """(0, 1, 2, 5) -> "0-2 5", sorted; see `sets.parse_ranges`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _code(colour: Colour) -> int:

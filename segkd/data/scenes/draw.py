@@ -78,28 +78,26 @@ class Canvas:
         scale = world.focal / z
         return scale * (world.middle(z) + t), world.horizon + scale * (world.eye - h)
 
-    def patch(self, left: float, top: float, right: float, bottom: float, haze: float = 0.0) -> Patch | None:
-        """The window that covers a box of image coordinates, with room for the roll; None when out of view."""
+    def patch(self, left: float, top: float, right: float, bottom: float, haze: float = 0.0) -> Patch:
+        """The window that covers a box of image coordinates, with room for the roll; of no pixels when out of view."""
         slack = abs(self.world.roll)
         i0 = max(0, int((top - slack * ASPECT / 2) * self.height))
         i1 = min(self.height, int((bottom + slack * ASPECT / 2) * self.height) + 1)
         j0 = max(0, int(((left - slack / 2) / ASPECT + 0.5) * self.width))
         j1 = min(self.width, int(((right + slack / 2) / ASPECT + 0.5) * self.width) + 1)
-        return Patch(self, (slice(i0, i1), slice(j0, j1)), haze) if i0 < i1 and j0 < j1 else None
+        return Patch(self, (slice(i0, max(i0, i1)), slice(j0, max(j0, j1))), haze)
 
     def upright(self, t: float, z: float, reach: float, height: float):
-        """Patch and metric coordinates (u right of the foot, v over the ground) of a thing; None when out of view."""
+        """Patch and metric coordinates (u right of the foot, v over the ground) of a thing."""
         x, y = self.project(t, z, 0.0)
         scale = self.world.focal / z
         patch = self.patch(x - reach * scale, y - height * scale, x + reach * scale, y, self.haze(z))
-        return None if patch is None else (patch, (patch.x - x) / scale, (y - patch.y) / scale)
+        return patch, (patch.x - x) / scale, (y - patch.y) / scale
 
     def polygon(self, points: list[tuple[float, float]], rgb, label: int, haze: float = 0.0) -> None:
         """Fill a convex polygon of image points, given in either turn."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         patch = self.patch(min(xs), min(ys), max(xs), max(ys), haze)
-        if patch is None:
-            return
         area = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(points)))
         turn = 1.0 if area > 0 else -1.0
         roll, inside = self.world.roll, True
@@ -115,8 +113,6 @@ class Canvas:
         x, y = self.project(t - weather["sun_side"] * weather["sun"] * reach * 0.8, z, 0.0)
         rx, ry = reach * self.world.focal / z, max(depth * self.world.focal * self.world.eye / (z * z), self.pixel)
         patch = self.patch(x - rx, y - ry, x + rx, y + ry)
-        if patch is None:
-            return
         inside = ((patch.x - x) / rx) ** 2 + ((patch.y - y) / ry) ** 2 < 1
         inside &= (patch.label == ROAD) | (patch.label == PAVEMENT)
         patch.colour[inside] *= 1 - 0.25 - 0.35 * weather["sun"]
