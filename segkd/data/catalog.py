@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from segkd.data import scenes
-from segkd.registry import Registry, unknown
+from segkd.registry import Registry, UserError, unknown
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "data" / "manifests"
@@ -116,9 +117,16 @@ def create_dataset(name: str, root: str | Path | None = None, split: str = "trai
 
 
 def root_candidates(root: str | Path | None, children: tuple[str, ...]) -> list[Path]:
-    """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw."""
+    """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw.
+
+    UserError: a $SEGKD_DATA that is not there.
+    """
     named = root if root is not None else os.environ.get("SEGKD_DATA")
     named = Path(named).expanduser() if named else None
+    if root is None and named and not named.exists():  # else what lies in data/raw would be taken without a word
+        near = get_close_matches(named.name, os.listdir(named.parent), 1) if named.parent.is_dir() else []
+        hint = f"did you mean {named.parent / near[0]}? " if near else ""
+        raise UserError(f"SEGKD_DATA names {named}, which is not there: {hint}mend it, or unset it to look in data/raw")
     found = [named, *(named / child for child in children)] if named else []
     if root is None:  # a notebook's working directory is not the checkout's
         found += [base / "data" / "raw" / children[0] for base in (Path.cwd(), CHECKOUT)]

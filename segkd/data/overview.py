@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from segkd.data.catalog import CHECKOUT, DATASETS, Dataset, create_dataset, list_datasets
+from segkd.data.catalog import CHECKOUT, DATASETS, Dataset, create_dataset, list_datasets, root_candidates
 from segkd.data.downloads import download, is_here, may_be_fetched
 from segkd.data.store import pack
 from segkd.data.verify import splits_of, verify
@@ -82,6 +82,7 @@ def _note(packed_dir: Path, name: str) -> Path:
 
 def overview(packed_dir: Path) -> list[str]:
     """A table of all sets: state, images per split, packs, bytes on the disk, licence, and below it what is wrong."""
+    root_candidates(None, ("",))  # a wrong SEGKD_DATA is one error, not one of each set
     head = ("set", "state", "images", "packed", "disk", "licence")
     rows, notes = [head], []
     for name in list_datasets():

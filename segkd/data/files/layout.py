@@ -52,7 +52,7 @@ def composed(name: str) -> str:
 
 
 def by_name(source: Source, folder: str, ends: tuple[str, ...], one_each: bool = False) -> dict[str, str]:
-    """Path of each file below ``folder`` by its name there; hidden files and other endings are left out.
+    """Path of each file below ``folder`` by its name there; other endings are left out.
 
     UserError if two files have one name and one ending, or, with ``one_each``, one name and any endings.
     """
@@ -61,7 +61,7 @@ def by_name(source: Source, folder: str, ends: tuple[str, ...], one_each: bool =
     for path in source.names(folder):
         low = path.lower()
         rank = next((rank for end, rank in ranked if low.endswith(end)), None)
-        if rank is None or path.rpartition("/")[2].startswith("."):
+        if rank is None:
             continue
         name = composed(path[len(folder) + 1 if folder else 0 : -len(ends[rank])])
         if name in found and (one_each or found[name][0] == rank):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from segkd.registry import UserError
 
+FOREIGN = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information")  # folders that systems leave
 LARGEST = 512 * 2**20  # bytes of one file: far above any image, far below what fills a machine
 
 
 class Source:
     """Files by their path inside, with "/" between folders; symbolic links are followed, for they are their owner's.
+
+    What is hidden (.ipynb_checkpoints, ._x.png) or left by a system (@eaDir) is never data.
 
     ``path``: the folder or archive that was given. ``folders``: where its files are; the first that has a file gives it.
     """
@@ -71,6 +74,8 @@ def _walk(base: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterato
     except OSError as error:
         raise UserError(f"{base / folder} cannot be listed ({error.strerror}): make it readable") from error
     for entry in entries:
+        if entry.name.startswith(".") or entry.name in FOREIGN:
+            continue
         name = f"{folder}/{entry.name}" if folder else entry.name
         if entry.is_dir():
             yield from _walk(base, name, above | {(place.st_dev, place.st_ino)})

@@ -41,6 +41,7 @@ class FolderDataset(Reader):
     name = "folder"
     classes, palette, splits = (), (), SPLITS
     how = f"describe the folder by a {DESCRIPTION} in it (docs/your-own-data.md)"
+    as_stored = False
     config: FolderConfig
 
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:

@@ -44,6 +44,7 @@ class Reader(Dataset):
     how: ClassVar[str]  # how to get the files, for messages
     bases: ClassVar[tuple[str, ...]] = ("",)
     layouts: ClassVar[tuple[Layout, ...]] = ()
+    as_stored: ClassVar[bool] = True  # published masks fit the images as they are stored, whatever EXIF says
     folder_of: ClassVar[dict[str, str]] = {}  # split -> folder name, where they differ
 
     def __init__(self, root: str | Path | None = None, split: str = "train"):
@@ -111,7 +112,7 @@ class Reader(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         pair = self.pairs[self.names[index]]
-        image = decode.decode_image(self.source.read(pair.image), self.source.where(pair.image))
+        image = decode.decode_image(self.source.read(pair.image), self.source.where(pair.image), self.as_stored)
         label = self.label(pair.mask)
         decode.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
         return image, label
