@@ -12,7 +12,7 @@ from pathlib import Path
 from segkd.data.catalog import CHECKOUT, DATASETS, Dataset, create_dataset, list_datasets, root_candidates
 from segkd.data.downloads import download, is_here, may_be_fetched
 from segkd.data.store import pack
-from segkd.data.verify import splits_of, verify
+from segkd.data.verify import doubts, splits_of, verify
 from segkd.registry import UserError, unknown
 
 PACKED = CHECKOUT / "data" / "packed"
@@ -36,7 +36,7 @@ def command(words: list[str], root: Path | None = None, size: str | None = None,
         root = download(name, root)
         yield f"{name}: downloaded into {root}"
     if action in ("all", "verify"):
-        yield check(name, root, packed_dir)
+        yield from check(name, root, packed_dir)
     if action == "prepare" or (action == "all" and (size or not drawn(name))):
         yield from prepare(name, root, parse_size(size), packed_dir)
 
@@ -64,16 +64,20 @@ def prepare(name: str, root: Path | None, size: tuple[int, int] | None, packed_d
         yield f"{name} {split}: {len(packed)} images at {at}, {packed.nbytes / 1e6:.0f} MB in {packed.path}"
 
 
-def check(name: str, root: Path | None, packed_dir: Path) -> str:
-    """Compare a set with its manifest, remember that it was right, and say what was compared."""
+def check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
+    """Compare a set with its manifest, remember that it was right, and say what was compared and what is doubtful."""
     if drawn(name):
-        return f"{name}: drawn when needed, no files to verify"
+        yield f"{name}: drawn when needed, no files to verify"
+        return
     found = verify(name, root)
     counts = ", ".join(f"{split} {values['images']}" for split, values in found["splits"].items())
     packed_dir.mkdir(parents=True, exist_ok=True)
     note = {"place": str(_place(create_dataset(name, root, next(iter(found["splits"]))))), "date": date.today().isoformat()}
     _note(packed_dir, name).write_text(json.dumps(note | {"checked": found["checked"]}))
-    return f"{name}: {counts} images verified ({found['checked']})"
+    pixels = {split: values["pixels"] for split, values in found["splits"].items()}
+    void = ", ".join(f"{split} {100 * count['void'] / sum(count.values()):.3g}%" for split, count in pixels.items() if count["void"])
+    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}"
+    yield from doubts(found)
 
 
 def _note(packed_dir: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 from segkd.data.catalog import Dataset, create_dataset
 from segkd.data.files.unpack import locked
 from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.data.verify import VALUE_IS_A_CLASS
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -116,7 +117,8 @@ def pack(
     their own. ``limit``: only so many images, evenly spaced over the split (neighbours in a video are alike). One folder
     per content: the data's fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any
     number of processes may ask at the same time: one packs, on all cores, the others wait; one that was killed begins
-    anew. UserError: a file that cannot be used, a full disk, a killed worker; then nothing is left behind.
+    anew. UserError: a file that cannot be used, a full disk, a killed worker (then nothing is
+    left behind); labels of train that show fewer than two classes.
     """
     size = _checked(size, limit)
     dataset = create_dataset(name, root, split)
@@ -137,7 +139,25 @@ def pack(
     if found is None:
         with locked(folder.with_name(folder.name + ".lock")):
             found = _open(folder, meta) or _make(folder, meta, dataset, chosen)
-    return found if isinstance(found, Packed) else pack(name, split, found, root, packed_dir, limit)
+    if not isinstance(found, Packed):
+        return pack(name, split, found, root, packed_dir, limit)
+    if split == "train":
+        _need_two_classes(found)
+    return found
+
+
+def _need_two_classes(packed: Packed) -> None:
+    """UserError if the labels show fewer than two classes; they are looked at until two are found."""
+    flat, seen = packed._labels.reshape(-1), np.zeros(256, bool)
+    for start in range(0, len(flat), 1 << 18):
+        seen |= np.bincount(flat[start : start + (1 << 18)], minlength=256) > 0
+        if seen[:IGNORE].sum() > 1:
+            return
+    shown = next((packed.classes[label] for label in np.flatnonzero(seen[:IGNORE])), None)
+    raise UserError(
+        f"{packed.name} train: its labels show {f'nothing but {shown}' if shown else 'no class at all'}, so there is nothing to "
+        f"learn; {VALUE_IS_A_CLASS}, and see `segkd data verify {packed.name}`"
+    )
 
 
 def _checked(size: tuple[int, int] | None, limit: int | None) -> tuple[int, int] | None:

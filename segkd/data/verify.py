@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from segkd.data.files.layout import some
 from segkd.data.pool import in_processes
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
+
+
+VALUE_IS_A_CLASS = "where a mask value that is ignored is a class, say so in segkd.yaml (`- {name: crack, value: 255}`)"
 
 
 def describe(name: str, root: str | Path | None = None) -> dict:
@@ -99,6 +102,19 @@ def _expected(name: str, folder: Path) -> tuple[dict, str]:
         splits = {split: {"images": count} for split, count in about.splits.items()}
         return {"splits": splits, "source": "the catalogue"}, "the number of images and that all can be read; there is no manifest"
     return {"splits": {}}, "only that all images can be read; neither a manifest nor a count is known"
+
+
+def doubts(found: dict) -> Iterator[str]:
+    """What the labels of a description (`describe`) lack, a line a split: classes without a pixel, fewer than two classes."""
+    for split, values in found["splits"].items():
+        pixels = dict(values["pixels"])
+        ignored, total = pixels.pop("void"), sum(values["pixels"].values())
+        there = [name for name, count in pixels.items() if count]
+        missing = [name for name, count in pixels.items() if not count]
+        if missing or len(there) < 2:
+            alone = "" if len(there) > 1 else f" ALL ITS LABELS ARE {there[0] if there else 'IGNORED'}, which cannot be learned;"
+            part = f"{100 * ignored / max(total, 1):.3g}% of its pixels are ignored" + (f": {VALUE_IS_A_CLASS}" if ignored else "")
+            yield f"{found['name']} {split}: CHECK THE LABELS:{alone} no pixel of {some(missing) or 'another class'}; {part}"
 
 
 def _differences(want: dict, have: dict) -> Iterable[str]:

@@ -52,6 +52,27 @@ def test_verify_is_honest_and_is_remembered(place):
     assert note["place"] == str(place / "mine") and re.fullmatch(r"\d{4}-\d\d-\d\d", note["date"])
 
 
+@pytest.mark.parametrize("description, values, said_of_train, refused", [
+    ("classes: [background, crack]", (0, 255), " ALL ITS LABELS ARE background.* no pixel of 'crack'; 50% .*value: 255", "nothing but background"),
+    ("classes: [crack]", (0, 255), " ALL ITS LABELS ARE crack.* no pixel of another class; 50%", "nothing but crack"),
+    ("classes: [background, crack]", (255,), " ALL ITS LABELS ARE IGNORED.* no pixel of 'background', 'crack'; 100%", "no class at all"),
+    ("classes: [a, b, c, d]", (1, 2), " no pixel of 'a', 'd'; 0% of its pixels are ignored", None),
+    ("classes: [background, {name: crack, value: 255}]", (0, 255), None, None),
+    ("classes: [background, crack]", (0, 1, 255), None, None),
+])  # fmt: skip
+def test_labels_that_hold_less_than_they_should(kit, tmp_path, description, values, said_of_train, refused):
+    """A value that means a class is swallowed by ignore, a class never appears, one class alone, all void."""
+    kit.small_folder(tmp_path / "mine", description, values)
+    lines = said(["verify", "folder"], tmp_path)
+    assert len(lines) == (4 if said_of_train else 1) and ("; ignored pixels: train " in lines[0]) == (255 in values and "255" not in description)
+    assert not said_of_train or re.fullmatch(f"folder train: CHECK THE LABELS:{said_of_train}.*", lines[1])
+    if refused is None:
+        assert len(said(["folder"], tmp_path)) == len(lines) + 3
+        return
+    with pytest.raises(UserError, match=f"folder train: its labels show {refused}.*value: 255"):
+        said(["folder"], tmp_path)
+
+
 def test_a_name_alone_checks_and_packs(place):
     lines = said(["folder"], place)
     assert len(lines) == 3 and "verified" in lines[0] and "folder val: 2 images" in lines[2]

@@ -24,7 +24,7 @@ FORK = multiprocessing.get_context("fork")
 class Slow(catalog.Dataset):
     """Images that hold their number; every read adds a line to ``log``, by whatever process."""
 
-    name, classes, palette, splits = "slow", ("road",), ((1, 2, 3),), ("train",)
+    name, classes, palette, splits = "slow", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train",)
     log, delay, dies_at = None, 0.0, None
 
     def __init__(self, root=None, split="train"):
@@ -37,7 +37,7 @@ class Slow(catalog.Dataset):
         with open(self.log, "a") as log:
             log.write(f"{index} {os.getpid()}\n")
         time.sleep(self.delay)
-        return np.full((8, 8, 3), index, np.uint8), np.zeros((8, 8), np.uint8)
+        return np.full((8, 8, 3), index, np.uint8), np.eye(8, dtype=np.uint8)
 
     def fingerprint(self):
         return "0" * 64

@@ -21,7 +21,7 @@ COUNT = 6
 class Blocks(catalog.Dataset):
     """Images of 2 x 2 blocks; every read leaves a byte in ``log``, so that tests can count them."""
 
-    name, classes, palette, splits = "blocks", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train",)
+    name, classes, palette, splits = "blocks", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
     log = None
     content = "one"
     delay = 0.0
@@ -161,7 +161,7 @@ def test_own_sizes_come_back_padded_at_the_bottom_and_right(blocks, tmp_path, si
     with pytest.MonkeyPatch.context() as patch:
         own_sizes(patch, blocks, sizes)
         patch.setattr(blocks, "content", str(sizes))
-        packed, plain = pack("blocks", "train", None, packed_dir=tmp_path), catalog.create_dataset("blocks")
+        packed, plain = pack("blocks", "test", None, packed_dir=tmp_path), catalog.create_dataset("blocks", split="test")
         images, labels, found = packed.take(index)
         height, width = max(sizes[i][0] for i in index), max(sizes[i][1] for i in index)
         assert images.dtype == labels.dtype == torch.uint8 and images.shape == (len(index), height, width, 3)
