@@ -15,7 +15,8 @@ from torch import Tensor
 from segkd.data.catalog import Dataset, create_dataset
 from segkd.data.files.unpack import locked
 from segkd.data.packing import first_pixels, measure, same_size, write
-from segkd.data.verify import VALUE_IS_A_CLASS
+from segkd.data.overlap import check_overlap
+from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -118,7 +119,7 @@ def pack(
     per content: the data's fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any
     number of processes may ask at the same time: one packs, on all cores, the others wait; one that was killed begins
     anew. UserError: a file that cannot be used, a full disk, a killed worker (then nothing is
-    left behind); labels of train that show fewer than two classes.
+    left behind); an image that is in another split too; labels of train that show fewer than two classes.
     """
     size = _checked(size, limit)
     dataset = create_dataset(name, root, split)
@@ -138,7 +139,10 @@ def pack(
     found = _open(folder, meta)
     if found is None:
         with locked(folder.with_name(folder.name + ".lock")):
-            found = _open(folder, meta) or _make(folder, meta, dataset, chosen)
+            found = _open(folder, meta)
+            if found is None:
+                check_overlap(name, root, splits_of(name, root), split)
+                found = _make(folder, meta, dataset, chosen)
     if not isinstance(found, Packed):
         return pack(name, split, found, root, packed_dir, limit)
     if split == "train":

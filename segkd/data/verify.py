@@ -12,6 +12,7 @@ import numpy as np
 
 from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
 from segkd.data.files.layout import some
+from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
@@ -75,9 +76,10 @@ def verify(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) 
     """Read every file of a set and compare it with its manifest; returns the description, with ``checked`` in words.
 
     Without a manifest only the counts of the catalogue can be compared, and ``checked`` says so. UserError: what differs,
-    in which images (three of them, and how many), and how to mend it.
+    in which images (three of them, and how many), and how to mend it; an image that is in two splits.
     """
     expected, checked = _expected(name, Path(folder))
+    check_overlap(name, root, splits_of(name, root))
     found = describe(name, root)
     problems = [
         f"{name} {split} is not what {expected['source']} says: {'; '.join(wrong)}"

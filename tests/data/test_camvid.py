@@ -80,6 +80,7 @@ def test_root_is_the_folder_its_parent_or_the_environment(segnet, monkeypatch, t
         assert CamVid(path).root == segnet
     monkeypatch.setenv("SEGKD_DATA", str(segnet.parent))
     assert CamVid().root == segnet
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "empty"))
     segnet.rename((tmp_path / "data" / "raw").mkdir(parents=True) or tmp_path / "data" / "raw" / "camvid")
     assert CamVid().root == tmp_path / "data" / "raw" / "camvid"

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
         for split in ("train", "val"):
             (tmp_path / "mine" / part / split).mkdir(parents=True)
             for index, shape in enumerate([(4, 6), (5, 7)]):
-                array = np.full((*shape, 3) if part == "images" else shape, index, np.uint8)
+                array = np.full((*shape, 3) if part == "images" else shape, index + (split == "val") * (part == "images"), np.uint8)
                 Image.fromarray(array).save(tmp_path / "mine" / part / split / f"{index}.png")
     (tmp_path / "mine" / "segkd.yaml").write_text("classes: [road, sky]\nsplits: {train: train, val: val}\n")
     return tmp_path

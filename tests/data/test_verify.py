@@ -103,16 +103,10 @@ def test_files_that_cannot_be_used_are_named_up_to_three(segnet):
         describe("camvid", segnet)
 
 
-def test_a_folder_has_the_splits_of_its_description(tmp_path):
-    for part in ("images", "masks"):
-        for split in ("train", "val"):
-            (tmp_path / part / split).mkdir(parents=True)
-            array = np.zeros((4, 5, 3) if part == "images" else (4, 5), np.uint8)
-            Image.fromarray(array).save(tmp_path / part / split / "a.png")
-    (tmp_path / "segkd.yaml").write_text("classes: [road, sky]\nsplits: {train: train, val: val}\n")
+def test_a_folder_has_the_splits_of_its_description(kit, tmp_path):
+    kit.small_folder(tmp_path, "classes: [road, sky]\nsplits: {train: train, val: val}\n", (0,), ("train", "val"))
     assert splits_of("folder", tmp_path) == ("train", "val") and splits_of("scenes") == ("train", "val", "test")
-    found = verify("folder", tmp_path)
-    assert found["splits"]["val"]["pixels"] == {"road": 20, "sky": 0, "void": 0}
+    assert verify("folder", tmp_path)["splits"]["val"]["pixels"] == {"road": 3 * 12 * 24, "sky": 0, "void": 0}
 
 
 @needs_real
