@@ -72,11 +72,13 @@ def check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
     found = verify(name, root)
     counts = ", ".join(f"{split} {values['images']}" for split, values in found["splits"].items())
     packed_dir.mkdir(parents=True, exist_ok=True)
-    note = {"place": str(_place(create_dataset(name, root, next(iter(found["splits"]))))), "date": date.today().isoformat()}
+    dataset = create_dataset(name, root, next(iter(found["splits"])))
+    form = getattr(dataset, "form", "")
+    note = {"place": str(_place(dataset)), "date": date.today().isoformat()}
     _note(packed_dir, name).write_text(json.dumps(note | {"checked": found["checked"]}))
     pixels = {split: values["pixels"] for split, values in found["splits"].items()}
     void = ", ".join(f"{split} {100 * count['void'] / sum(count.values()):.3g}%" for split, count in pixels.items() if count["void"])
-    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}"
+    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}{form and f'; {form}'}"
     yield from doubts(found)
 
 

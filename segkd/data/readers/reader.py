@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import ClassVar
@@ -17,8 +18,11 @@ from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
 from segkd.data.readers.sets import About, about
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
+from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
+TRAIN_IDS = "_labelTrainIds.png"  # the end of masks that scripts of cityscapesScripts and mmsegmentation make
+LOOKED_AT, BEYOND = 64, 10  # masks, and published ids beyond the train ids, that tell which of them masks hold
 WHOLE = 256 * 2**20  # a split with up to so many bytes of images is fingerprinted by all of them
 
 
@@ -40,7 +44,7 @@ class Reader(Dataset):
     A reader says in which ``layouts`` below which ``bases`` it comes and what its splits' folders are called.
     """
 
-    about: ClassVar[About]
+    about: ClassVar[About | None] = None
     how: ClassVar[str]  # how to get the files, for messages
     bases: ClassVar[tuple[str, ...]] = ("",)
     layouts: ClassVar[tuple[Layout, ...]] = ()
@@ -55,6 +59,8 @@ class Reader(Dataset):
         if not self.names:
             raise UserError(f"no images in {self.source.where(self.layout.images)}: {self.how}")
         self.ids = self.id_map()
+        if self._holds_train_ids():
+            self.ids = self.train_ids
 
     @property
     def root(self) -> Path:
@@ -102,13 +108,48 @@ class Reader(Dataset):
         """Raw values to train ids for the layout that was found."""
         return IdMap(self.about.ids, self.about.void)
 
+    @property
+    def train_ids(self) -> IdMap:
+        """The map of masks that hold train ids already."""
+        return IdMap(range(self.num_classes), (IGNORE,))
+
+    @property
+    def form(self) -> str:
+        """What the masks were taken to hold, for messages; empty where they come in one form only."""
+        if self.about is None or self.about.ids == self.train_ids.ids:
+            return ""
+        named = next(iter(self.pairs.values())).mask.endswith(TRAIN_IDS)
+        plain = named or self.ids.ids == self.train_ids.ids
+        return "its masks hold train ids, which are not mapped again" if plain else "its masks hold the set's own ids, mapped to train ids"
+
+    def _holds_train_ids(self) -> bool:
+        """Told by the values: one that only the published ids or only train ids can be, in masks spread over the split.
+
+        Where many published ids lie beyond the train ids, masks that show none of them settle it too.
+        """
+        masks = [pair.mask for pair in self.pairs.values() if not pair.mask.endswith((TRAIN_IDS, ".mat"))]
+        if not masks or self.about is None or self.ids.ids == self.train_ids.ids:
+            return False
+        published, plain = {*self.ids.ids, *self.ids.void}, {*self.train_ids.ids, IGNORE}
+        many = sum(value not in plain for value in self.ids.ids) >= BEYOND
+        seen: set[int] = set()
+        for path in masks[:: max(1, len(masks) // LOOKED_AT)] if many else masks[:4]:
+            with suppress(UserError):  # who reads it says what is wrong with it
+                seen.update(np.unique(self.raw_label(path)).tolist())
+            if not seen <= plain:
+                return False
+            if not seen <= published:
+                return True
+        return many and len(masks) >= LOOKED_AT
+
     def raw_label(self, path: str) -> np.ndarray:
         """What a mask file holds, before the id map: integers (H, W), or colours (H, W, 3) for a ColourMap."""
         return decode.decode_mask(self.source.read(path), self.source.where(path))
 
     def label(self, path: str) -> np.ndarray:
         """Train ids uint8 (H, W) of a mask file."""
-        return self.ids(self.raw_label(path), self.source.where(path))
+        ids = self.train_ids if path.endswith(TRAIN_IDS) else self.ids
+        return ids(self.raw_label(path), self.source.where(path))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         pair = self.pairs[self.names[index]]
