@@ -199,7 +199,9 @@ def _open(folder: Path, meta: Meta) -> Packed | tuple[int, int] | None:
 
 
 def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Packed | tuple[int, int]:
-    """Write the pack; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
+    """Write the pack, and say what its masks were taken for; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
+    if form := getattr(dataset, "form", ""):
+        print(f"{meta.name} {meta.split}: {form}", flush=True)
     if meta.size is not None:
         sizes = np.tile(np.int64(meta.size), (len(chosen), 1))
     else:

@@ -122,10 +122,7 @@ def test_lists(kit, tree):
     describe(tree, splits={"train": "lists/train.txt", "test": "test.txt"}, **ROADS)
     kit.write_list(tree / "lists/train.txt", ["c.x.jpg", "a.x"])  # with or without the ending
     assert create_dataset("folder", tree).names == ["a.x", "c.x"]
-    with pytest.raises(UserError, match="test.txt is not there, a list of .*segkd.yaml"):
-        create_dataset("folder", tree, "test")
-    kit.write_list(tree / "test.txt", ["/etc/passwd"])
-    with pytest.raises(UserError, match="test.txt: '/etc/passwd' leads out"):
+    with pytest.raises(UserError, match="test.txt, the list of test, is not there: .*segkd.yaml"):
         create_dataset("folder", tree, "test")
 
 

@@ -15,7 +15,7 @@ from segkd.data.files import decode
 from segkd.data.catalog import DATASETS, root_candidates
 from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
 from segkd.data.files.ids import ColourMap, IdMap
-from segkd.data.files.layout import Layout, Pair, join, read_list
+from segkd.data.files.layout import Layout, Pair, join
 from segkd.data.readers.reader import Reader
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
@@ -82,19 +82,6 @@ class FolderDataset(Reader):
             share = f"{self.split}, {self.config.splits[self.split]:g} of all"
             raise UserError(f"{self.config.where}: none of {len(pairs)} images falls into {share}: add images or use lists")
         return chosen
-
-    def listed(self) -> set[str] | None:
-        """Names in the split's list, with or without the image's ending."""
-        if not self.layout.lists:
-            return None
-        (path,) = self.layout.lists
-        if not self.source.has(path):
-            raise UserError(f"{self.source.where(path)} is not there, a list of {self.config.where}: mend one of them")
-        return {self._without_ending(name) for name in read_list(self.source, path)}
-
-    def _without_ending(self, name: str) -> str:
-        ends = [end for end in self.config.image_ends if name.lower().endswith(end.lower())]
-        return name[: -len(max(ends, key=len))] if ends else name
 
     def id_map(self) -> IdMap | ColourMap:
         return self.config.ids

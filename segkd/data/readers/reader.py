@@ -14,7 +14,8 @@ import numpy as np
 from segkd.data.files import decode
 from segkd.data.catalog import DATASETS, Dataset, root_candidates
 from segkd.data.files.ids import ColourMap, IdMap
-from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.files.layout import Layout, Pair, by_name, join, some
+from segkd.data.files.lists import Side, read_list
 from segkd.data.readers.sets import About, about
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
@@ -56,8 +57,6 @@ class Reader(Dataset):
         self.source, self.base, self.layout = self.find(root)
         self.pairs = self.list_pairs()
         self.names = sorted(self.pairs)
-        if not self.names:
-            raise UserError(f"no images in {self.source.where(self.layout.images)}: {self.how}")
         self.ids = self.id_map()
         if self._holds_train_ids():
             self.ids = self.train_ids
@@ -79,29 +78,41 @@ class Reader(Dataset):
                     if all(map(source.has_folder, (here.images, here.masks))):
                         return source, base, here
         looked = ", ".join(map(str, places))
-        raise UserError(f"{self.name} ({self.split}) is not in {looked}: {self.how}, or point SEGKD_DATA at where it is")
+        here = self.layouts[0].at(self.bases[-1], self.folder_of.get(self.split, self.split))
+        there = sorted({entry.name for place in places if place.is_dir() for entry in place.iterdir()})
+        seen = f"; there are {some(there)}" if there else ""
+        raise UserError(
+            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}, "
+            "or point SEGKD_DATA at where it is"
+        )
 
     def list_pairs(self) -> dict[str, Pair]:
         """Name -> files; UserError if an image has no mask or a mask no image."""
-        images = by_name(self.source, self.layout.images, self.layout.image_ends, one_each=True)
-        masks = by_name(self.source, self.layout.masks, self.layout.mask_ends)
-        names, listed = self.listed(), True
-        if names is None:
-            names, listed = images.keys() | masks.keys(), False
-        for what, found, folder in (("image", images, self.layout.images), ("mask", masks, self.layout.masks)):
-            missing = sorted(names - found.keys())
+        layout = self.layout
+        masks = Side(layout.masks, layout.mask_ends, by_name(self.source, layout.masks, layout.mask_ends))
+        beside = set(masks.paths.values())  # a mask beside its image is no image
+        images = Side(layout.images, layout.image_ends, by_name(self.source, layout.images, layout.image_ends, True, beside))
+        listed = self.listed(images, masks)
+        names = images.paths.keys() | masks.paths.keys() if listed is None else listed
+        for what, other, side in (("mask", "image", masks), ("image", "mask", images)):
+            missing = sorted(names - side.paths.keys())
             if missing:
-                remedy = "or take it off the list" if listed else f"or take the {'mask' if what == 'image' else 'image'} away"
-                raise UserError(f"{join(str(self.source.path), folder)} has no {what} for {some(missing)}: get it again {remedy}")
-        return {name: Pair(images[name], masks[name]) for name in names}
+                remedy = f"or take the {other} away" if listed is None else "or take it off the list"
+                raise UserError(
+                    f"{join(str(self.source.path), side.folder)} has no {what} for {some(missing)}: get it again {remedy} "
+                    f"({side.instead(self.source, missing[0])})"
+                )
+        if not names:
+            raise UserError(f"no images in {self.source.where(images.folder)} ({images.instead(self.source)}): {self.how}")
+        return {name: Pair(images.paths[name], masks.paths[name]) for name in names}
 
-    def listed(self) -> set[str] | None:
+    def listed(self, images: Side, masks: Side) -> set[str] | None:
         """The names that a list file selects; None if the set comes without lists."""
         if not self.layout.lists:
             return None
         for path in self.layout.lists:
             if self.source.has(path):
-                return set(read_list(self.source, path))
+                return read_list(self.source, path, images, masks)
         raise UserError(f"{self.source.where(self.layout.lists[0])}, the list of {self.split}, is not there: {self.how}")
 
     def id_map(self) -> IdMap | ColourMap:
@@ -123,9 +134,9 @@ class Reader(Dataset):
         return "its masks hold train ids, which are not mapped again" if plain else "its masks hold the set's own ids, mapped to train ids"
 
     def _holds_train_ids(self) -> bool:
-        """Told by the values: one that only the published ids or only train ids can be, in masks spread over the split.
+        """Told by the values of masks spread over the split: all can be train ids, and one cannot be a published id.
 
-        Where many published ids lie beyond the train ids, masks that show none of them settle it too.
+        Where many published ids lie beyond the train ids, many masks that show none of them settle it too.
         """
         masks = [pair.mask for pair in self.pairs.values() if not pair.mask.endswith((TRAIN_IDS, ".mat"))]
         if not masks or self.about is None or self.ids.ids == self.train_ids.ids:
@@ -138,9 +149,7 @@ class Reader(Dataset):
                 seen.update(np.unique(self.raw_label(path)).tolist())
             if not seen <= plain:
                 return False
-            if not seen <= published:
-                return True
-        return many and len(masks) >= LOOKED_AT
+        return not seen <= published or (many and len(masks) >= LOOKED_AT)
 
     def raw_label(self, path: str) -> np.ndarray:
         """What a mask file holds, before the id map: integers (H, W), or colours (H, W, 3) for a ColourMap."""

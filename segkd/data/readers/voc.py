@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from segkd.data.files import decode
-from segkd.data.files.layout import Layout, Pair, by_name, join, read_list, some
+from segkd.data.files.layout import Layout, Pair, by_name, join, some
+from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
 from segkd.data.readers.reader import Reader, register
@@ -49,30 +50,32 @@ class VOC2012Aug(VOC2012):
         own = super().list_pairs()
         if self.split != "train":
             return own
-        val = set(read_list(self.source, join(self.base, f"{LISTS}/val.txt")))
-        return self._from_pngs(val) if self.source.has_folder(self._pngs(self.base)) else self._from_sbd(own, val)
+        lists, images = join(self.base, LISTS), self._side(self.layout.images, ".jpg")
+        val = read_list(self.source, f"{lists}/val.txt", images, self._side(self.layout.masks, ".png"))
+        if not self.source.has_folder(self._pngs(self.base)):
+            return self._from_sbd(own, val, images)
+        masks, listing = self._side(self._pngs(self.base), ".png"), f"{lists}/trainaug.txt"
+        names = read_list(self.source, listing, images, masks) if self.source.has(listing) else masks.paths.keys() - val
+        return self._pairs(names, masks, images)
 
-    def _from_pngs(self, val: set[str]) -> dict[str, Pair]:
-        """The names of ``trainaug.txt``, or, without it, of all masks but val's."""
-        masks, listing = by_name(self.source, self._pngs(self.base), (".png",)), join(self.base, f"{LISTS}/trainaug.txt")
-        names = set(read_list(self.source, listing)) if self.source.has(listing) else masks.keys() - val
-        return self._pairs(names, masks, by_name(self.source, self.layout.images, (".jpg",)))
+    def _side(self, folder: str, end: str) -> Side:
+        return Side(folder, (end,), by_name(self.source, folder, (end,)))
 
-    def _from_sbd(self, own: dict[str, Pair], val: set[str]) -> dict[str, Pair]:
+    def _from_sbd(self, own: dict[str, Pair], val: set[str], images: Side) -> dict[str, Pair]:
         folder = next(filter(self.source.has_folder, SBD_MASKS), None)
         if folder is None:
             raise UserError(f"{self.root} has neither SegmentationClassAug nor SBD's benchmark_RELEASE: {self.how}")
-        base = folder.removesuffix("/cls")
-        names = {name for part in ("train", "val") for name in read_list(self.source, f"{base}/{part}.txt")} - val
-        images = by_name(self.source, f"{base}/img", (".jpg",)) | by_name(self.source, self.layout.images, (".jpg",))
-        return self._pairs(names - own.keys(), by_name(self.source, folder, (".mat",)), images) | own
+        base, masks = folder.removesuffix("/cls"), self._side(folder, ".mat")
+        images = images._replace(paths=self._side(f"{base}/img", ".jpg").paths | images.paths)
+        names = set().union(*(read_list(self.source, f"{base}/{part}.txt", images, masks) for part in ("train", "val")))
+        return self._pairs(names - val - own.keys(), masks, images) | own
 
-    def _pairs(self, names: set[str], masks: dict[str, str], images: dict[str, str]) -> dict[str, Pair]:
-        for what, found in (("mask", masks), ("image", images)):
-            missing = sorted(names - found.keys())
+    def _pairs(self, names: set[str], masks: Side, images: Side) -> dict[str, Pair]:
+        for what, side in (("mask", masks), ("image", images)):
+            missing = sorted(names - side.paths.keys())
             if missing:
                 raise UserError(f"{self.source.path} has no {what} for {some(missing)} of the augmented list: get it again")
-        return {name: Pair(images[name], masks[name]) for name in names}
+        return {name: Pair(images.paths[name], masks.paths[name]) for name in names}
 
     def raw_label(self, path: str) -> np.ndarray:
         if path.endswith(".mat"):
