@@ -1,0 +1,54 @@
+"""Runs to numbers: tidy results, and paired differences with an interval."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from segkd.registry import UserError
+from segkd.study.tables.statistics import t_estimate
+from segkd.study.tables.table import Row
+
+METRICS = (
+    "miou", "macc", "pixel_accuracy", "val_last", "val_last5", "val_best", "seconds_per_step", "teacher_seconds_per_step",
+    "peak_memory_mib", "parameters",
+)  # fmt: skip
+
+
+def tidy(paper: str, name: str, row: Row, run) -> list[dict]:
+    """One line a metric: everything that is quoted anywhere, with the id of the run it comes from."""
+    result = run.result
+    head = {
+        "dataset": run.config.data.name, "paper": paper, "table": name, "row": row.label, "role": row.role, "method": row.spec,
+        "level": ";".join(f"{k}={v}" for k, v in row.level.items()), "seed": run.config.seed, "run": run.id,
+        "split": result["split"],
+    }  # fmt: skip
+    values = {key: result[key] for key in METRICS if key in result}
+    values |= {f"iou/{name}": v for name, v in zip(result["classes"], result["iou"]) if v is not None}
+    return [{**head, "metric": key, "value": value} for key, value in values.items()]
+
+
+def paired(ours: pd.Series, other: pd.Series) -> dict:
+    """Mean difference over shared seeds with a 95 % t interval, and what may be said of it.
+
+    ``ours`` and ``other`` are indexed by seed. Verdict: ``higher`` or ``lower`` if the interval leaves 0 out,
+    ``inconclusive`` otherwise, ``one run`` where there is nothing to form an interval from.
+    """
+    found = t_estimate((ours - other).dropna())
+    verdict = {0: "not run", 1: "one run"}.get(found.n)
+    verdict = verdict or ("higher" if found.low > 0 else "lower" if found.high < 0 else "inconclusive")
+    return {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high, "verdict": verdict}
+
+
+def one_setting(results: pd.DataFrame) -> None:
+    """UserError where tidy lines of several profiles or data sets are to become one table: they cannot be compared."""
+    for column in ("profile", "dataset"):
+        found = sorted(results[column].dropna().unique()) if column in results else []
+        if len(found) > 1:
+            raise UserError(f"results of several {column}s in one table: {', '.join(found)}; make one table of each")
+
+
+def by_seed(group: pd.DataFrame) -> pd.DataFrame:
+    """Tidy lines of one row as a line a seed, a column a metric."""
+    group = group[group["metric"].isin(METRICS)].astype({"value": float})
+    wide = group.pivot_table(index="seed", columns="metric", values="value")
+    return wide.reindex(columns=list(METRICS))

@@ -1,0 +1,148 @@
+"""What stands beside a score: intervals, gain at equal time, parameters of a method, and tables that are refused."""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from scipy import stats
+
+from segkd.config import NetworkConfig, RunConfig
+from segkd.losses.method import create_method
+from segkd.models import create_model
+from segkd.registry import UserError
+from segkd.runs import find
+from segkd.study.tables import step_times
+from segkd.study.tables.costs import equal_time_gain, extra_parameters, step_ms
+from segkd.study.tables.papers import paper_tables
+from segkd.study.tables.printed import printed_tables
+from segkd.study.tables.show import view
+from segkd.study.tables.statistics import half_width
+from segkd.study.tables.step_times import digest
+from segkd.study.tables.study import open_study
+from segkd.study.tables.summaries import summary
+
+
+def lines(row, seed, miou, seconds=0.1, teacher=0.0, **more):
+    metrics = {"miou": miou, "macc": miou + 0.1, "seconds_per_step": seconds, "teacher_seconds_per_step": teacher}
+    return [{"row": row, "seed": seed, "metric": k, "value": v, **more} for k, v in metrics.items()]
+
+
+def write_result(run, miou):
+    run.path.mkdir(parents=True, exist_ok=True)
+    result = {"id": run.id, "split": "test", "miou": miou, "macc": miou, "iou": [miou], "classes": ["Sky"], "num_classes": 1}
+    (run.path / "result.json").write_text(json.dumps(result | {"seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}))
+
+
+def test_equal_time_is_interpolated_between_the_two_lengths():
+    own, base, longer = (pd.Series(v, [0, 1]) for v in ([0.60, 0.70], [0.50, 0.50], [0.60, 0.50]))
+    gain, seeds = equal_time_gain(own, base, longer, 1.25)  # half the way: 0.55 and 0.50
+    assert gain == pytest.approx((0.05 + 0.20) / 2) and seeds == 2
+    assert equal_time_gain(own, base, longer, 1.0)[0] == pytest.approx(0.15)
+    assert equal_time_gain(own, base, longer, 0.9)[0] == pytest.approx(0.15)  # noise of the clock: not shorter than it is
+    assert equal_time_gain(own, base, longer, 1.5)[0] == pytest.approx(0.10)
+    assert equal_time_gain(own, base, longer[:1], 1.25) == (pytest.approx(0.05), 1)
+    assert equal_time_gain(own, base, longer, 2.5)[0] == pytest.approx(0.10)  # nothing longer to compare with
+    gain, seeds = equal_time_gain(own, base, longer[:0], 1.25)
+    assert math.isnan(gain) and seeds == 0
+
+
+def test_a_table_has_one_clock(tmp_path, monkeypatch):
+    """Steps measured by themselves where all rows with runs are, else the runs' own time for all of them."""
+    student, taught = RunConfig(), RunConfig(network=NetworkConfig("deeplabv3/resnet50"))
+    configs = {"baseline": student, "KD": replace(student, method="kd", teacher=taught), "CWD": replace(student, method="cwd", teacher=taught)}
+    table = ["row,ms a step,ms of the teacher's pass,kind"]
+    table += [f"baseline,100,0,{digest(configs['baseline'])}", f"KD,110,40.5,{digest(configs['KD'])}"]
+    (tmp_path / "methods.csv").write_text("\n".join(table))
+    monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
+    clock = pd.DataFrame({"seconds_per_step": [0.1, 0.3, 0.1], "teacher_seconds_per_step": [0.05, 0.05, 0.05]})
+    assert step_ms(configs, {"baseline": clock, "KD": clock}) == ({"baseline": 100.0, "KD": 150.5}, True)
+    both = pytest.approx(150)
+    assert step_ms(configs, {"baseline": clock, "CWD": clock}) == ({"baseline": both, "CWD": both}, False)
+    monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
+    assert step_ms(configs, {"KD": clock}) == ({"KD": both}, False)
+
+
+def test_half_width_is_the_t_interval_of_the_mean():
+    values = pd.Series([30.0, 31.0, 35.0])
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    assert half_width(values.std(), 3) == pytest.approx((high - low) / 2) and math.isnan(half_width(math.nan, 1))
+
+
+@pytest.mark.parametrize("spec", ["cwd", "cwd+skd", "mgd", "kd+cirkd", "kd+fitnet"])
+def test_extra_parameters_are_those_of_the_methods_modules(spec):
+    networks = [NetworkConfig("pspnet/resnet18", 0.125), NetworkConfig("pspnet/resnet18", 0.25)]
+    student, teacher = (create_model("pspnet", "resnet18", classes=11, width=n.width).info for n in networks)
+    modules = create_method(spec).build(student, teacher)
+    config = RunConfig(network=networks[0], method=spec, teacher=RunConfig(network=networks[1]))
+    assert extra_parameters(config) == sum(p.numel() for p in modules.parameters())
+
+
+def test_each_students_gain_is_over_its_own_baseline():
+    table = printed_tables("lad")["table1"]
+    values = {"DeepLabV3-R18: baseline": 0.5, "DeepLabV3-R18: LAD": 0.52, "PSPNet-R18: baseline": 0.3, "PSPNet-R18: LAD": 0.36}
+    results = pd.DataFrame([one for row, v in values.items() for seed in (0, 1) for one in lines(row, seed, v + seed / 100)])
+    found = summary(table, results, "baseline").set_index("row")
+    assert found.loc["DeepLabV3-R18: LAD", "gain"] == pytest.approx(2) and found.loc["PSPNet-R18: LAD", "gain"] == pytest.approx(6)
+    assert found.loc["PSPNet-R18: LAD", "paper gain"] == pytest.approx(3.6)
+    assert math.isnan(found.loc["PSPNet-R18: baseline", "gain"]) and found.loc["PSPNet-R18: CWD", "verdict"] == "not run"
+    assert found.loc["PSPNet-R18: CWD", "paper gain"] == pytest.approx(1.8)
+
+
+def test_a_row_whose_baseline_was_not_run_says_so():
+    table = paper_tables("hwd", None)["main"]
+    found = summary(table, pd.DataFrame(lines("HWD", 0, 0.4, 0.1, 0.05)), "baseline").set_index("row")
+    assert found.loc["HWD", "verdict"] == "reference not run"
+
+
+def test_a_table_says_what_was_run_and_folds_the_rest():
+    table = paper_tables("hwd", None)["main"]
+    results = pd.DataFrame(lines("baseline", 0, 0.4) + lines("HWD", 0, 0.5) + lines("HWD", 1, 0.5))
+    made = view(summary(table, results, "baseline"), table, {"HWD": "ours <b>"}, {"HWD": ["run-a"], "baseline": ["run-b"]}, missing="make <b>", reference="baseline")
+    page = BeautifulSoup(made.to_html(), "html.parser")
+    folds = {fold.summary.get_text(): fold.extract().get_text() for fold in page.find_all("details")}
+    text = page.get_text()
+    assert "ours <b>" in text and page.find("td", title="run-a").get_text() == "1" and "make <b>" in page.find_all("code")[-1].get_text()
+    assert "more rows are not run here" in text and "CWD" not in text, "a row that was not run is counted, not shown"
+    assert text.count("one seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
+    (title,) = folds
+    assert title.startswith("In the paper (Table II") and "CWD" in folds[title] and "33.85" in folds[title], "the paper's stand apart"
+    beside = view(summary(table, results, "baseline"), table, {}, {"HWD": ["run-a"]}, comparable=True).to_html()
+    assert "33.85" in beside and "<details" not in beside
+
+
+@pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
+def test_mixed_results_are_refused(column, values):
+    mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
+    with pytest.raises(UserError, match=f"several {column}s in one table: {values[0]}, {values[1]}"):
+        summary(paper_tables("hwd", None)["main"], pd.DataFrame(mixed), "baseline")
+
+
+def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    study = open_study("rdd", "quick", "camvid", student="pspnet/resnet18")
+    found = study.summary("table4").set_index("row")
+    assert found.loc["baseline", "GMACs"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
+    assert (found["runs"] == 0).all() and found.loc["SKD", "extra parameters"] > 1e6
+    page = study.table("table4").to_html()
+    assert "Nothing of this table is run here: <code>make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
+
+
+def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(tmp_path, monkeypatch):
+    """FAKD Table 1 names four pairs of networks; at `quick` one pair of another width is run, once for both starts."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+    study = open_study("fakd", "quick", "scenes")
+    for row in study.rows("table1"):
+        if not row.network or row.network == "pspnet/resnet18":
+            config = study.config(row, 0)
+            write_result(find(config), 0.3)
+    page = BeautifulSoup(study.table("table1").to_html(), "html.parser")
+    for fold in page.find_all("details"):
+        fold.extract()
+    rows = [cells[0].get_text() for line in page.find_all("tr") if (cells := line.find_all("td"))]
+    assert rows == ["teacher (plain, larger): pspnet/resnet18 (width 0.25)", "baseline", "SKD", "IFVD", "CIRKD", "CWD", "FAKD"]
+    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), random start"
+    assert not re.search("R101|R18|PSPNet|from scratch", page.get_text())
