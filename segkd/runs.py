@@ -20,7 +20,7 @@ import torch
 from segkd.config import ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig
 from segkd.config import differences, from_dict, runs_root, to_dict
 from segkd.data import list_datasets
-from segkd.data.readers.folder import content
+from segkd.data.folder import content
 from segkd.data.store import Packed, pack
 from segkd.losses.method import Method, TeacherKind, create_method
 from segkd.metrics import scores

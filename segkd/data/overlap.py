@@ -41,7 +41,8 @@ def _same(one: Dataset, other: Dataset) -> Iterator[tuple[str, str]]:
     theirs = defaultdict(list)
     for name, pair in other.pairs.items():
         theirs[other.source.size(pair.image)].append((name, pair.image))
-    for name, pair in one.pairs.items():
+    for name in one.names:
+        pair = one.pairs[name]
         for their_name, path in theirs.get(one.source.size(pair.image), ()):
             copied = not one.as_stored and one.source.checksum(pair.image) == other.source.checksum(path)
             if pair.image == path or copied:

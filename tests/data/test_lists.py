@@ -8,7 +8,7 @@ from segkd.registry import UserError
 
 FORMS = [  # of a line for image "00" in images/train, mask in masks/train
     "{}", "{}.jpg", "./{}.jpg", "images/train/{}.jpg", "train/{}.jpg", "train\\{}.jpg", '"{}"', "{}.jpg {}.png", "{}.jpg\t{}.png",
-    "{}.jpg,{}.png", "/images/train/{}.jpg /masks/train/{}.png", "/home/me/my data/images/train/{}.jpg /home/me/my data/masks/train/{}.png",
+    "{}.jpg,{}.png", "/images/train/{}.jpg /masks/train/{}.png", "/disk/my data/images/train/{}.jpg /disk/my data/masks/train/{}.png",
     "C:\\roads\\images\\train\\{}.jpg C:\\roads\\masks\\train\\{}.png", "# 0\n\n{}", "\ufeff{}", "{}\r",
 ]  # fmt: skip
 DESCRIPTION = "classes: [road, crack]\nimages: images/train\nmasks: masks/train\nsplits: {train: train.txt}"

@@ -6,7 +6,6 @@ and how the images are split; folder_config.py checks it.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,6 @@ from segkd.data.files.unpack import sources
 from segkd.registry import UserError
 
 DESCRIPTION = "segkd.yaml"
-
-
-def content(root: str | Path | None = None) -> str:
-    """Eight hex digits over description, images and masks of all splits of a described folder, wherever it lies."""
-    splits = FolderDataset(root, "train").config.splits
-    prints = {split: FolderDataset(root, split).fingerprint() for split in sorted(splits)}
-    return hashlib.sha256(repr(prints).encode()).hexdigest()[:8]
 
 
 @DATASETS.register("folder")

@@ -129,7 +129,7 @@ class Reader(Dataset):
         """What the masks were taken to hold, for messages; empty where they come in one form only."""
         if self.about is None or self.about.ids == self.train_ids.ids:
             return ""
-        named = next(iter(self.pairs.values())).mask.endswith(TRAIN_IDS)
+        named = self.pairs[self.names[0]].mask.endswith(TRAIN_IDS)
         plain = named or self.ids.ids == self.train_ids.ids
         return "its masks hold train ids, which are not mapped again" if plain else "its masks hold the set's own ids, mapped to train ids"
 
@@ -138,7 +138,7 @@ class Reader(Dataset):
 
         Where many published ids lie beyond the train ids, many masks that show none of them settle it too.
         """
-        masks = [pair.mask for pair in self.pairs.values() if not pair.mask.endswith((TRAIN_IDS, ".mat"))]
+        masks = [mask for name in self.names if not (mask := self.pairs[name].mask).endswith((TRAIN_IDS, ".mat"))]
         if not masks or self.about is None or self.ids.ids == self.train_ids.ids:
             return False
         published, plain = {*self.ids.ids, *self.ids.void}, {*self.train_ids.ids, IGNORE}
