@@ -17,7 +17,7 @@ from pathlib import Path
 from segkd.data import create_dataset
 from segkd.data.downloads import is_here
 from segkd.data.pool import cores
-from segkd.data.sets import about
+from segkd.data.readers.sets import about
 from segkd.data.store import pack
 
 SPLITS, SIZE, REPEATS = ("train", "val", "test"), (360, 480), 3

@@ -8,7 +8,6 @@ import http.client
 import os
 import re
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
+from tqdm import tqdm
+
 from segkd.registry import UserError
 
 CHUNK = 1 << 18
 TRIES = 3  # an address that breaks off is asked so often for the rest before the next one
-LINE_SECONDS = 10.0  # without a terminal: a line so often
 
 
 class _Failed(Exception):
@@ -36,17 +36,27 @@ def fetch(urls: Sequence[str], digest: str | None, target: Path, timeout: float 
     """Bring the file with this hash to ``target`` from the first of ``urls`` (http, https) that has it; returns it.
 
     ``digest``: SHA-256 in hex, or ``md5:`` and an MD5 where its publisher gives no better one; None: the first body that
-    arrives whole is taken, and the caller checks what is in it before he uses it. A file that is there is checked and kept. What has come stays in a hidden ``.part`` file beside the target, and the
-    next call asks for the rest; a body with another hash is thrown away. Processes that want the same file wait for one
-    another. ``timeout``: seconds without a byte. UserError: an existing file with another hash, a folder that cannot be
-    written, no address that works; it says where to put the file by hand.
+    arrives whole is taken, and the caller checks what is in it before he uses it. A file that is there is checked and kept.
+    What has come stays in a hidden ``.part`` file beside the target, and the next call asks for the rest; a body with
+    another hash is thrown away. Processes that want the same file wait for one another. ``timeout``: seconds without a
+    byte. UserError: an existing file with another hash, a folder that cannot be written, no address that works; it says
+    where to put the file by hand.
     """
     target, expected = Path(target), _expected(digest)
-    _check(urls)
-    if not _is_there(target, expected):
-        with _writing(target), _partial(target, expected) as part:
-            if not _is_there(target, expected):  # another process may have brought it while we waited
-                _from_first_that_works(urls, expected, target, part, timeout)
+    if isinstance(urls, str) or not urls:
+        raise UserError("download: give a list of one address or more")
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise UserError(f"download: '{url}' is no http or https address")
+    try:
+        if not _is_there(target, expected):
+            with _partial(target, expected) as part:
+                if not _is_there(target, expected):  # another process may have brought it while we waited
+                    _from_first_that_works(urls, expected, target, part, timeout)
+    except OSError as error:  # of the disk: those of the net are `_Failed` long before
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; make {target.parent} a folder with room that you may write"
+        ) from error
     return target
 
 
@@ -57,61 +67,36 @@ def file_sha256(path: Path) -> str:
 
 
 class _Expected(NamedTuple):
-    """The hash that a file must have; ``algorithm`` None: any will do."""
+    """The hash that a file must have, ``name`` in words; without ``algorithm`` any will do."""
 
-    algorithm: str | None
+    algorithm: str
+    name: str
     value: str
 
-    @property
-    def name(self) -> str:
-        return {"sha256": "SHA-256", "md5": "MD5"}.get(self.algorithm, "")
-
-    def matches(self, file: BinaryIO) -> tuple[bool, str]:
-        """Whether the bytes from the file's place on are the expected ones, and the hash that they have."""
-        if self.algorithm is None:
-            return True, ""
-        found = hashlib.file_digest(file, self.algorithm).hexdigest()
-        return found == self.value, found
+    def of(self, file: BinaryIO) -> str:
+        """The hash of the bytes from the file's place on."""
+        return hashlib.file_digest(file, self.algorithm).hexdigest() if self.algorithm else self.value
 
 
 def _expected(digest: str | None) -> _Expected:
     if digest is None:
-        return _Expected(None, "unknown")
+        return _Expected("", "", "unknown")
     found = re.fullmatch(r"([0-9a-f]{64})|md5:([0-9a-f]{32})", digest.lower())
     if found is None:
         raise UserError(f"download: '{digest}' is no SHA-256; give 64 hex digits (or md5: and 32)")
-    return _Expected("sha256" if found[1] else "md5", found[1] or found[2])
-
-
-def _check(urls: Sequence[str]) -> None:
-    if isinstance(urls, str) or not urls:
-        raise UserError("download: give a list of one address or more")
-    for url in urls:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise UserError(f"download: '{url}' is no http or https address")
+    return _Expected("sha256", "SHA-256", found[1]) if found[1] else _Expected("md5", "MD5", found[2])
 
 
 def _is_there(target: Path, expected: _Expected) -> bool:
     if not target.exists():
         return False
     with open(target, "rb") as file:
-        good, found = expected.matches(file)
-    if not good:
+        found = expected.of(file)
+    if found != expected.value:
         raise UserError(
             f"{target}: {expected.name} is {found[:16]}..., expected {expected.value[:16]}...; remove the file to download it anew"
         )
     return True
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Errors of the disk inside become a UserError; those of the net are `_Failed` long before."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; make {target.parent} a folder with room that you may write"
-        ) from error
 
 
 @contextmanager
@@ -154,28 +139,28 @@ def _from_first_that_works(urls: Sequence[str], expected: _Expected, target: Pat
 def _from(url: str, expected: _Expected, name: str, part: BinaryIO, timeout: float) -> None:
     """Fill ``part`` from one address, or `_Failed`. Bad bytes that were there before are not held against the address."""
     for left in reversed(range(TRIES)):
-        have, good, found = _state(part, expected)
+        have, found = _state(part, expected)
         try:
-            if not good or not expected.algorithm:
+            if found != expected.value or not expected.algorithm:
                 _append(url, name, part, have, timeout)
-                _, good, found = _state(part, expected)
+                _, found = _state(part, expected)
         except _Failed as failed:
             if not (failed.again and left):
                 raise
             continue
-        if good:
+        if found == expected.value:
             return
         _empty(part)
         if not have or not left:
             raise _Failed(f"has another {expected.name} ({found[:16]}..., expected {expected.value[:16]}...)")
 
 
-def _state(part: BinaryIO, expected: _Expected) -> tuple[int, bool, str]:
-    """Bytes that are there, whether they are the expected ones, their hash."""
+def _state(part: BinaryIO, expected: _Expected) -> tuple[int, str]:
+    """Bytes that are there, and their hash."""
     part.flush()
     part.seek(0)
-    good, found = expected.matches(part)
-    return part.seek(0, os.SEEK_END), good, found
+    found = expected.of(part)
+    return part.seek(0, os.SEEK_END), found
 
 
 def _empty(part: BinaryIO) -> None:
@@ -193,13 +178,16 @@ def _append(url: str, name: str, part: BinaryIO, have: int, timeout: float) -> N
                 raise _Failed("answered with another part of the file than was asked for", again=True)
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else None
-        with _Bar(name, str(urlsplit(url).hostname), have, total) as bar:
+        often = 0.1 if sys.stderr.isatty() else 10  # seconds from one word of progress to the next
+        what = f"download {name} from {urlsplit(url).hostname}"
+        with tqdm(None, what, total, initial=have, unit="B", unit_scale=True, mininterval=often, dynamic_ncols=True) as bar:
             for chunk in _chunks(response):
                 part.write(chunk)
-                bar.add(len(chunk))
+                have += len(chunk)
+                bar.update(len(chunk))
         part.flush()
-        if total is not None and bar.have < total:
-            raise _Failed(f"broke off after {bar.have} of {total} bytes", again=True)
+        if total is not None and have < total:
+            raise _Failed(f"broke off after {have} of {total} bytes", again=True)
 
 
 def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
@@ -236,37 +224,3 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
-
-
-class _Bar:
-    """How far a download is: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, name: str, host: str, have: int, total: int | None):
-        self.have, self.total, self.name, self.bar = have, total, name, None
-        self.last_line = time.monotonic()
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, dynamic_ncols=True)
-        else:
-            self._say(f" from {host}")
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def add(self, count: int) -> None:
-        """``count`` more bytes are written."""
-        self.have += count
-        if self.bar is not None:
-            self.bar.update(count)
-        elif time.monotonic() - self.last_line > LINE_SECONDS:
-            self.last_line = time.monotonic()
-            self._say("")
-
-    def _say(self, more: str) -> None:
-        total = "" if self.total is None else f" of {self.total / 1e6:.1f}"
-        print(f"download {self.name}{more}: {self.have / 1e6:.1f}{total} MB", flush=True)

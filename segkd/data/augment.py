@@ -47,7 +47,7 @@ def augment(
     bilinear (half-pixel centres, no antialiasing), labels by the nearest pixel centre, padding ImageNet's mean colour
     and ``ignore``.
 
-    ``cat_max_ratio`` below 1: a crop in which one class has this share of the labelled pixels or more, or which shows
+    ``cat_max_ratio`` below 1: a crop in which one class has this fraction of the labelled pixels or more, or which shows
     fewer than two classes, is drawn again, up to 10 times (mmseg: 0.75). ``photometric``: see photometric.py.
     ``sizes`` int64 (B, 2), on the CPU: of images that are padded bottom/right to the batch's largest; None: all are
     (H, W). ``part`` (first, total): the images are these of a batch that several processes share.
@@ -90,7 +90,7 @@ def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: fl
 
 
 def _one_class_rules(labels: Tensor, cap: float, ignore: int) -> Tensor:
-    """(B,) bool: fewer than two classes among the pixels of int64 (B, h, w), or one with a share of ``cap`` or more."""
+    """(B,) bool: fewer than two classes among the pixels of int64 (B, h, w), or one with a fraction of ``cap`` or more."""
     image = torch.arange(len(labels), device=labels.device)[:, None, None]
     counts = torch.bincount((labels + 256 * image).flatten(), minlength=256 * len(labels)).view(-1, 256)
     counts[:, ignore] = 0

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from segkd.data import scenes
-from segkd.registry import Registry, unknown
+from segkd.registry import Registry, UserError, unknown
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "data" / "manifests"
@@ -94,7 +95,8 @@ class Scenes(Dataset):
 
     def fingerprint(self) -> str:
         """The generator's version and parameters; its pixels are the same on any CPU, and a test holds their hash."""
-        return digest_files([], "scenes", str(scenes.VERSION), self.split, repr(scenes.DIFFICULTY))
+        facts = ("scenes", str(scenes.VERSION), self.split, repr(scenes.DIFFICULTY))
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def at_size(self, size: tuple[int, int]) -> Scenes:
         return Scenes(split=self.split, size=tuple(size))
@@ -115,19 +117,17 @@ def create_dataset(name: str, root: str | Path | None = None, split: str = "trai
 
 
 def root_candidates(root: str | Path | None, children: tuple[str, ...]) -> list[Path]:
-    """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw."""
+    """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw.
+
+    UserError: a $SEGKD_DATA that is not there.
+    """
     named = root if root is not None else os.environ.get("SEGKD_DATA")
     named = Path(named).expanduser() if named else None
+    if root is None and named and not named.exists():  # else what lies in data/raw would be taken without a word
+        near = get_close_matches(named.name, os.listdir(named.parent), 1) if named.parent.is_dir() else []
+        hint = f"did you mean {named.parent / near[0]}? " if near else ""
+        raise UserError(f"SEGKD_DATA names {named}, which is not there: {hint}mend it, or unset it to look in data/raw")
     found = [named, *(named / child for child in children)] if named else []
     if root is None:  # a notebook's working directory is not the checkout's
         found += [base / "data" / "raw" / children[0] for base in (Path.cwd(), CHECKOUT)]
     return list(dict.fromkeys(found))
-
-
-def digest_files(paths: list[Path], *extra: str) -> str:
-    """SHA-256 over the names and the bytes of files, in the order given, and over ``extra`` words."""
-    digest = hashlib.sha256(json.dumps(extra).encode())
-    for path in paths:
-        digest.update(f"{path.parent.name}/{path.name}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

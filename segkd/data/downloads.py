@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from segkd.data.catalog import CHECKOUT, DATASETS, create_dataset
+from segkd.data.files.unpack import forget
 from segkd.data.verify import has_manifest, verify
 from segkd.download import fetch
 from segkd.registry import UserError
@@ -29,10 +29,15 @@ class Archive:
     bytes: int = 0
     by_hand: str = ""
 
-    @property
-    def kept_as(self) -> str:
-        """Its name once it is there: a compressed .tar cannot be read in place."""
-        return self.name.removesuffix(".gz").removesuffix(".tgz") + (".tar" if self.name.endswith(".tgz") else "")
+    def why_not(self, name: str) -> str:
+        """Why it is not fetched for the set ``name``; empty if it may be."""
+        safe = self.digest or has_manifest(name)
+        return self.by_hand or ("" if safe else "no hash and no manifest tells whether it is the right file: get it by hand")
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether it is there, perhaps uncompressed."""
+        plain = self.name.removesuffix(".gz").replace(".tgz", ".tar")
+        return (folder / self.name).exists() or (folder / plain).exists()
 
 
 def table(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:
@@ -57,49 +62,24 @@ def download(name: str, folder: Path | None = None, archives: Sequence[Archive] 
     if it does not agree. UserError: a file that must be got by hand (before anything is fetched), no room, no network.
     """
     folder = place(name) if folder is None else Path(folder)
-    missing = [archive for archive in _of(name, archives) if not (folder / archive.kept_as).exists()]
-    by_hand = [archive for archive in missing if archive.by_hand or not (archive.digest or has_manifest(name))]
-    if by_hand:
-        why = by_hand[0].by_hand or "no hash and no manifest tells whether it is the right file: get it by hand"
-        files = ", ".join(archive.name for archive in by_hand)
-        raise UserError(f"{name}: {files} cannot be downloaded here: {why}; put what you get into {folder} and give the command again")
-    _check_room(name, folder, missing)
-    for archive in missing:
-        fetch(archive.urls, archive.digest, folder / archive.name)
-        _expand(folder / archive.name, folder / archive.kept_as)
-    unknown = [folder / archive.kept_as for archive in missing if not archive.digest]
-    if unknown:
-        _keep_if_right(name, folder, unknown)
-    return folder
-
-
-def _of(name: str, archives: Sequence[Archive] | None) -> Sequence[Archive]:
-    found = table().get(name, ()) if archives is None else archives
-    if not found:
+    archives = table().get(name, ()) if archives is None else archives
+    if not archives:
         raise UserError(f"{name} cannot be downloaded: {getattr(DATASETS.get(name), 'how', 'see data/README.md')}")
-    return found
-
-
-def _check_room(name: str, folder: Path, missing: Sequence[Archive]) -> None:
+    missing = [archive for archive in archives if not archive.is_in(folder)]
+    by_hand = [archive for archive in missing if archive.why_not(name)]
+    if by_hand:
+        why, files = by_hand[0].why_not(name), ", ".join(archive.name for archive in by_hand)
+        raise UserError(f"{name}: {files} cannot be downloaded here: {why}; put what you get into {folder} and give the command again")
     folder.mkdir(parents=True, exist_ok=True)
     need, free = sum(archive.bytes for archive in missing), shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{name}: no room in {folder}: {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-
-
-def _expand(path: Path, target: Path) -> None:
-    """The .tar in a .tgz beside it, whole or not at all."""
-    if path == target:
-        return
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with gzip.open(path) as packed, open(part, "wb") as plain:
-            shutil.copyfileobj(packed, plain, 1 << 20)
-    except (OSError, EOFError) as error:  # gzip's own errors are OSErrors
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be unpacked ({error}): make room in {path.parent}, or remove it and try again") from error
-    part.rename(target)
-    path.unlink()
+    for archive in missing:
+        fetch(archive.urls, archive.digest, folder / archive.name)
+    unknown = [folder / archive.name for archive in missing if not archive.digest]
+    if unknown:
+        _keep_if_right(name, folder, unknown)
+    return folder
 
 
 def _keep_if_right(name: str, folder: Path, files: Sequence[Path]) -> None:
@@ -108,6 +88,7 @@ def _keep_if_right(name: str, folder: Path, files: Sequence[Path]) -> None:
         verify(name, folder)
     except UserError as error:
         for file in files:
+            forget(file)
             file.unlink(missing_ok=True)
         names = ", ".join(file.name for file in files)
         raise UserError(f"{names} was fetched, is not what it should be, and was removed again: {error}") from error
@@ -116,7 +97,7 @@ def _keep_if_right(name: str, folder: Path, files: Sequence[Path]) -> None:
 def may_be_fetched(name: str) -> bool:
     """Whether ``download`` brings a set without anything done by hand."""
     archives = table().get(name, ())
-    return bool(archives) and all(not a.by_hand and (a.digest or has_manifest(name)) for a in archives)
+    return bool(archives) and not any(archive.why_not(name) for archive in archives)
 
 
 def is_here(name: str, root: str | Path | None = None) -> bool:

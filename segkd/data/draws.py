@@ -28,7 +28,7 @@ class Numbers(NamedTuple):
         """
         first, total = part or (0, count)
         if not 0 <= first <= first + count <= total:
-            raise UserError(f"images {first} to {first + count} are no part of a batch of {total}; see sampler.share")
+            raise UserError(f"images {first} to {first + count} are no part of a batch of {total}; see sampler.shard")
         shapes = (total, 4), (total, TRIES, 2), (total, 9)
         drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
         return cls(*(numbers[first : first + count] for numbers in drawn))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-from segkd.data.catalog import CHECKOUT, DATASETS, Dataset, create_dataset, list_datasets
+from segkd.data.catalog import CHECKOUT, DATASETS, Dataset, create_dataset, list_datasets, root_candidates
 from segkd.data.downloads import download, is_here, may_be_fetched
 from segkd.data.store import pack
-from segkd.data.verify import splits_of, verify
+from segkd.data.verify import doubts, splits_of, verify
 from segkd.registry import UserError, unknown
 
 PACKED = CHECKOUT / "data" / "packed"
@@ -36,7 +36,7 @@ def command(words: list[str], root: Path | None = None, size: str | None = None,
         root = download(name, root)
         yield f"{name}: downloaded into {root}"
     if action in ("all", "verify"):
-        yield check(name, root, packed_dir)
+        yield from check(name, root, packed_dir)
     if action == "prepare" or (action == "all" and (size or not drawn(name))):
         yield from prepare(name, root, parse_size(size), packed_dir)
 
@@ -64,16 +64,22 @@ def prepare(name: str, root: Path | None, size: tuple[int, int] | None, packed_d
         yield f"{name} {split}: {len(packed)} images at {at}, {packed.nbytes / 1e6:.0f} MB in {packed.path}"
 
 
-def check(name: str, root: Path | None, packed_dir: Path) -> str:
-    """Compare a set with its manifest, remember that it was right, and say what was compared."""
+def check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
+    """Compare a set with its manifest, remember that it was right, and say what was compared and what is doubtful."""
     if drawn(name):
-        return f"{name}: drawn when needed, no files to verify"
+        yield f"{name}: drawn when needed, no files to verify"
+        return
     found = verify(name, root)
     counts = ", ".join(f"{split} {values['images']}" for split, values in found["splits"].items())
     packed_dir.mkdir(parents=True, exist_ok=True)
-    note = {"place": str(_place(create_dataset(name, root, next(iter(found["splits"]))))), "date": date.today().isoformat()}
+    dataset = create_dataset(name, root, next(iter(found["splits"])))
+    form = getattr(dataset, "form", "")
+    note = {"place": str(_place(dataset)), "date": date.today().isoformat()}
     _note(packed_dir, name).write_text(json.dumps(note | {"checked": found["checked"]}))
-    return f"{name}: {counts} images verified ({found['checked']})"
+    pixels = {split: values["pixels"] for split, values in found["splits"].items()}
+    void = ", ".join(f"{split} {100 * count['void'] / sum(count.values()):.3g}%" for split, count in pixels.items() if count["void"])
+    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}{form and f'; {form}'}"
+    yield from doubts(found)
 
 
 def _note(packed_dir: Path, name: str) -> Path:
@@ -82,6 +88,7 @@ def _note(packed_dir: Path, name: str) -> Path:
 
 def overview(packed_dir: Path) -> list[str]:
     """A table of all sets: state, images per split, packs, bytes on the disk, licence, and below it what is wrong."""
+    root_candidates(None, ("",))  # a wrong SEGKD_DATA is one error, not one of each set
     head = ("set", "state", "images", "packed", "disk", "licence")
     rows, notes = [head], []
     for name in list_datasets():
@@ -123,15 +130,15 @@ def _place(dataset: Dataset) -> Path:
 
 
 def _packs(name: str, packed_dir: Path) -> tuple[list[str], int]:
-    """Sizes at which splits are packed (``...`` behind one that is not finished), and their bytes."""
+    """Sizes at which splits are packed, and their bytes."""
     sizes, total = {}, 0
     for folder in sorted(packed_dir.glob(f"{name}-*")):
-        found = re.fullmatch(rf"{re.escape(name)}-\w+-(native|\d+x\d+)-n\d+-v\d+-[0-9a-f]+(\.part)?", folder.name)
+        found = re.fullmatch(rf"{re.escape(name)}-\w+-(native|\d+x\d+)-n\d+-v\d+-[0-9a-f]+", folder.name)
         if found and folder.is_dir():
             used = disk_bytes(folder)
             total += used
             if used > 1 << 16 or found[1] != "native":  # a small native folder only says where the images are
-                sizes.setdefault(found[1] + ("..." if found[2] else ""), None)
+                sizes[found[1]] = None
     return list(sizes), total
 
 

@@ -1,4 +1,4 @@
-"""The same work on many images, by one process a core: results as they come, the time left, a killed process is one error."""
+"""The same work on many images, by one process a core: results in order, the time left, a killed process is one error."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import Any
+
+from tqdm import tqdm
 
 from segkd.registry import UserError
 
 ROWS = 16  # images that make another process worth its start, and the most that one is given at a time
-LINE_SECONDS = 20.0  # without a terminal: a line so often
 
 Work = Callable[[Any, int], Any]  # (what all share, row) -> result
 
 
-def in_processes(work: Work, shared: Any, rows: Sequence[int], what: str) -> Iterator[tuple[int, Any]]:
-    """(row, ``work(shared, row)``) for every row, in the order in which they are done; ``what`` is said of the progress.
+def in_processes(work: Work, shared: Any, count: int, what: str) -> Iterator[Any]:
+    """``work(shared, row)`` for the rows 0 to count - 1, in order; ``what`` is said of the progress on stderr.
 
     ``work`` is a function of a module and ``shared`` can be pickled, so that any way of starting a process will do. Few
     rows are done by this process. The first error of ``work`` is raised here and ends it; so does a process that was
-    killed (UserError). What was yielded before is done.
+    killed (UserError).
     """
-    processes = min(cores(), len(rows) // ROWS)
-    found = _by_workers(work, shared, rows, what, processes) if processes > 1 else ((row, work(shared, row)) for row in rows)
-    yield from _shown(found, len(rows), what)
+    often = 0.1 if sys.stderr.isatty() else 20  # seconds from one word of progress to the next
+    processes = min(cores(), count // ROWS)
+    found = _by_workers(work, shared, count, what, processes) if processes > 1 else (work(shared, row) for row in range(count))
+    yield from tqdm(found, what, count, unit="image", leave=False, mininterval=often, delay=often, dynamic_ncols=True)
 
 
 def cores() -> int:
@@ -39,21 +40,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _by_workers(work: Work, shared: Any, rows: Sequence[int], what: str, processes: int) -> Iterator[tuple[int, Any]]:
-    each = max(1, min(ROWS, len(rows) // (8 * processes)))
-    chunks = (rows[start : start + each] for start in range(0, len(rows), each))
+def _by_workers(work: Work, shared: Any, count: int, what: str, processes: int) -> Iterator[Any]:
     pool = ProcessPoolExecutor(processes, _context(), _start, (work, shared, os.getpid()))
     try:
-        running = {pool.submit(_chunk, chunk) for chunk in islice(chunks, 3 * processes)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(_chunk, chunk) for chunk in islice(chunks, len(done))}
-            for future in done:
-                yield from future.result()
+        yield from pool.map(_work, range(count), chunksize=max(1, min(ROWS, count // (8 * processes))))
     except BrokenProcessPool as error:
         raise UserError(
             f"{what}: a worker process was killed, most likely for want of memory; close other programs and give the same "
-            "command again"
+            "command again: it begins anew"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -80,25 +74,6 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def _chunk(rows: Sequence[int]) -> list[tuple[int, Any]]:
+def _work(row: int) -> Any:
     work, shared = _task
-    return [(row, work(shared, row)) for row in rows]
-
-
-def _shown(found: Iterable[tuple[int, Any]], total: int, what: str) -> Iterator[tuple[int, Any]]:
-    """``found`` with a bar on a terminal, elsewhere with a line now and then."""
-    from tqdm import tqdm
-
-    begin = last = time.monotonic()
-    bar = tqdm(total=total, desc=what, unit="image", disable=None, leave=False, dynamic_ncols=True)
-    try:
-        for count, item in enumerate(found, 1):
-            yield item
-            bar.update()
-            now = time.monotonic()
-            if bar.disable and now - last > LINE_SECONDS:
-                last = now
-                left = int((now - begin) / count * (total - count))
-                print(f"{what}: {count} of {total} images, {left // 60}:{left % 60:02d} left", flush=True)
-    finally:
-        bar.close()
+    return work(shared, row)

@@ -19,7 +19,7 @@ from segkd.prediction import IGNORE
 from segkd.registry import UserError, unknown
 
 CHOICES = ("auto", "cpu", "cuda")
-SHARE = 0.5  # of the free memory that a split may take under ``auto``; the rest is for networks and their activations
+MOST = 0.5  # of the free memory that a split may take under ``auto``; the rest is for networks and their activations
 PIECE = 1 << 28  # bytes that are copied at a time
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -94,7 +94,7 @@ def place(packed: Packed, device: torch.device) -> Resident | None:
     needs = f"data: {packed.name} {packed.split}, {size / 2**30:.2f} GiB; {device} has {free / 2**30:.2f} GiB free"
     if choice == "cuda" and size > free:
         raise UserError(f"{needs}: too little for SEGKD_DATA_DEVICE=cuda; give auto or cpu")
-    stays = choice == "cpu" or (choice == "auto" and size > SHARE * free)
+    stays = choice == "cpu" or (choice == "auto" and size > MOST * free)
     print(f"{needs}: {'memory-mapped, sent batch by batch' if stays else 'copied there once'}", flush=True)
     return None if stays else Resident(packed, device)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,10 @@ import torch
 from torch import Tensor
 
 from segkd.data.catalog import Dataset, create_dataset
+from segkd.data.files.unpack import locked
 from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.data.overlap import check_overlap
+from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -51,65 +53,30 @@ class Packed:
     def __len__(self) -> int:
         return len(self.meta.names)
 
-    @property
-    def name(self) -> str:
-        return self.meta.name
-
-    @property
-    def split(self) -> str:
-        return self.meta.split
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.meta.names
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.meta.classes
-
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]:
-        return self.meta.palette
+    name, split, names, classes, palette, fingerprint, pixels, size = (
+        property(attrgetter(f"meta.{field}"))
+        for field in ("name", "split", "names", "classes", "palette", "fingerprint", "pixels", "size")
+    )
 
     @property
     def num_classes(self) -> int:
         return len(self.meta.classes)
 
     @property
-    def fingerprint(self) -> str:
-        return self.meta.fingerprint
-
-    @property
-    def pixels(self) -> str:
-        return self.meta.pixels
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        return self.meta.size
-
-    @property
     def nbytes(self) -> int:
         """Bytes of images and labels."""
         return self._images.nbytes + self._labels.nbytes
 
-    @property
-    def images(self) -> np.ndarray:
-        """uint8 (N, H, W, 3) in RGB; UserError where the images have sizes of their own."""
-        self._need_one_size()
-        return self._images
+    images = property(lambda self: self._of_one_size(self._images), doc="uint8 (N, H, W, 3) in RGB; UserError where sizes differ.")
+    labels = property(lambda self: self._of_one_size(self._labels), doc="uint8 (N, H, W), 255 = ignore; UserError where sizes differ.")
 
-    @property
-    def labels(self) -> np.ndarray:
-        """uint8 (N, H, W), 255 = ignore; UserError where the images have sizes of their own."""
-        self._need_one_size()
-        return self._labels
-
-    def _need_one_size(self) -> None:
+    def _of_one_size(self, array: np.ndarray) -> np.ndarray:
         if self.sizes is not None:
             raise UserError(
                 f"this needs images of one size, and those of {self.name} {self.split} are packed at their own "
                 f"({self.sizes.min(0).tolist()} to {self.sizes.max(0).tolist()}): give data.size as (height, width)"
             )
+        return array
 
     def take(self, index: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images uint8 (B, H, W, 3), labels uint8 (B, H, W) and, where images have sizes of their own, those, int64 (B, 2).
@@ -128,8 +95,8 @@ class Packed:
             labels[place, :height, :width] = self._labels[pixels].reshape(height, width)
         return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(sizes)
 
-    def class_shares(self) -> np.ndarray:
-        """Share of each class among the labelled (not ignored) pixels, float64 (C,), sums to 1."""
+    def class_frequencies(self) -> np.ndarray:
+        """Frequency of each class among the labelled (not ignored) pixels, float64 (C,), sums to 1."""
         flat, counts = self._labels.reshape(-1), np.zeros(256, np.int64)
         for start in range(0, len(flat), PIECE):
             counts += np.bincount(flat[start : start + PIECE], minlength=256)
@@ -150,8 +117,9 @@ def pack(
     Images are resized by antialiased bilinear filtering, labels by the nearest pixel centre; with ``size`` None all keep
     their own. ``limit``: only so many images, evenly spaced over the split (neighbours in a video are alike). One folder
     per content: the data's fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any
-    number of processes may ask at the same time: one packs, on all cores, the others wait; what a killed one has done
-    is taken over. UserError: a file that cannot be used, a full disk; then nothing is left behind.
+    number of processes may ask at the same time: one packs, on all cores, the others wait; one that was killed begins
+    anew. UserError: a file that cannot be used, a full disk, a killed worker (then nothing is
+    left behind); an image that is in another split too; labels of train that show fewer than two classes.
     """
     size = _checked(size, limit)
     dataset = create_dataset(name, root, split)
@@ -170,9 +138,30 @@ def pack(
     folder = Path(packed_dir) / f"{name}-{split}-{at}-n{len(chosen)}-v{VERSION}-{meta.fingerprint[:8]}"
     found = _open(folder, meta)
     if found is None:
-        with _lock(folder):
-            found = _open(folder, meta) or _make(folder, meta, dataset, chosen)
-    return found if isinstance(found, Packed) else pack(name, split, found, root, packed_dir, limit)
+        with locked(folder.with_name(folder.name + ".lock")):
+            found = _open(folder, meta)
+            if found is None:
+                check_overlap(name, root, splits_of(name, root), split)
+                found = _make(folder, meta, dataset, chosen)
+    if not isinstance(found, Packed):
+        return pack(name, split, found, root, packed_dir, limit)
+    if split == "train":
+        _need_two_classes(found)
+    return found
+
+
+def _need_two_classes(packed: Packed) -> None:
+    """UserError if the labels show fewer than two classes; they are looked at until two are found."""
+    flat, seen = packed._labels.reshape(-1), np.zeros(256, bool)
+    for start in range(0, len(flat), 1 << 18):
+        seen |= np.bincount(flat[start : start + (1 << 18)], minlength=256) > 0
+        if seen[:IGNORE].sum() > 1:
+            return
+    shown = next((packed.classes[label] for label in np.flatnonzero(seen[:IGNORE])), None)
+    raise UserError(
+        f"{packed.name} train: its labels show {f'nothing but {shown}' if shown else 'no class at all'}, so there is nothing to "
+        f"learn; {VALUE_IS_A_CLASS}, and see `segkd data verify {packed.name}`"
+    )
 
 
 def _checked(size: tuple[int, int] | None, limit: int | None) -> tuple[int, int] | None:
@@ -210,7 +199,9 @@ def _open(folder: Path, meta: Meta) -> Packed | tuple[int, int] | None:
 
 
 def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Packed | tuple[int, int]:
-    """Write the pack; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
+    """Write the pack, and say what its masks were taken for; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
+    if form := getattr(dataset, "form", ""):
+        print(f"{meta.name} {meta.split}: {form}", flush=True)
     if meta.size is not None:
         sizes = np.tile(np.int64(meta.size), (len(chosen), 1))
     else:
@@ -222,12 +213,3 @@ def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Pack
     else:
         write(folder, asdict(meta), dataset, chosen, sizes)
     return _open(folder, meta)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held by one process at a time for one folder; the system frees it when the process dies."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(folder.name + ".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
+from segkd.data.files.layout import some
+from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
-SHOWN = 3  # names in a message; the rest is counted
+
+VALUE_IS_A_CLASS = "where a mask value that is ignored is a class, say so in segkd.yaml (`- {name: crack, value: 255}`)"
 
 
 def describe(name: str, root: str | Path | None = None) -> dict:
@@ -35,11 +38,11 @@ def splits_of(name: str, root: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _describe(dataset: Dataset) -> dict:
-    found = dict(in_processes(_look, dataset, range(len(dataset)), f"reading {dataset.name} {dataset.split}"))
-    errors = [found[row] for row in sorted(found) if isinstance(found[row], str)]
+    found = list(in_processes(_look, dataset, len(dataset), f"reading {dataset.name} {dataset.split}"))
+    errors = [one for one in found if isinstance(one, str)]
     if errors:
-        raise UserError(f"{dataset.name} {dataset.split}: {len(errors)} image(s) cannot be used: {some(errors, ' | ')}")
-    digests, sizes, counts = zip(*(found[row] for row in sorted(found)))
+        raise UserError(f"{dataset.name} {dataset.split}: {len(errors)} image(s) cannot be used: {some(errors, ' | ', '')}")
+    digests, sizes, counts = zip(*found)
     histogram = np.sum(counts, axis=0, dtype=np.int64)
     pixels = {label: int(histogram[index]) for index, label in enumerate(dataset.classes)}
     return {
@@ -64,20 +67,6 @@ def label_sha256(label: np.ndarray) -> str:
     return hashlib.sha256(f"{label.shape[0]}x{label.shape[1]}:".encode() + np.ascontiguousarray(label).tobytes()).hexdigest()
 
 
-def some(texts: Iterable[str], between: str = ", ") -> str:
-    """Up to three of the texts and the number of the others."""
-    texts = list(texts)
-    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return between.join(texts[:SHOWN]) + more
-
-
-def write_manifest(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) -> Path:
-    """Write ``describe(name, root)`` as <folder>/<name>.json; done once, from files known to be right."""
-    path = Path(folder) / f"{name}.json"
-    path.write_text(json.dumps(describe(name, root), indent=1) + "\n")
-    return path
-
-
 def has_manifest(name: str, folder: Path = MANIFESTS) -> bool:
     """Whether the labels of a set are known by their hashes."""
     return (Path(folder) / f"{name}.json").is_file()
@@ -87,9 +76,10 @@ def verify(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) 
     """Read every file of a set and compare it with its manifest; returns the description, with ``checked`` in words.
 
     Without a manifest only the counts of the catalogue can be compared, and ``checked`` says so. UserError: what differs,
-    in which images (three of them, and how many), and how to mend it.
+    in which images (three of them, and how many), and how to mend it; an image that is in two splits.
     """
     expected, checked = _expected(name, Path(folder))
+    check_overlap(name, root, splits_of(name, root))
     found = describe(name, root)
     problems = [
         f"{name} {split} is not what {expected['source']} says: {'; '.join(wrong)}"
@@ -114,6 +104,19 @@ def _expected(name: str, folder: Path) -> tuple[dict, str]:
         splits = {split: {"images": count} for split, count in about.splits.items()}
         return {"splits": splits, "source": "the catalogue"}, "the number of images and that all can be read; there is no manifest"
     return {"splits": {}}, "only that all images can be read; neither a manifest nor a count is known"
+
+
+def doubts(found: dict) -> Iterator[str]:
+    """What the labels of a description (`describe`) lack, a line a split: classes without a pixel, fewer than two classes."""
+    for split, values in found["splits"].items():
+        pixels = dict(values["pixels"])
+        ignored, total = pixels.pop("void"), sum(values["pixels"].values())
+        there = [name for name, count in pixels.items() if count]
+        missing = [name for name, count in pixels.items() if not count]
+        if missing or len(there) < 2:
+            alone = "" if len(there) > 1 else f" ALL ITS LABELS ARE {there[0] if there else 'IGNORED'}, which cannot be learned;"
+            part = f"{100 * ignored / max(total, 1):.3g}% of its pixels are ignored" + (f": {VALUE_IS_A_CLASS}" if ignored else "")
+            yield f"{found['name']} {split}: CHECK THE LABELS:{alone} no pixel of {some(missing) or 'another class'}; {part}"
 
 
 def _differences(want: dict, have: dict) -> Iterable[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from segkd.config import RunConfig
 from segkd.data.augment import augment
 from segkd.data.resident import take
-from segkd.data.sampler import batch_indices, share
+from segkd.data.sampler import batch_indices, shard
 from segkd.data.store import Packed
 from segkd.losses.method import TeacherKind, TrainingData
 from segkd.metrics import scores
@@ -149,7 +149,7 @@ def training_batch(
     return augment(
         images, labels, generator(config.seed, step, "augment"), data.crop or packed.size, data.scale,
         continuous=data.continuous_scale, cat_max_ratio=data.cat_max_ratio, photometric=data.photometric,
-        sizes=sizes, part=(share(total, rank, world)[0], total),
+        sizes=sizes, part=(shard(total, rank, world)[0], total),
     )  # fmt: skip
 
 

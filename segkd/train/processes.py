@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from segkd.data.sampler import share
+from segkd.data.sampler import shard
 from segkd.losses.distributed import Share, alone, sum_over_processes
 from segkd.registry import UserError
 from segkd.train.runtime import pick_device
@@ -82,7 +82,7 @@ def own_share(batch_size: int) -> Share | None:
     """What this process has of each batch, None for all of it; UserError for more processes than images."""
     if world() == 1:
         return None
-    begins = [share(batch_size, other, world())[0] for other in range(world())]
+    begins = [shard(batch_size, other, world())[0] for other in range(world())]
     return Share(rank(), (*begins, batch_size))
 
 

@@ -1,5 +1,6 @@
 """Small sets in their true layouts, written by the tests: two to four images a split, masks with all raw values."""
 
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from segkd.data import catalog
+from segkd.data.verify import describe
 
 SIZE = (12, 24)
 COCO_EMPTY = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -42,6 +44,23 @@ def write_mask(path, raw, palette=False):
 def write_mat(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, content, do_compression=True)
+
+
+def write_manifest(name, root, folder):
+    """The manifest of a set as it lies at ``root``; its path."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(describe(name, root)))
+    return path
+
+
+def small_folder(root, description="classes: [road, crack]", values=(0, 1, 255), splits=("train", "val", "test"), count=3):
+    """A described folder whose masks hold these values; no image is there twice."""
+    for place, split in enumerate(splits):
+        for number in range(count):
+            write_image(root / f"images/{split}/{number}.png", 100 * place + number)
+            write_mask(root / f"masks/{split}/{number}.png", raw_mask(values, number))
+    (root / "segkd.yaml").write_text(description)
+    return root
 
 
 def write_list(path, names):
@@ -156,7 +175,8 @@ class Kit:
 
     SIZE, COCO_EMPTY, CONTEXT_RAW = SIZE, COCO_EMPTY, tuple(sorted(CONTEXT_RAW))
     raw_mask, write_image, write_mask = staticmethod(raw_mask), staticmethod(write_image), staticmethod(write_mask)
-    write_mat, write_list = staticmethod(write_mat), staticmethod(write_list)
+    write_mat, write_list, write_manifest = map(staticmethod, (write_mat, write_list, write_manifest))
+    small_folder = staticmethod(small_folder)
     to_zip, to_tar = staticmethod(to_zip), staticmethod(to_tar)
     sets = {
         "cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "pascal_context": pascal_context,

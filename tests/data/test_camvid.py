@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from segkd.data import catalog
-from segkd.data.camvid import CamVid
-from segkd.data.sets import about
-from segkd.data.verify import verify, write_manifest
+from segkd.data.readers.camvid import CamVid
+from segkd.data.readers.sets import about
+from segkd.data.verify import verify
 from segkd.registry import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +80,7 @@ def test_root_is_the_folder_its_parent_or_the_environment(segnet, monkeypatch, t
         assert CamVid(path).root == segnet
     monkeypatch.setenv("SEGKD_DATA", str(segnet.parent))
     assert CamVid().root == segnet
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "empty"))
     segnet.rename((tmp_path / "data" / "raw").mkdir(parents=True) or tmp_path / "data" / "raw" / "camvid")
     assert CamVid().root == tmp_path / "data" / "raw" / "camvid"
@@ -179,9 +180,9 @@ def test_manifest_agrees_with_the_packs_own_statistics():
 
 
 @needs_tiny
-def test_tiny_is_read_and_is_not_taken_for_the_real_one(tmp_path):
+def test_tiny_is_read_and_is_not_taken_for_the_real_one(kit, tmp_path):
     official = json.loads((TINY / "camvid.json").read_text())["splits"]
-    path = write_manifest("camvid", TINY, tmp_path)
+    path = kit.write_manifest("camvid", TINY, tmp_path)
     for split, ours in json.loads(path.read_text())["splits"].items():
         assert list(ours["pixels"].values()) == [*official[split]["pixels_per_class"], official[split]["pixels_void"]]
     with pytest.raises(UserError, match="camvid train is not .*camvid.json says: 24 images instead of 367"):

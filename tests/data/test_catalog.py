@@ -5,6 +5,7 @@ import pytest
 
 import segkd.data.catalog as catalog
 from segkd.data import create_dataset, list_datasets
+from segkd.data.overview import command
 from segkd.registry import UserError
 
 
@@ -43,19 +44,25 @@ def test_indices_count_like_a_list(three):
 
 def test_root_lookup_order(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEGKD_DATA", "/sets")
-    found = [str(path) for path in catalog.root_candidates(None, ("camvid", "CamVid"))]
-    assert found[:4] == ["/sets", "/sets/camvid", "/sets/CamVid", str(tmp_path / "data/raw/camvid")]
+    (tmp_path / "roads").mkdir()
+    monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "roads"))
+    found = [str(path.relative_to(tmp_path)) for path in catalog.root_candidates(None, ("camvid", "CamVid"))[:4]]
+    assert found == ["roads", "roads/camvid", "roads/CamVid", "data/raw/camvid"]
     given = [str(path) for path in catalog.root_candidates("/mine", ("camvid", "CamVid"))]
     assert given == ["/mine", "/mine/camvid", "/mine/CamVid"]
     monkeypatch.delenv("SEGKD_DATA")
     assert str(catalog.root_candidates(None, ("camvid",))[0]) == str(tmp_path / "data/raw/camvid")
 
 
-def test_digest_depends_on_names_bytes_and_words(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"a")
-    two.write_bytes(b"a")
-    digests = {catalog.digest_files([one]), catalog.digest_files([two]), catalog.digest_files([one], "x")}
-    one.write_bytes(b"b")
-    assert len(digests | {catalog.digest_files([one])}) == 4
+@pytest.mark.parametrize("call", [lambda: create_dataset("folder"), lambda: list(command([])), lambda: list(command(["folder"]))])
+def test_a_place_that_was_named_and_is_not_there(monkeypatch, kit, tmp_path, call):
+    """Another set of the same name in data/raw is not taken in its place."""
+    kit.small_folder(tmp_path / "data/raw/folder")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalog, "CHECKOUT", tmp_path)
+    (tmp_path / "roads").mkdir()
+    monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "raods"))
+    with pytest.raises(UserError, match="SEGKD_DATA names .*raods, which is not there: did you mean .*roads"):
+        call()
+    monkeypatch.delenv("SEGKD_DATA")
+    assert len(create_dataset("folder")) == 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segkd.data import create_dataset
-from segkd.data.folder_config import parse_config, place_of
+from segkd.data.readers.folder_config import parse_config, place_of
 from segkd.registry import UserError
 
 ROADS = {"classes": ["road", "crack"]}
@@ -122,11 +122,26 @@ def test_lists(kit, tree):
     describe(tree, splits={"train": "lists/train.txt", "test": "test.txt"}, **ROADS)
     kit.write_list(tree / "lists/train.txt", ["c.x.jpg", "a.x"])  # with or without the ending
     assert create_dataset("folder", tree).names == ["a.x", "c.x"]
-    with pytest.raises(UserError, match="test.txt is not there, a list of .*segkd.yaml"):
+    with pytest.raises(UserError, match="test.txt, the list of test, is not there: .*segkd.yaml"):
         create_dataset("folder", tree, "test")
-    kit.write_list(tree / "test.txt", ["/etc/passwd"])
-    with pytest.raises(UserError, match="test.txt: '/etc/passwd' leads out"):
-        create_dataset("folder", tree, "test")
+
+
+@pytest.mark.parametrize("left", [
+    ".ipynb_checkpoints/0-checkpoint", "._0", ".hidden/x", "@eaDir/0", "__MACOSX/0", "a/.ipynb_checkpoints/0", "Thumbs.db", "notes.txt",
+])
+def test_what_systems_and_tools_leave_is_no_data(kit, tree, left):
+    """In the images alone or in both, in a folder as in an archive."""
+    kit.small_folder(tree)
+    before = create_dataset("folder", tree)
+    for part in ("images", "masks"):
+        path = tree / f"{part}/train" / (left if "." in left[2:] else left + ".png")
+        kit.write_image(path.with_suffix(".png"), 9)
+        path.with_suffix(".png").rename(path)
+        for root in (tree, tree.parent / f"{part}.zip"):
+            if root != tree:
+                kit.to_zip(root, tree)
+            after = create_dataset("folder", root)
+            assert after.names == before.names == ["0", "1", "2"] and after.fingerprint() == before.fingerprint()
 
 
 SHARES = b"classes: [a]\nsplits: {test: 0.2, train: 0.7, val: 0.1}"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkd.data.ids import ColourMap, IdMap
-from segkd.data.sets import about, catalogue
+from segkd.data.files.ids import ColourMap, IdMap
+from segkd.data.readers.sets import about, catalogue
 from segkd.registry import UserError
 
 

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
         for split in ("train", "val"):
             (tmp_path / "mine" / part / split).mkdir(parents=True)
             for index, shape in enumerate([(4, 6), (5, 7)]):
-                array = np.full((*shape, 3) if part == "images" else shape, index, np.uint8)
+                array = np.full((*shape, 3) if part == "images" else shape, index + (split == "val") * (part == "images"), np.uint8)
                 Image.fromarray(array).save(tmp_path / "mine" / part / split / f"{index}.png")
     (tmp_path / "mine" / "segkd.yaml").write_text("classes: [road, sky]\nsplits: {train: train, val: val}\n")
     return tmp_path
@@ -52,6 +52,27 @@ def test_verify_is_honest_and_is_remembered(place):
     assert note["place"] == str(place / "mine") and re.fullmatch(r"\d{4}-\d\d-\d\d", note["date"])
 
 
+@pytest.mark.parametrize("description, values, said_of_train, refused", [
+    ("classes: [background, crack]", (0, 255), " ALL ITS LABELS ARE background.* no pixel of 'crack'; 50% .*value: 255", "nothing but background"),
+    ("classes: [crack]", (0, 255), " ALL ITS LABELS ARE crack.* no pixel of another class; 50%", "nothing but crack"),
+    ("classes: [background, crack]", (255,), " ALL ITS LABELS ARE IGNORED.* no pixel of 'background', 'crack'; 100%", "no class at all"),
+    ("classes: [a, b, c, d]", (1, 2), " no pixel of 'a', 'd'; 0% of its pixels are ignored", None),
+    ("classes: [background, {name: crack, value: 255}]", (0, 255), None, None),
+    ("classes: [background, crack]", (0, 1, 255), None, None),
+])  # fmt: skip
+def test_labels_that_hold_less_than_they_should(kit, tmp_path, description, values, said_of_train, refused):
+    """A value that means a class is swallowed by ignore, a class never appears, one class alone, all void."""
+    kit.small_folder(tmp_path / "mine", description, values)
+    lines = said(["verify", "folder"], tmp_path)
+    assert len(lines) == (4 if said_of_train else 1) and ("; ignored pixels: train " in lines[0]) == (255 in values and "255" not in description)
+    assert not said_of_train or re.fullmatch(f"folder train: CHECK THE LABELS:{said_of_train}.*", lines[1])
+    if refused is None:
+        assert len(said(["folder"], tmp_path)) == len(lines) + 3
+        return
+    with pytest.raises(UserError, match=f"folder train: its labels show {refused}.*value: 255"):
+        said(["folder"], tmp_path)
+
+
 def test_a_name_alone_checks_and_packs(place):
     lines = said(["folder"], place)
     assert len(lines) == 3 and "verified" in lines[0] and "folder val: 2 images" in lines[2]
@@ -63,13 +84,11 @@ def test_the_table_of_sets(place, monkeypatch):
     packed = place / "packed"
     list(command(["folder"], None, "3x4", packed))
     list(command(["prepare", "folder"], None, None, packed))
-    (packed / "folder-train-8x8-n2-v1-01234567.part").mkdir()
-    (packed / "folder-train-8x8-n2-v1-01234567.part" / "images.npy").write_bytes(b"x" * 100_000)
     lines = list(command([], packed_dir=packed))
     assert lines == list(command(["list"], packed_dir=packed)) and lines[0].split() == ["set", "state", "images", "packed", "disk", "licence"]
     rows = {line.split()[0]: line for line in lines[1 : lines.index("")]}
     assert list(rows) == list_datasets()
-    assert f"in {place / 'mine'}, verified 20" in rows["folder"] and "  2/2  " in rows["folder"] and "3x4, 8x8..." in rows["folder"]
+    assert f"in {place / 'mine'}, verified 20" in rows["folder"] and "  2/2  " in rows["folder"] and "3x4" in rows["folder"]
     assert "drawn when needed  " in rows["scenes"] and "367/101/233" in rows["scenes"]
     assert "not found" in rows["cityscapes"] and "non-commercial" in rows["cityscapes"]
     assert "gets, checks and packs ade20k, camvid, voc2012, voc2012_aug; of the others" in lines[lines.index("") + 1]

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from segkd.data import create_dataset
-from segkd.data.sets import about, catalogue
+from segkd.data.readers.sets import about, catalogue
+from segkd.registry import UserError
 
 CITY = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
         31: 16, 32: 17, 33: 18}  # methods.md 2.3  # fmt: skip
@@ -210,7 +211,7 @@ def test_fingerprint_follows_masks_lists_and_in_a_small_set_images(kit, tree):
 
 
 def test_fingerprint_of_a_large_set_reads_no_images(kit, tree, monkeypatch):
-    from segkd.data import reader
+    from segkd.data.readers import reader
 
     monkeypatch.setattr(reader, "WHOLE", 100)
     kit.sets["voc"](tree)
@@ -221,3 +222,38 @@ def test_fingerprint_of_a_large_set_reads_no_images(kit, tree, monkeypatch):
     assert data.fingerprint() == before
     image.write_bytes(b"x" * (size + 1))
     assert data.fingerprint() != before
+
+
+CITY_MASK, COCO_MASK = "gtFine/val/lindau/lindau_{:06d}_000019_gtFine_labelIds.png", "val2017/{:012d}.png"
+FORMS = {  # set: image, mask, values that the masks hold, how many masks, whether these are train ids
+    "ade, 255": ("ade20k", "images/validation/{}.jpg", "annotations/validation/{}.png", [*range(150), 255], 3, True),
+    "ade, 150": ("ade20k", "images/validation/{}.jpg", "annotations/validation/{}.png", range(151), 3, False),
+    "context, 255": ("pascal_context", "JPEGImages/{}.jpg", "SegmentationClassContext/{}.png", [*range(59), 255], 3, True),
+    "coco, 11": ("coco_stuff164k", "val2017/{:012d}.jpg", COCO_MASK, [11, 100, 170, 255], 3, True),
+    "coco, nothing beyond": ("coco_stuff164k", "val2017/{:012d}.jpg", COCO_MASK, [100, 170, 255], 64, True),
+    "coco, beyond": ("coco_stuff164k", "val2017/{:012d}.jpg", COCO_MASK, [100, 170, 181], 64, False),
+    "coco, named": ("coco_stuff164k", "val2017/{:012d}.jpg", "val2017/{:012d}_labelTrainIds.png", [100, 170, 255], 3, True),
+    "city, nothing beyond": ("cityscapes", "leftImg8bit/val/lindau/lindau_{:06d}_000019_leftImg8bit.png", CITY_MASK, [7, 8, 13, 255], 64, True),
+    "city, beyond": ("cityscapes", "leftImg8bit/val/lindau/lindau_{:06d}_000019_leftImg8bit.png", CITY_MASK, [7, 8, 26, 255], 64, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORMS)
+def test_masks_that_hold_train_ids_are_not_mapped_again(kit, tree, what):
+    name, image, mask, values, count, plain = FORMS[what]
+    for number in range(count):
+        kit.write_image(tree / image.format(number))
+        kit.write_mask(tree / mask.format(number), kit.raw_mask(values, number))
+    kit.write_list(tree / "val.txt", [str(number) for number in range(count)])  # of PASCAL Context
+    data = create_dataset(name, tree, "val")
+    table = {value: value for value in values} if plain else dict(zip(data.about.ids, range(171)))
+    np.testing.assert_array_equal(data[2].label, mapped(kit.raw_mask(values, 2), table))
+    assert data.form == ("its masks hold train ids, which are not mapped again" if plain else
+                         "its masks hold the set's own ids, mapped to train ids")  # fmt: skip
+
+
+def test_train_ids_of_171_classes_are_not_those_of_182(kit, tree):
+    kit.write_image(tree / "val2017/1.jpg")
+    kit.write_mask(tree / "val2017/1_labelTrainIds.png", kit.raw_mask([0, 170], 0))
+    with pytest.raises(UserError, match="1_labelTrainIds.png holds the 171 train ids, not COCO's 182"):
+        create_dataset("coco_stuff164k_182", tree, "val")[0]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data.sampler import batch_indices, share
+from segkd.data.sampler import batch_indices, shard
 from segkd.registry import UserError
 
 
@@ -95,4 +95,4 @@ def test_the_shares_of_all_ranks_are_the_batch(n, batch_size, step, seed, world)
 @pytest.mark.parametrize("batch_size, rank, world", [(4, 4, 4), (4, -1, 2), (4, 0, 0), (2, 0, 3)])
 def test_wrong_shares(batch_size, rank, world):
     with pytest.raises(UserError, match=f"rank {rank} of {world}"):
-        share(batch_size, rank, world)
+        shard(batch_size, rank, world)

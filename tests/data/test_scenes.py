@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data.scenes import CLASSES, PALETTE, SPLITS, STREAM, VERSION, scene, split_scene
+from segkd.data.scenes import CLASSES, PALETTE, SPLITS, VERSION, scene, split_scene
+from segkd.data.scenes.scene import STREAM
 from segkd.registry import UserError
 
 RARE = ["Pole", "SignSymbol", "Pedestrian", "Bicyclist"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segkd.data import verify
-from segkd.data.verify import describe, label_sha256, some, splits_of, write_manifest
+from segkd.data.verify import describe, label_sha256, splits_of
 from segkd.registry import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ def segnet(tmp_path):
     return tmp_path / "CamVid"
 
 
-def test_a_manifest_holds_counts_sizes_histograms_and_hashes(three, tmp_path):
-    train = json.loads(write_manifest("three", folder=tmp_path).read_text())["splits"]["train"]
+def test_a_manifest_holds_counts_sizes_histograms_and_hashes(three, kit, tmp_path):
+    train = json.loads(kit.write_manifest("three", None, tmp_path).read_text())["splits"]["train"]
     assert train["images"] == 3 and train["pixels"] == {"road": 11, "sky": 10, "void": 3} and train["sizes"] == {"2x4": 3}
     by_hand = hashlib.sha256(b"2x4:" + bytes([0, 0, 1, 255, 0, 1, 1, 1])).hexdigest()
     assert list(train["labels"]) == ["a", "b", "c"] and train["labels"]["b"] == by_hand
@@ -52,13 +52,13 @@ def test_a_hash_depends_on_the_shape_not_on_the_memory():
         (lambda split: split.update(images=4), "3 images instead of 4"),
         (lambda split: split["pixels"].update(sky=11), "10 pixels of sky instead of 11"),
         (lambda split: split["sizes"].update({"2x4": 2, "9x9": 1}), "3 images of 2x4 instead of 2; 0 images of 9x9 instead of 1"),
-        (lambda split: split["labels"].update(b="0" * 64), "has other labels for b;"),
-        (lambda split: split["labels"].update(d="0" * 64), "lacks d;"),
-        (lambda split: split["labels"].pop("c"), "should not have c;"),
+        (lambda split: split["labels"].update(b="0" * 64), "has other labels for 'b';"),
+        (lambda split: split["labels"].update(d="0" * 64), "lacks 'd';"),
+        (lambda split: split["labels"].pop("c"), "should not have 'c';"),
     ],
 )
-def test_verify_says_what_differs_and_in_which_images(three, tmp_path, change, message):
-    path = write_manifest("three", folder=tmp_path)
+def test_verify_says_what_differs_and_in_which_images(three, kit, tmp_path, change, message):
+    path = kit.write_manifest("three", None, tmp_path)
     manifest = json.loads(path.read_text())
     change(manifest["splits"]["train"])
     path.write_text(json.dumps(manifest))
@@ -67,8 +67,8 @@ def test_verify_says_what_differs_and_in_which_images(three, tmp_path, change, m
     assert "three test" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_old_manifest_without_hashes_checks_what_it_has(three, tmp_path):
-    path = write_manifest("three", folder=tmp_path)
+def test_an_old_manifest_without_hashes_checks_what_it_has(three, kit, tmp_path):
+    path = kit.write_manifest("three", None, tmp_path)
     manifest = json.loads(path.read_text())
     for split in manifest["splits"].values():
         del split["labels"], split["sizes"]
@@ -84,15 +84,15 @@ def test_without_a_manifest_it_is_honest(three, segnet, tmp_path):
         verify("camvd")
 
 
-def test_changed_labels_are_named_up_to_three(segnet, tmp_path):
-    write_manifest("camvid", segnet, tmp_path)
+def test_changed_labels_are_named_up_to_three(segnet, kit, tmp_path):
+    kit.write_manifest("camvid", segnet, tmp_path)
     verify("camvid", segnet, tmp_path)
     for index in range(5):
         path = segnet / "valannot" / f"{index}.png"
         Image.fromarray(np.array(Image.open(path)).T.copy()).save(path)  # the same histogram: the hash alone shows it
         path = segnet / "val" / f"{index}.png"
         Image.fromarray(np.array(Image.open(path)).transpose(1, 0, 2).copy()).save(path)
-    with pytest.raises(UserError, match="camvid val is not .*has other labels for 0, 1, 2 and 2 more; get it again.*SegNet"):
+    with pytest.raises(UserError, match="camvid val is not .*has other labels for '0', '1', '2' and 2 more; get it again.*SegNet"):
         verify("camvid", segnet, tmp_path)
 
 
@@ -103,20 +103,10 @@ def test_files_that_cannot_be_used_are_named_up_to_three(segnet):
         describe("camvid", segnet)
 
 
-def test_a_folder_has_the_splits_of_its_description(tmp_path):
-    for part in ("images", "masks"):
-        for split in ("train", "val"):
-            (tmp_path / part / split).mkdir(parents=True)
-            array = np.zeros((4, 5, 3) if part == "images" else (4, 5), np.uint8)
-            Image.fromarray(array).save(tmp_path / part / split / "a.png")
-    (tmp_path / "segkd.yaml").write_text("classes: [road, sky]\nsplits: {train: train, val: val}\n")
+def test_a_folder_has_the_splits_of_its_description(kit, tmp_path):
+    kit.small_folder(tmp_path, "classes: [road, sky]\nsplits: {train: train, val: val}\n", (0,), ("train", "val"))
     assert splits_of("folder", tmp_path) == ("train", "val") and splits_of("scenes") == ("train", "val", "test")
-    found = verify("folder", tmp_path)
-    assert found["splits"]["val"]["pixels"] == {"road": 20, "sky": 0, "void": 0}
-
-
-def test_some_names():
-    assert some(["a"]) == "a" and some("abc") == "a, b, c" and some("abcde") == "a, b, c and 2 more"
+    assert verify("folder", tmp_path)["splits"]["val"]["pixels"] == {"road": 3 * 12 * 24, "sky": 0, "void": 0}
 
 
 @needs_real
@@ -132,5 +122,5 @@ def test_the_original_layout_has_the_hashes_of_the_prepared_one(tmp_path):
             Image.new("RGB", label.shape[::-1]).save(tmp_path / split / path.name, compress_level=1)
     assert "hash of every label" in verify("camvid", tmp_path)["checked"]
     shutil.copy(tmp_path / "valannot" / "0016E5_07959.png", tmp_path / "valannot" / "0016E5_07961.png")
-    with pytest.raises(UserError, match="camvid val is not .*has other labels for 0016E5_07961"):
+    with pytest.raises(UserError, match="camvid val is not .*has other labels for '0016E5_07961'"):
         verify("camvid", tmp_path)

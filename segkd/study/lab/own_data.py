@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from segkd.config import ROOT
-from segkd.data.folder import DESCRIPTION
+from segkd.data.readers.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
 from segkd.export import Exported, export_run
 from segkd.losses.method import create_method

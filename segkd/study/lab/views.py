@@ -132,7 +132,7 @@ def grid(study: Study, table: str) -> pd.DataFrame:
 def class_shares(study: Study) -> pd.DataFrame:
     """Each class's share of the training pixels in percent."""
     train = study.packed("train")
-    return pd.DataFrame({"class": train.classes, "share": 100 * np.asarray(train.class_shares())})
+    return pd.DataFrame({"class": train.classes, "share": 100 * np.asarray(train.class_frequencies())})
 
 
 def image_with(packed: Packed, target: int) -> int:
@@ -148,7 +148,7 @@ def target_class(study: Study, name: str = "") -> int:
     train = study.packed("train")
     names = {label.lower(): index for index, label in enumerate(train.classes)}
     if not name:
-        return names.get("car", int(train.class_shares().argmax()))
+        return names.get("car", int(train.class_frequencies().argmax()))
     if name.lower() not in names:
         raise unknown(f"class of {study.dataset}:", name, train.classes)
     return names[name.lower()]

@@ -118,7 +118,7 @@ def facts(study: Study, runs: Mapping[str, Run], folder: Path) -> dict[str, obje
         "profile": study.profile.name, "dataset": study.dataset, "shows": study.profile.shows,
         **{key: protocol[key] for key in PROTOCOL},
         "split": study.data.split, "classes": list(train.classes),
-        "train_shares": [round(float(share), 9) for share in train.class_shares()],
+        "train_shares": [round(float(share), 9) for share in train.class_frequencies()],
         "provenance": provenance(study, runs.values(), folder),
     }  # fmt: skip
 

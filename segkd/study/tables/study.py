@@ -209,7 +209,7 @@ class Study:
 
     def _train_shares(self, run: Run) -> Iterable[float]:
         """Each class's share of the training pixels, of kept runs as it was; the data need not be here."""
-        return run.result.get("train_shares") or self.packed("train").class_shares()
+        return run.result.get("train_shares") or self.packed("train").class_frequencies()
 
     def curves(self, table: str) -> pd.DataFrame:
         """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""

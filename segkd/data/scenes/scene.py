@@ -1,15 +1,15 @@
-"""The embedded data set: procedural street scenes with CamVid's eleven classes, a pure function of (seed, index)."""
+"""One procedural street scene: world, stage, things, bonnet and camera in their order; the splits as streams of numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.scenes_camera import expose, paint_bonnet
-from segkd.data.scenes_cars import paint_car, paint_side_car
-from segkd.data.scenes_draw import Canvas
-from segkd.data.scenes_layout import DIFFICULTY, make_world
-from segkd.data.scenes_things import PAINTERS, paint_railing
-from segkd.data.scenes_world import paint_stage
+from segkd.data.scenes.camera import expose, paint_bonnet
+from segkd.data.scenes.cars import paint_car, paint_side_car
+from segkd.data.scenes.draw import Canvas
+from segkd.data.scenes.layout import DIFFICULTY, make_world
+from segkd.data.scenes.things import PAINTERS, paint_railing
+from segkd.data.scenes.world import paint_stage
 from segkd.registry import UserError, unknown
 
 CLASSES = (

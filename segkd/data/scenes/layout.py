@@ -24,7 +24,7 @@ class Difficulty:
     haze: float = 600.0  # distance (m) at which half the light is haze; bad weather divides it by up to four
     white_balance: float = 0.07  # largest relative error of a colour channel
     exposure: float = 0.18  # largest relative error of the exposure
-    sloppy: float = 0.25  # share of class boundaries left void
+    sloppy: float = 0.25  # fraction of class boundaries left void
     bonnet: float = 0.2  # chance that the bonnet of the recording car is in view
     near: float = 0.45  # factor on the distances of people, riders, signs and lamps: how large rare things are
 
@@ -237,7 +237,7 @@ def place(draw: Draw, world: World, kind: str, t: float, z: float, palette=PAINT
 
 
 def verge(draw: Draw, world: World, near: float = 0.2, far: float = 0.9) -> float:
-    """A place across the pavement of a random side, at a share [near, far] of its width from the kerb."""
+    """A place across the pavement of a random side, at a fraction [near, far] of its width from the kerb."""
     side = draw.pick([0, 1])
     return (2 * side - 1) * (world.half_width + draw.real(near, far) * world.pavement[side])
 

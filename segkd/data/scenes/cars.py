@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas
-from segkd.data.scenes_layout import CAR, Thing
-from segkd.data.scenes_things import disc, tint
+from segkd.data.scenes.draw import Canvas
+from segkd.data.scenes.layout import CAR, Thing
+from segkd.data.scenes.things import disc, tint
 
 GLASS = (0.13, 0.16, 0.19)
 DETAILED = 32.0  # metres: beyond, a car is some pixels wide and goes without wheels, lights and bumper
@@ -25,7 +25,7 @@ def paint_car(canvas: Canvas, thing: Thing) -> None:
     deck, roof = (1.15, 1.9 + 0.4 * look[3]) if van else (0.85 + 0.1 * look[3], 1.38 + 0.16 * look[4])
     (left, top), (right, bottom) = canvas.project(t - half, z, roof), canvas.project(t + half, z, 0.0)
     far = canvas.project(t, z + length, 0.0)[0]
-    if canvas.patch(min(left, far), top, max(right, far), bottom) is None:
+    if not canvas.patch(min(left, far), top, max(right, far), bottom).label.size:
         return
     haze, colour = canvas.haze(z), thing.colour
     canvas.shadow(t, z + 0.5 * length, half * 1.25, 0.6 * length)
@@ -57,10 +57,7 @@ def paint_near_face(canvas: Canvas, thing: Thing, half, inner, deck, roof, front
     slab(canvas, gable(t, half - 0.04, inner, front, deck, roof), tint(thing.colour, 0.9), haze)
     pane = gable(t, half - 0.16, inner - 0.1, front, deck + 0.06, roof - 0.09)
     slab(canvas, pane, tint(GLASS, 0.7 + 1.6 * look[6]), haze)
-    seen = canvas.upright(t, z, half, deck)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(t, z, half, deck)
     u = np.abs(u)
     body = (u < half) & (v < deck)
     patch.fill(body & (v > 0.25), tint(thing.colour, 0.95), CAR)
@@ -83,10 +80,7 @@ def paint_side_car(canvas: Canvas, thing: Thing) -> None:
     """A car that crosses the road: its profile with windows and wheels."""
     look = thing.look
     canvas.shadow(thing.t, thing.z, 2.3, 0.9)
-    seen = canvas.upright(thing.t, thing.z, 2.2, 1.6)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 2.2, 1.6)
     u = u if look[0] < 0.5 else -u
     half, deck, roof = 1.9 + 0.25 * look[1], 0.86, 1.38 + 0.14 * look[2]
     body = (np.abs(u) < half - 0.25 * np.clip(v - 0.5, 0, 1)) & (v > 0.24) & (v < deck)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import yaml
 
-from segkd.data.ids import Colour, ColourMap, IdMap
-from segkd.data.layout import Layout
-from segkd.data.sets import generated_palette, parse_colour
+from segkd.data.files.ids import Colour, ColourMap, IdMap
+from segkd.data.files.layout import Layout
+from segkd.data.readers.sets import generated_palette, parse_colour
 from segkd.prediction import IGNORE
 from segkd.registry import UserError, unknown
 
@@ -185,7 +185,7 @@ def _is_colour(value: list) -> bool:
 def _ends(values: list, where: str, key: str) -> tuple[str, ...]:
     if not all(isinstance(value, str) and value and "/" not in value for value in values):
         raise UserError(f"{where}: {key} lists endings of file names such as .png or _mask.png, not {values!r}")
-    return tuple(values)
+    return tuple(f".{value}" if value.isalnum() else value for value in values)  # jpg is .jpg
 
 
 def _inside(path: str, where: str, key: str) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data import files
-from segkd.data.layout import Layout
-from segkd.data.reader import Reader, register
+from segkd.data.files import decode
+from segkd.data.files.layout import Layout
+from segkd.data.readers.reader import TRAIN_IDS, Reader, register
+from segkd.registry import UserError
 
-MASK_ENDS = (".png", "_labelTrainIds.png")  # the second, made by mmsegmentation's script, is known only to be left aside
+MASK_ENDS = (".png", TRAIN_IDS)  # the second, made by mmsegmentation's script, counts where the first is not there
 
 
 @register("coco_stuff10k")
@@ -25,7 +26,7 @@ class COCOStuff10K(Reader):
     layouts = (Layout("images", "annotations", mask_ends=(".mat",), lists=("imageLists/{split}.txt",)),)
 
     def raw_label(self, path: str) -> np.ndarray:
-        return files.decode_mat(self.source.read(path), self.source.where(path), "S")
+        return decode.decode_mat(self.source.read(path), self.source.where(path), "S")
 
 
 @register("coco_stuff164k")
@@ -48,3 +49,8 @@ class COCOStuff164K(Reader):
 @register("coco_stuff164k_182")
 class COCOStuff164K182(COCOStuff164K):
     """The same files with 182 train ids, 11 of which never occur (see above)."""
+
+    def label(self, path: str) -> np.ndarray:
+        if path.endswith(TRAIN_IDS):
+            raise UserError(f"{self.source.where(path)} holds the 171 train ids, not COCO's 182: get the masks as published")
+        return super().label(path)

@@ -6,14 +6,8 @@ scripts, ``*_labelTrainIds.png`` (used as they are). The labels of the 1525 test
 
 from __future__ import annotations
 
-import numpy as np
-
-from segkd.data.ids import IdMap
-from segkd.data.layout import Layout, Pair
-from segkd.data.reader import Reader, register
-from segkd.prediction import IGNORE
-
-TRAIN_IDS = "_gtFine_labelTrainIds.png"
+from segkd.data.files.layout import Layout, Pair
+from segkd.data.readers.reader import TRAIN_IDS, Reader, register
 
 
 @register("cityscapes")
@@ -21,13 +15,8 @@ class Cityscapes(Reader):
     """One split of Cityscapes with its fine annotations; names are ``city_sequence_frame``."""
 
     layouts = (
-        Layout("leftImg8bit/{split}", "gtFine/{split}", ("_leftImg8bit.png",), (TRAIN_IDS, "_gtFine_labelIds.png")),
+        Layout("leftImg8bit/{split}", "gtFine/{split}", ("_leftImg8bit.png",), (f"_gtFine{TRAIN_IDS}", "_gtFine_labelIds.png")),
     )
 
     def list_pairs(self) -> dict[str, Pair]:
         return {name.rpartition("/")[2]: pair for name, pair in super().list_pairs().items()}
-
-    def label(self, path: str) -> np.ndarray:
-        if not path.endswith(TRAIN_IDS):
-            return super().label(path)
-        return IdMap(range(self.num_classes), (IGNORE,))(self.raw_label(path), self.source.where(path))

@@ -1,49 +1,63 @@
-"""Archives read in place: the same as the folder, in any order, from forked processes; unsafe ones refused by member."""
+"""Archives unpacked once beside them: the same files as in a folder; unsafe ones are refused by member and leave nothing."""
 
 import io
-import multiprocessing
 import os
-import pickle
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data import archives
-from segkd.data.archives import open_archive, open_source
-from segkd.data.sources import Folder
+from segkd.data.files import unpack
+from segkd.data.files.sources import Source
 from segkd.registry import UserError
 
 CONTENT = {"a/b c.txt": b"one", "a/ü.png": bytes(1000), "a.txt": b"", "ab/x": b"x" * 70_000, "top": os.urandom(5000)}
 
 
-@pytest.fixture(params=["folder", "zip", "stored zip", "tar"])
-def source(request, tmp_path, kit):
-    tree = tmp_path / "tree"
+def opened(path, archives=()):
+    return list(unpack.sources(path, archives))[-1]
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.fixture
+def tree(tmp_path):
     for name, data in CONTENT.items():
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_bytes(data)
-    if request.param == "folder":
-        return open_source(tree)
-    path = tmp_path / f"set.{request.param[-3:]}"
-    (kit.to_tar if path.suffix == ".tar" else kit.to_zip)(path, tree)
-    if request.param == "stored zip":
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(data)
+    return tmp_path / "tree"
+
+
+def packed(tree, kind):
+    path = tree.with_name(f"set.{kind.rpartition(' ')[2]}")
+    if kind == "stored zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for name, data in CONTENT.items():
                 archive.writestr(name, data)
-    return open_source(path)
+    elif kind.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(tree.rglob("*")):
+                archive.write(file, file.relative_to(tree))
+    else:
+        with tarfile.open(path, f"w:{kind[4:]}") as archive:
+            for top in sorted(tree.iterdir()):
+                archive.add(top, top.name)
+    return path
 
 
-def test_names_sizes_bytes_and_checksums(source):
+@pytest.mark.parametrize("kind", ["folder", "zip", "stored zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_names_sizes_bytes_and_checksums(tree, kind):
+    source = opened(tree if kind == "folder" else packed(tree, kind))
     assert source.names() == sorted(CONTENT) and source.names("a") == ["a/b c.txt", "a/ü.png"] and source.names("b") == []
     assert source.has_folder("a") and not source.has_folder("b") and source.has("top") and not source.has("a")
-    for name in (*CONTENT, *reversed(CONTENT)):
+    for name in CONTENT:
         assert source.read(name) == CONTENT[name] and source.size(name) == len(CONTENT[name])
         assert source.checksum(name) == zlib.crc32(CONTENT[name])
     for call in (source.read, source.size):
@@ -51,35 +65,13 @@ def test_names_sizes_bytes_and_checksums(source):
             call("no/such")
 
 
-def test_processes_and_pickles_share_it(source):
-    """Four forked processes read at once from the file that the parent has open; each compares what it got."""
-    source.read("top")
-
-    def reads():
-        good = all(source.read(name) == CONTENT[name] for _ in range(50) for name in CONTENT)
-        os._exit(0 if good else 1)
-
-    processes = [multiprocessing.get_context("fork").Process(target=reads) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert pickle.loads(pickle.dumps(source)).read("top") == CONTENT["top"]
-
-
-def test_a_tar_is_indexed_once_and_read_by_offset(tmp_path, monkeypatch):
-    path = tmp_path / "many.tar"
-    with tarfile.open(path, "w") as archive:
-        for number in range(300):
-            info = tarfile.TarInfo(f"x/{number}")
-            info.size = 4
-            archive.addfile(info, io.BytesIO(struct.pack("<i", number)))
-    source = open_source(path)
-    monkeypatch.setattr(tarfile, "open", None)  # not opened again
-    for number in np.random.default_rng(0).permutation(300):
-        assert open_source(path).read(f"x/{number}") == struct.pack("<i", number)
-    assert len(source.names("x")) == 300
+def test_unpacked_once_and_anew_when_the_archive_changes(tree, capsys):
+    path = packed(tree, "zip")
+    assert opened(path).folders == opened(path).folders == (unpack.unpacked(path),)
+    assert capsys.readouterr().out == f"unpacking {path} beside it\n"
+    (tree / "top").write_bytes(b"other")
+    packed(tree, "zip")
+    assert opened(path).read("top") == b"other" and len(left(tree.parent)) == 3  # tree, archive, one unpacked folder
 
 
 def test_a_folder_with_some_archives_in_it(tmp_path, kit):
@@ -92,11 +84,13 @@ def test_a_folder_with_some_archives_in_it(tmp_path, kit):
     (root / "a/0").write_bytes(b"mine too")
     kit.to_zip(root / "one.zip", tmp_path / "tree", ["a", "b"])
     kit.to_tar(root / "two.tar", tmp_path / "tree", ["c"])
-    source = open_source(root, ("one.zip", "two.tar.gz", "three.zip"))
+    found = unpack.sources(root, ("one.zip", "two.tar.gz", "three.zip"))
+    assert not next(found).has("b/2") and left(root) == ["a", "one.zip", "two.tar"]  # the folder alone, nothing unpacked
+    source = next(found)
     assert [source.read(name) for name in ("a/1", "b/2", "c/3")] == [b"a/1", b"b/2", b"c/3"]  # the archive's before the folder's
     assert source.names("b") == ["b/2"] and "a/1" in source.names() and source.has_folder("c")
-    assert source.where("b/2").endswith("one.zip:b/2") and source.size("a/1") == 3 and source.size("a/0") == 8
-    assert not open_source(root).has("b/2")  # an archive that does not belong to the set is a file like others
+    assert source.size("a/1") == 3 and source.size("a/0") == 8 and source.path == root
+    assert not opened(root).has("b/2")  # an archive that does not belong to the set is a file like others
 
 
 def test_links_in_a_folder_are_followed_and_loops_end(tmp_path):
@@ -108,7 +102,7 @@ def test_links_in_a_folder_are_followed_and_loops_end(tmp_path):
     (root / "one.png").symlink_to(tmp_path / "real/x.png")
     (root / "loop").symlink_to(root)
     (root / "gone.png").symlink_to(tmp_path / "nothing")
-    assert Folder(root).names() == ["linked/x.png", "one.png"] and Folder(root).read("one.png") == b"x"
+    assert Source(root).names() == ["linked/x.png", "one.png"] and Source(root).read("one.png") == b"x"
 
 
 def zip_of(path, name, data=b"x", mode=None, **fields):
@@ -129,7 +123,7 @@ def tar_of(path, name, kind=tarfile.REGTYPE, **fields):
     info.type = kind
     for key, value in fields.items():
         setattr(info, key, value)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "a") as archive:
         archive.addfile(info, io.BytesIO(b""))
     return path
 
@@ -153,6 +147,21 @@ def encrypted_zip(path):
     return path
 
 
+def many_zip(path):
+    """Each member grows by less than is refused of one; all together do not."""
+    for number in range(3):
+        zip_of(path, f"{number}.png", bytes(15_000_000))
+    return path
+
+
+def bomb_tgz(path):
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("b")
+        info.size = 40_000_000
+        archive.addfile(info, io.BytesIO(bytes(info.size)))
+    return path
+
+
 BAD = {
     "zip ..": (lambda p: zip_of(p / "s.zip", "a/../../evil"), r"s.zip is not read: its member 'a/\.\./\.\./evil' has a path"),
     "zip absolute": (lambda p: zip_of(p / "s.zip", "/etc/x"), "member '/etc/x' has a path that could lead out"),
@@ -163,52 +172,50 @@ BAD = {
     "zip device": (lambda p: zip_of(p / "s.zip", "dev", mode=stat.S_IFBLK | 0o666), "member 'dev' is no plain file"),
     "zip bomb": (lambda p: zip_of(p / "s.zip", "b.png", bytes(40_000_000)), "'b.png' would grow from [0-9]+ to 40000000 bytes"),
     "zip twice": (lambda p: zip_of(zip_of(p / "s.zip", "a"), "./a"), "member 'a' is there twice"),
+    "zip of bombs": (lambda p: many_zip(p / "s.zip"), "would grow the archive to [0-9]+ bytes or more"),
     "zip encrypted": (lambda p: encrypted_zip(p / "s.zip"), "'secret.png' is encrypted"),
+    "zip lying index": (lambda p: lying_zip(p / "s.zip"), "s.zip is no .zip or .tar that can be read"),
     "tar ..": (lambda p: tar_of(p / "s.tar", "../evil"), r"s.tar is not read: its member '\.\./evil' has a path"),
     "tar absolute": (lambda p: tar_of(p / "s.tar", "/etc/x"), "member '/etc/x' has a path"),
     "tar symlink": (lambda p: tar_of(p / "s.tar", "l", tarfile.SYMTYPE, linkname="/etc/passwd"), "member 'l' is a symbolic link"),
     "tar hard link": (lambda p: tar_of(p / "s.tar", "l", tarfile.LNKTYPE, linkname="x"), "member 'l' is a hard link"),
     "tar device": (lambda p: tar_of(p / "s.tar", "null", tarfile.CHRTYPE, devmajor=1, devminor=3), "'null' is a device"),
+    "tar twice": (lambda p: tar_of(tar_of(p / "s.tar", "a"), "./a"), "member 'a' is there twice"),
+    "tgz bomb": (lambda p: bomb_tgz(p / "s.tgz"), "'b' would grow the archive to 40000000 bytes"),
     "tar pipe": (lambda p: tar_of(p / "s.tar", "pipe", tarfile.FIFOTYPE), "'pipe' is a device or other special file"),
 }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", BAD)
-def test_unsafe_archives_are_refused_by_member(what, tmp_path):
+def test_unsafe_archives_are_refused_by_member_and_leave_nothing(what, tmp_path):
     build, message = BAD[what]
     path = build(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
-        open_source(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
-
-
-def test_a_lying_index_costs_no_memory(tmp_path):
-    source = open_source(lying_zip(tmp_path / "s.zip"))
-    with pytest.raises(UserError, match="s.zip:big.png cannot be read .the archive is damaged"):
-        source.read("big.png")
+        opened(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value) and left(tmp_path) == [path.name]
 
 
 def test_a_huge_member_and_a_huge_file(tmp_path, monkeypatch):
-    from segkd.data import sources
+    from segkd.data.files import sources
 
     path = zip_of(tmp_path / "s.zip", "b.png", os.urandom(3000))
     (tmp_path / "b.png").write_bytes(bytes(3000))
-    monkeypatch.setattr(archives, "LARGEST", 2000)
+    monkeypatch.setattr(unpack, "LARGEST", 2000)
     monkeypatch.setattr(sources, "LARGEST", 2000)
     with pytest.raises(UserError, match="'b.png' has 3000 bytes, more than 2000"):
-        open_archive(path)
+        opened(path)
     with pytest.raises(UserError, match="b.png has 3000 bytes, more than 2000"):
-        Folder(tmp_path).read("b.png")
+        Source(tmp_path).read("b.png")
 
 
-@pytest.mark.parametrize("ending, tool", [("gz", "gunzip"), ("bz2", "bunzip2"), ("xz", "unxz")])
-def test_compressed_tars_say_what_to_do(tmp_path, ending, tool):
-    path = tmp_path / f"benchmark.tar.{ending}"
-    with tarfile.open(path, f"w:{ending}") as archive:
-        archive.addfile(tarfile.TarInfo("x"))
-    with pytest.raises(UserError, match=f"benchmark.tar.{ending} is compressed as a whole.*run `{tool}`"):
-        open_source(path)
+def test_a_full_or_closed_disk_is_said_and_leaves_nothing(tree, monkeypatch):
+    path = packed(tree, "zip")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="set.zip cannot be unpacked beside it .No space.*room"):
+        patch.setattr(unpack.shutil, "copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        opened(path)
+    assert left(tree.parent) == ["set.zip", "tree"]
+    assert opened(path).read("top") == CONTENT["top"]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04" + bytes(100), bytes(100)])
@@ -216,21 +223,21 @@ def test_what_is_no_archive(tmp_path, content):
     path = tmp_path / "s.zip"
     path.write_bytes(content)
     with pytest.raises(UserError, match="s.zip is no .zip or .tar that can be read"):
-        open_source(path)
+        opened(path)
     with pytest.raises(UserError, match="nothing.zip cannot be read"):
-        open_source(tmp_path / "nothing.zip")
+        opened(tmp_path / "nothing.zip")
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_cut_off_archives(tmp_path, kit, kind):
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_cut_off_archives(tmp_path, kind):
     (tmp_path / "tree").mkdir()
     for name in ("a", "b"):
         (tmp_path / "tree" / name).write_bytes(os.urandom(20_000))
-    path = tmp_path / f"s.{kind}"
-    (kit.to_zip if kind == "zip" else kit.to_tar)(path, tmp_path / "tree")
+    path = packed(tmp_path / "tree", kind)
     path.write_bytes(path.read_bytes()[:25_000])
-    with pytest.raises(UserError, match=rf"s.{kind}\S* (is no|cannot be read)"):
-        open_source(path).read("b")
+    with pytest.raises(UserError, match=rf"set.{kind} is no .zip or .tar that can be read"):
+        opened(path)
+    assert left(tmp_path) == [path.name, "tree"]
 
 
 @settings(max_examples=150)
@@ -251,9 +258,9 @@ def test_damaged_archives_give_user_errors_or_the_right_bytes(tmp_path_factory, 
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        source = open_source(path)
+        source = opened(path)
         got = [source.read(name) for name in source.names()]
     except UserError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error) and left(path.parent) == [path.name]
         return
     assert kind == "tar" or all(one == b"hello hello hello" for one in got)

@@ -11,17 +11,19 @@ from segkd.registry import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MOST_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns: a quarter of a gigabyte as RGB
+SAMPLES, ORIENTATION = 277, 274  # TIFF's and EXIF's numbers
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 PNG_HEAD, PNG_DEPTH, PNG_COLOUR = b"\x89PNG\r\n\x1a\n", 24, 25  # signature; offsets of bit depth and colour type
 
 
-def decode_image(data: bytes, where: str) -> np.ndarray:
+def decode_image(data: bytes, where: str, as_stored: bool = False) -> np.ndarray:
     """RGB uint8 (H, W, 3) of an image file's bytes; grey and palette images become RGB.
 
-    ``where`` names the file in messages. UserError: empty, cut off or no image; 16 bits a channel; CMYK and other colour
-    spaces; see-through pixels; more than ``MOST_PIXELS`` pixels.
+    ``where`` names the file in messages; ``as_stored``: a turn that EXIF notes is known not to count. UserError: empty, cut
+    off or no image; several pictures; bands beside the colours; a noted turn; 16 bits a channel; CMYK and other colour spaces;
+    see-through pixels; more than ``MOST_PIXELS`` pixels.
     """
-    return _rgb(_open(data, where), where)
+    return _rgb(_open(data, where, as_stored), where)
 
 
 def _rgb(picture: Image.Image, where: str) -> np.ndarray:
@@ -90,13 +92,12 @@ def check_sizes(image: np.ndarray, label: np.ndarray, image_where: str, label_wh
     """UserError that names both files if the label has not the image's height and width."""
     if image.shape[:2] != label.shape:
         raise UserError(
-            f"{image_where} is {image.shape[:2]} (H, W) but its mask {label_where} is {label.shape}: save both at one size "
-            "(and turn the image as its EXIF rotation says, if it has one)"
+            f"{image_where} is {image.shape[:2]} (H, W) but its mask {label_where} is {label.shape}: save both at one size"
         )
 
 
-def _open(data: bytes, where: str) -> Image.Image:
-    """A decoded picture of at most ``MOST_PIXELS`` with 8 bits a channel."""
+def _open(data: bytes, where: str, as_stored: bool = False) -> Image.Image:
+    """A decoded picture, the only one in its file, of at most ``MOST_PIXELS`` with 8 bits a channel, the way up it is shown."""
     if not data:
         raise UserError(f"{where} is empty: get it again")
     try:
@@ -105,6 +106,17 @@ def _open(data: bytes, where: str) -> Image.Image:
             raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
         if _png_depth(data) == 16 or picture.mode in SIXTEEN_BITS:
             raise UserError(f"{where} has 16 bits or more a channel: save it with 8")
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # a phone's JPEG and its preview
+            raise UserError(f"{where} holds {picture.n_frames} pictures (pages or an animation): save each as a file of its own")
+        bands = getattr(picture, "tag_v2", {}).get(SAMPLES, 0)
+        if bands > len(picture.getbands()):
+            raise UserError(f"{where} has {bands} bands, of which {picture.mode} would be read: save the colours alone")
+        turn = 1 if as_stored else picture.getexif().get(ORIENTATION, 1)
+        if turn in range(2, 9):
+            raise UserError(
+                f"{where} is to be shown turned (EXIF orientation {turn}), and its partner may not be: turn it once "
+                "(`ImageOps.exif_transpose` of Pillow, `exiftran -a`), or take the note away if the mask fits it as it is stored"
+            )
         picture.load()
     except (UserError, MemoryError):
         raise

@@ -6,9 +6,9 @@ from math import sqrt
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas, Patch, noise
-from segkd.data.scenes_layout import BICYCLIST, FENCE, PEDESTRIAN, POLE, SIGN, TREE, VOID, Railing, Thing
-from segkd.data.scenes_world import wall_distance
+from segkd.data.scenes.draw import Canvas, Patch, noise
+from segkd.data.scenes.layout import BICYCLIST, FENCE, PEDESTRIAN, POLE, SIGN, TREE, VOID, Railing, Thing
+from segkd.data.scenes.world import wall_distance
 
 SKINS = ((0.72, 0.52, 0.42), (0.48, 0.33, 0.25), (0.82, 0.63, 0.53), (0.30, 0.20, 0.15))
 BOARDS = ((0.10, 0.25, 0.60), (0.10, 0.38, 0.22), (0.75, 0.68, 0.15))
@@ -37,10 +37,7 @@ def paint_tree(canvas: Canvas, thing: Thing) -> None:
     look = thing.look
     wide, tall, foot = 1.2 + 2.2 * look[0], 1.3 + 2.2 * look[1], 1.6 + 2.0 * look[2]
     canvas.shadow(thing.t, thing.z, wide, 1.2)
-    seen = canvas.upright(thing.t, thing.z, wide * 1.3, foot + 2.4 * tall)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, wide * 1.3, foot + 2.4 * tall)
     scale = canvas.world.focal / thing.z
     trunk = np.maximum(0.10 + 0.16 * look[3], 0.5 * canvas.pixel / scale)
     stem = (np.abs(u - 0.1 * look[5] * v) < trunk) & (v < foot + tall) & (v >= 0)
@@ -62,10 +59,7 @@ def paint_bush(canvas: Canvas, thing: Thing) -> None:
     """A low ragged heap of leaves."""
     look = thing.look
     wide, tall = 0.7 + 1.6 * look[0], 0.6 + 1.0 * look[1]
-    seen = canvas.upright(thing.t, thing.z, wide * 1.2, 1.3 * tall)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, wide * 1.2, 1.3 * tall)
     leaves = noise(u * 50 + 256 * look[2], v * 50 + 256 * look[3])
     heap = (u / wide) ** 2 + (v / tall) ** 2 < 0.6 + 0.6 * noise(u * 20 + 256 * look[3], v * 20)
     patch.fill(heap & (v >= 0), (0.5 + 0.7 * leaves)[..., None] * tint(thing.colour, 1.0), TREE)
@@ -82,10 +76,7 @@ def paint_lamp(canvas: Canvas, thing: Thing) -> None:
     """A street lamp or a telegraph pole: post, and at times an arm over the road with its lamp."""
     look = thing.look
     height = 4.5 + 4.0 * look[1]
-    seen = canvas.upright(thing.t, thing.z, 2.2, height + 0.5)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 2.2, height + 0.5)
     post(canvas, thing, patch, u, v, height, 0.05 + 0.06 * look[2])
     if look[3] < 0.6:
         inward = -1.0 if thing.t > 0 else 1.0
@@ -100,10 +91,7 @@ def paint_sign(canvas: Canvas, thing: Thing) -> None:
     """A traffic sign on its post: disc, triangle, plate or the grey back of one."""
     look = thing.look
     size, foot = 0.46 + 0.24 * look[1], 1.9 + 0.8 * look[2]
-    seen = canvas.upright(thing.t, thing.z, 1.0, foot + 3 * size)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 1.0, foot + 3 * size)
     post(canvas, thing, patch, u, v, foot + size, 0.04)
     h = v - foot - size
     kind = int(look[3] * 4)
@@ -127,10 +115,7 @@ def paint_lights(canvas: Canvas, thing: Thing) -> None:
     """A traffic light: a dark box on a post, one lamp on."""
     look = thing.look
     foot = 2.0 + 0.8 * look[1]
-    seen = canvas.upright(thing.t, thing.z, 0.6, foot + 1.4)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 0.6, foot + 1.4)
     post(canvas, thing, patch, u, v, foot, 0.07)
     patch.fill((np.abs(u) < 0.26) & (np.abs(v - foot - 0.55) < 0.55), tint((0.08, 0.08, 0.08), 0.5 + look[2]), SIGN)
     on = int(look[3] * 3)
@@ -142,10 +127,7 @@ def paint_person(canvas: Canvas, thing: Thing) -> None:
     look = thing.look
     size = 0.82 + 0.24 * look[0]
     canvas.shadow(thing.t, thing.z, 0.55, 0.35)
-    seen = canvas.upright(thing.t, thing.z, 0.9, 1.95 * size)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 0.9, 1.95 * size)
     u, v = u / size, v / size
     stride, lean = 0.30 * look[1], 0.06 * (look[2] - 0.5)
     trousers = tint((0.18, 0.19, 0.25), 0.5 + 1.5 * look[3])
@@ -169,10 +151,7 @@ def paint_rider(canvas: Canvas, thing: Thing) -> None:
     look = thing.look
     squeeze = (0.16 + 0.84 * look[0] * sqrt(look[0])) * (1 if look[1] < 0.5 else -1)
     canvas.shadow(thing.t, thing.z, 0.4 + 0.5 * abs(squeeze), 0.35)
-    seen = canvas.upright(thing.t, thing.z, 1.1, 1.95)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, 1.1, 1.95)
     body = u  # the rider keeps his breadth; the bicycle shrinks as it turns
     u = u / squeeze
     line = max(0.035, 0.4 * canvas.pixel * thing.z / canvas.world.focal)
@@ -202,10 +181,7 @@ def paint_clutter(canvas: Canvas, thing: Thing) -> None:
     look = thing.look
     wide, tall = 0.2 + 0.5 * look[0], 0.5 + 0.9 * look[1]
     canvas.shadow(thing.t, thing.z, wide * 1.4, 0.3)
-    seen = canvas.upright(thing.t, thing.z, wide, tall)
-    if seen is None:
-        return
-    patch, u, v = seen
+    patch, u, v = canvas.upright(thing.t, thing.z, wide, tall)
     mask = (v >= 0) & ((np.abs(u) < wide * (0.7 + 0.3 * v / tall)) if look[2] < 0.6 else disc(u, v, 0, 0, wide, tall))
     patch.fill(mask, (0.8 + 0.4 * (v > 0.7 * tall))[..., None] * tint(thing.colour, 1.0), VOID)
 
@@ -215,8 +191,6 @@ def paint_railing(canvas: Canvas, railing: Railing) -> None:
     corners = [canvas.project(railing.t, z, h) for z in (railing.z0, railing.z1) for h in (0.0, railing.height)]
     xs, ys = zip(*corners)
     patch = canvas.patch(min(xs), min(ys), max(xs), max(ys), canvas.haze(railing.z0 + 3))
-    if patch is None:
-        return
     world = canvas.world
     z = wall_distance(world, patch.x / world.focal, railing.t)
     over = world.eye - (patch.y - world.horizon) * z / world.focal

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from segkd.data.scenes_layout import PAVEMENT, ROAD, World
+from segkd.data.scenes.layout import PAVEMENT, ROAD, World
 
 ASPECT = 4 / 3  # of the layout; other image shapes show it stretched
 
@@ -20,10 +20,10 @@ def noise_table(size: int = 256) -> np.ndarray:
         lattice = rng.random((cells, cells))
         place = np.arange(size) * (cells / size)
         low = place.astype(int)
-        share = place - low
-        share = share * share * (3 - 2 * share)
-        rows = lattice[low] * (1 - share)[:, None] + lattice[(low + 1) % cells] * share[:, None]
-        total += weight * (rows[:, low] * (1 - share) + rows[:, (low + 1) % cells] * share)
+        blend = place - low
+        blend = blend * blend * (3 - 2 * blend)
+        rows = lattice[low] * (1 - blend)[:, None] + lattice[(low + 1) % cells] * blend[:, None]
+        total += weight * (rows[:, low] * (1 - blend) + rows[:, (low + 1) % cells] * blend)
     ranks = np.empty(size * size, dtype=np.float32)
     ranks[np.argsort(total, axis=None, kind="stable")] = np.arange(size * size) / (size * size)
     return ranks.reshape(size, size)
@@ -69,7 +69,7 @@ class Canvas:
         self.haze_colour = self.light * np.array([0.80, 0.83, 0.86], dtype=np.float32)
 
     def haze(self, z):
-        """Share of haze in the light from ``z`` metres away."""
+        """Fraction of haze in the light from ``z`` metres away."""
         return z / (z + self.world.weather["haze"])
 
     def project(self, t: float, z: float, h: float) -> tuple[float, float]:
@@ -78,28 +78,26 @@ class Canvas:
         scale = world.focal / z
         return scale * (world.middle(z) + t), world.horizon + scale * (world.eye - h)
 
-    def patch(self, left: float, top: float, right: float, bottom: float, haze: float = 0.0) -> Patch | None:
-        """The window that covers a box of image coordinates, with room for the roll; None when out of view."""
+    def patch(self, left: float, top: float, right: float, bottom: float, haze: float = 0.0) -> Patch:
+        """The window that covers a box of image coordinates, with room for the roll; of no pixels when out of view."""
         slack = abs(self.world.roll)
         i0 = max(0, int((top - slack * ASPECT / 2) * self.height))
         i1 = min(self.height, int((bottom + slack * ASPECT / 2) * self.height) + 1)
         j0 = max(0, int(((left - slack / 2) / ASPECT + 0.5) * self.width))
         j1 = min(self.width, int(((right + slack / 2) / ASPECT + 0.5) * self.width) + 1)
-        return Patch(self, (slice(i0, i1), slice(j0, j1)), haze) if i0 < i1 and j0 < j1 else None
+        return Patch(self, (slice(i0, max(i0, i1)), slice(j0, max(j0, j1))), haze)
 
     def upright(self, t: float, z: float, reach: float, height: float):
-        """Patch and metric coordinates (u right of the foot, v over the ground) of a thing; None when out of view."""
+        """Patch and metric coordinates (u right of the foot, v over the ground) of a thing."""
         x, y = self.project(t, z, 0.0)
         scale = self.world.focal / z
         patch = self.patch(x - reach * scale, y - height * scale, x + reach * scale, y, self.haze(z))
-        return None if patch is None else (patch, (patch.x - x) / scale, (y - patch.y) / scale)
+        return patch, (patch.x - x) / scale, (y - patch.y) / scale
 
     def polygon(self, points: list[tuple[float, float]], rgb, label: int, haze: float = 0.0) -> None:
         """Fill a convex polygon of image points, given in either turn."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         patch = self.patch(min(xs), min(ys), max(xs), max(ys), haze)
-        if patch is None:
-            return
         area = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(points)))
         turn = 1.0 if area > 0 else -1.0
         roll, inside = self.world.roll, True
@@ -115,8 +113,6 @@ class Canvas:
         x, y = self.project(t - weather["sun_side"] * weather["sun"] * reach * 0.8, z, 0.0)
         rx, ry = reach * self.world.focal / z, max(depth * self.world.focal * self.world.eye / (z * z), self.pixel)
         patch = self.patch(x - rx, y - ry, x + rx, y + ry)
-        if patch is None:
-            return
         inside = ((patch.x - x) / rx) ** 2 + ((patch.y - y) / ry) ** 2 < 1
         inside &= (patch.label == ROAD) | (patch.label == PAVEMENT)
         patch.colour[inside] *= 1 - 0.25 - 0.35 * weather["sun"]

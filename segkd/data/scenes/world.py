@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas, noise
-from segkd.data.scenes_layout import (
+from segkd.data.scenes.draw import Canvas, noise
+from segkd.data.scenes.layout import (
     BARRIER, BUILDING, COLUMNS, FENCE, HEDGE, PAVEMENT, ROAD, SIGN, SKY, STREET, TREE, VOID, World,
 )  # fmt: skip
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from segkd.data.sources import Source
+from segkd.data.files.sources import Source
 from segkd.registry import UserError
 
 
@@ -50,8 +50,10 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def by_name(source: Source, folder: str, ends: tuple[str, ...], one_each: bool = False) -> dict[str, str]:
-    """Path of each file below ``folder`` by its name there; hidden files and other endings are left out.
+def by_name(
+    source: Source, folder: str, ends: tuple[str, ...], one_each: bool = False, but: Collection[str] = ()
+) -> dict[str, str]:
+    """Path of each file below ``folder`` by its name there; other endings and the paths in ``but`` are left out.
 
     UserError if two files have one name and one ending, or, with ``one_each``, one name and any endings.
     """
@@ -60,7 +62,7 @@ def by_name(source: Source, folder: str, ends: tuple[str, ...], one_each: bool =
     for path in source.names(folder):
         low = path.lower()
         rank = next((rank for end, rank in ranked if low.endswith(end)), None)
-        if rank is None or path.rpartition("/")[2].startswith("."):
+        if rank is None or path in but:
             continue
         name = composed(path[len(folder) + 1 if folder else 0 : -len(ends[rank])])
         if name in found and (one_each or found[name][0] == rank):
@@ -70,31 +72,7 @@ def by_name(source: Source, folder: str, ends: tuple[str, ...], one_each: bool =
     return {name: path for name, (_, path) in found.items()}
 
 
-def read_lines(source: Source, path: str) -> list[str]:
-    """The lines of a text file that are not empty; UserError if it is no UTF-8 or has none."""
-    try:
-        text = source.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source.where(path)} is not UTF-8 text: save the list as UTF-8") from error
-    lines = [composed(line.strip()) for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{source.where(path)} is empty: list one name a line")
-    return lines
-
-
-def read_list(source: Source, path: str) -> list[str]:
-    """The names in a list file, one a line; UserError for absolute paths, ``..`` and names that are there twice."""
-    names = read_lines(source, path)
-    for name in names:
-        if name.startswith(("/", "\\", "~")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
-            raise UserError(f"{source.where(path)}: '{name}' leads out of the data set: give names below its folder")
-    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
-    if doubled:
-        raise UserError(f"{source.where(path)} names {some(doubled)} twice: take the second away")
-    return names
-
-
-def some(names: list[str]) -> str:
+def some(names: Sequence[str], between: str = ", ", quote: str = "'") -> str:
     """Up to three names in quotes and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:3])
+    shown = between.join(f"{quote}{name}{quote}" for name in names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.scenes_draw import Canvas, noise
-from segkd.data.scenes_layout import BUILDING, CAR, FENCE, PAVEMENT, ROAD, SKY, TREE, VOID
+from segkd.data.scenes.draw import Canvas, noise
+from segkd.data.scenes.layout import BUILDING, CAR, FENCE, PAVEMENT, ROAD, SKY, TREE, VOID
 
 COARSE = np.zeros(256, dtype=bool)
 COARSE[[SKY, BUILDING, ROAD, PAVEMENT, TREE, FENCE, CAR]] = True

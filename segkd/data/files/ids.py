@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from segkd.data.sets import format_ranges
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -20,7 +19,7 @@ class IdMap:
     """
 
     def __init__(self, ids: Sequence[int], void: Sequence[int] = (), rest: int | None = None):
-        self.ids, self.void = tuple(ids), tuple(void)
+        self.ids, self.void, self.rest = tuple(ids), tuple(void), rest
         known = _distinct((*self.ids, *self.void), len(self.ids))
         # One entry more than values: it stands for everything beyond, below zero included (index -1 is the last).
         self._table = np.full(max(max(known) + 2, 256), -1 if rest is None else rest, np.int16)
@@ -63,6 +62,17 @@ class ColourMap:
         return self._ids[places]
 
 
+def format_ranges(numbers: Iterable[int]) -> str:
+    """(0, 1, 2, 5) -> "0-2 5", sorted; see `sets.parse_ranges`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
 def _code(colour: Colour) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
@@ -71,7 +81,7 @@ def _distinct(values: Sequence[int], classes: int) -> Sequence[int]:
     """``values`` if each is there once, none is below zero and they hold 1 to 255 classes."""
     if len(set(values)) != len(values):
         doubled = next(value for value in values if list(values).count(value) > 1)
-        raise UserError(f"the mask value {doubled} (colour #{doubled:06x}) is given twice: one value, one class")
+        raise UserError(f"the mask value {doubled} (colour #{doubled:06x}) is given twice: one value, one class (without `value` the classes hold 0, 1, 2 ...)")
     if not 1 <= classes <= IGNORE or min(values) < 0:
         raise UserError(f"{classes} classes, smallest value {min(values, default=None)}: 1 to {IGNORE} classes, none below 0")
     return values

@@ -5,8 +5,8 @@ Zhou et al., CVPR 2017. A mask holds 1 to 150; 0 ("other objects") is ignored, s
 
 from __future__ import annotations
 
-from segkd.data.layout import Layout
-from segkd.data.reader import Reader, register
+from segkd.data.files.layout import Layout
+from segkd.data.readers.reader import Reader, register
 
 
 @register("ade20k")
