@@ -14,8 +14,6 @@ from segkd.registry import UserError
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 fine, 2 bad input, 130 interrupted)."""
     arguments = _parser().parse_args(argv)
-    if getattr(arguments, "tensorboard", False):
-        os.environ["SEGKD_TENSORBOARD"] = "1"  # so that worker processes know
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -48,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="what would be trained, how long it takes and what it costs")
     train = add("train", _train, "train one run from a JSON config")
     train.add_argument("config", type=Path)
-    _add_tensorboard(train)
     add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
@@ -78,7 +75,6 @@ def _add_choice(study: argparse.ArgumentParser) -> None:
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
     study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
-    _add_tensorboard(study)
 
 
 def _add_rows(study: argparse.ArgumentParser) -> None:
@@ -91,10 +87,6 @@ def _add_rows(study: argparse.ArgumentParser) -> None:
         "teacher": "file of a trained network to use in place of every plain teacher",
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
-
-
-def _add_tensorboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tensorboard", action="store_true", help="event files in each run's folder, for TensorBoard")
 
 
 def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:

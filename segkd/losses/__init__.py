@@ -3,19 +3,9 @@
 import importlib
 import pkgutil
 
+from segkd.losses.context import Context, TaskWeight, TrainingData
 from segkd.losses.cross_entropy import task_loss
-from segkd.losses.method import (
-    METHODS,
-    Context,
-    Method,
-    TaskWeight,
-    TaskWeighting,
-    TeacherKind,
-    Term,
-    TrainingData,
-    create_method,
-    list_methods,
-)
+from segkd.losses.method import METHODS, Method, TaskWeighting, TeacherKind, Term, create_method, list_methods
 from segkd.losses.rows import LONGER, ROW_HYPER, ROWS
 
 for _module in pkgutil.iter_modules(__path__):
