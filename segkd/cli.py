@@ -95,7 +95,7 @@ def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from segkd.study.reproduce import reproduce
+    from segkd.study.report.reproduce import reproduce
 
     print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **_choice(arguments)))
 
@@ -114,15 +114,15 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from segkd.study.reproduce import make_report
+    from segkd.study.report.reproduce import make_report
 
     print(make_report(arguments.profile, arguments.dataset, **_choice(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from segkd.config import from_dict
-    from segkd.study.executor import execute
-    from segkd.study.together import train_together
+    from segkd.study.execute.executor import execute
+    from segkd.study.execute.together import train_together
     from segkd.train.processes import launched
 
     if not arguments.config.exists():
@@ -183,15 +183,15 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from segkd.study.compare import compare_lines
+    from segkd.study.claims.compare import compare_lines
 
     for line in compare_lines(arguments.report):
         print(line)
 
 
 def _readme(arguments: argparse.Namespace) -> None:
-    from segkd.study.findings import update_findings
-    from segkd.study.readme import update_readme
+    from segkd.study.report.findings import update_findings
+    from segkd.study.report.readme import update_readme
 
     update_readme()
     update_findings()
