@@ -22,8 +22,8 @@ from segkd.analysis.cost import peak_memory
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
+from segkd.losses.context import Context
 from segkd.losses.cross_entropy import pixel_weights, weighted_cross_entropy
-from segkd.losses.method import Context
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.prediction import Prediction, resize_scores
 from segkd.runs import split_of

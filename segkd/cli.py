@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -124,14 +123,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from segkd.study.execute.executor import execute
     from segkd.study.execute.together import train_together
     from segkd.train.processes import launched
+    from segkd.train.state import read_json
 
-    if not arguments.config.exists():
-        raise UserError(f"config '{arguments.config}' not found")
-    try:
-        values = json.loads(arguments.config.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{arguments.config}: not JSON: {error}") from error
-    config = from_dict(values)
+    config = from_dict(read_json(arguments.config, "give a run's config as JSON, like the config.json of a run"))
     run = train_together(config) if launched() else execute([config])[0]
     if run is not None:  # torchrun's first process speaks for all
         print(f"{run.path}  mIoU {run.result['miou']:.4f} on {run.result['split']}")

@@ -146,4 +146,4 @@ def to_dict(config: Any) -> dict:
 
 def from_dict(values: dict) -> RunConfig:
     """The config that ``to_dict`` wrote. Unknown keys and values that do not fit are a UserError that names the key."""
-    return RunConfig(**fit_all(values, hints_of(RunConfig), "key", "config"))
+    return RunConfig(**fit_all(values, hints_of(RunConfig), "key", "config."))

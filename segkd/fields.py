@@ -40,18 +40,18 @@ def check_fields(config: Any, where: str) -> None:
 def fit_all(values: Mapping[str, Any], hints: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     """All values as their hints have them; an unknown name, called a ``kind``, is answered with the nearest one.
 
-    A list becomes a tuple, a whole number a float, a mapping a dataclass.
+    A list becomes a tuple, a whole number a float, a mapping a dataclass. ``where``: what a name follows, "kd.", "a.yaml: ".
     """
     for key in values:
         if key not in hints:
-            raise unknown(f"{kind} of {where}:", key, hints)
-    return {key: _fit(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+            raise unknown(f"{kind} of {where.rstrip('.: ')}:", key, hints)
+    return {key: _fit(value, hints[key], f"{where}{key}") for key, value in values.items()}
 
 
 def _fit(value: Any, hint: Any, where: str) -> Any:
     made = next((option for option in _options(hint) if is_dataclass(option)), None)
     if made and isinstance(value, Mapping):
-        return made(**fit_all(value, hints_of(made), "key", where))
+        return made(**fit_all(value, hints_of(made), "key", f"{where}."))
     return check(value, hint, where)
 
 
@@ -113,6 +113,6 @@ def words(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, inner))
     if len(_options(hint)) > 1:
         return " or ".join(map(words, inner))
-    if origin is tuple:
-        return f"({', '.join(map(words, inner))})"
+    if origin in (tuple, list):
+        return ("({})" if origin is tuple else "list of {}").format(", ".join(map(words, inner)))
     return "None" if hint is type(None) else "a mapping" if is_dataclass(hint) else getattr(origin or hint, "__name__", str(hint))

@@ -228,7 +228,7 @@ def _assign(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any]) ->
 def _part(name: str, cls: type[Part], variant: str, given: dict[str, Any]) -> Part:
     if variant == "official" and cls.official is None:
         raise UserError(f"method '{name}' has no released code to follow: use variant='paper'")
-    fit_all(given, hints_of(cls.Hyper), "hyper-parameter", name)
+    fit_all(given, hints_of(cls.Hyper), "hyper-parameter", f"{name}.")
     return cls(name, cls.Hyper(**{**(cls.official if variant == "official" else {}), **given}))
 
 

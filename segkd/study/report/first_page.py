@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from segkd.registry import UserError
-from segkd.runs import Run, commit
+from segkd.runs import Run
 from segkd.study.claims import premises
 from segkd.study.gaps import gaps_of
 from segkd.study.report.freeze import provenance
@@ -18,6 +18,7 @@ from segkd.study.report.overview import Overview
 from segkd.study.tables.frozen import FrozenRun, altered, open_frozen, warning
 from segkd.study.tables.study import Study
 from segkd.train.state import write_json
+from segkd.train.record import commit
 
 CLAIMS = "90_claims"  # its cell tagged ``forest`` draws the forest plot, the one tagged ``sceptic`` lists the sentences
 

@@ -16,7 +16,7 @@ from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
 from segkd.models import check_model_name
 from segkd.registry import unknown
-from segkd.runs import Run, environment, split_of
+from segkd.runs import Run, split_of
 from segkd.study.execute.executor import execute
 from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
 from segkd.study.tables import costs
@@ -27,6 +27,7 @@ from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import base_row, by_seed, summary, tidy
 from segkd.study.tables.show import as_table, facts_of, same_runs, shown, with_runs
 from segkd.study.tables.table import Row, Table
+from segkd.train.record import environment
 
 
 def _names(value: str | Iterable[str] | None) -> list[str] | None:
