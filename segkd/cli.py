@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
     export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
     export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
-    export.add_argument("--out", type=Path, default=None, help="the file; default: the run's id in this folder")
+    export.add_argument("--out", type=Path, default=None, help="the file, or its folder; default: the run's id, here")
     export.add_argument("--argmax", action="store_true", help="labels instead of scores")
     data = add("data", _data, "list the data sets, or get, check and pack one")
     data.add_argument("words", nargs="*", metavar="WHAT", help="list (default), prepare NAME, verify NAME; NAME alone: all of it")
