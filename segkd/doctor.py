@@ -66,7 +66,7 @@ def _precision(device: torch.device) -> Finding:
 
 def _compiler(device: torch.device) -> Finding:
     there = compiler(device)
-    advice = "" if there else "schedule.compile needs triton on a GPU, a C++ compiler on a CPU; leave it false or install that"
+    advice = "" if there else "schedule.compile needs triton on a GPU, a C++ compiler on a CPU; leave it false or install one"
     return Finding("compile", f"yes, {there}" if there else "no", advice)
 
 
