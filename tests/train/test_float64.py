@@ -33,7 +33,7 @@ class NoFloat32(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        floats = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float32]
+        floats = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float32 and not leaf.is_meta]
         if any((leaf.frac() != 0).any() for leaf in floats):
             self.found.add(str(function))
         return out
