@@ -12,18 +12,6 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "LONGER",
-    "METHODS",
-    "ROWS",
-    "ROW_HYPER",
-    "Context",
-    "Method",
-    "TaskWeight",
-    "TaskWeighting",
-    "TeacherKind",
-    "Term",
-    "TrainingData",
-    "create_method",
-    "list_methods",
-    "task_loss",
-]
+    "LONGER", "METHODS", "ROWS", "ROW_HYPER", "Context", "Method", "TaskWeight", "TaskWeighting", "TeacherKind", "Term",
+    "TrainingData", "create_method", "list_methods", "task_loss",
+]  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.fields import NotNegative, Positive
+from segkd.losses.context import class_labels
 from segkd.losses.cross_entropy import task_loss
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.distributed import count_over_processes
@@ -60,6 +61,7 @@ class LabelNoise:
 
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels (B, H, W) to the channel (B, 1, H, W) in torch's default float type, drawn anew at each call."""
+        labels = class_labels(labels)
         codes = self._codes(len(labels), generator).to(labels.device)
         void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
         table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from segkd.fields import Fraction
 from segkd.losses.context import Context, TaskWeight
 from segkd.losses.cross_entropy import pixel_losses
-from segkd.losses.method import METHODS, TaskWeighting
+from segkd.losses.method import METHODS, VARIANTS, TaskWeighting
 from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, NetworkInfo, resize_scores
 from segkd.registry import UserError, unknown
@@ -38,7 +38,6 @@ MODES = {
     "and": torch.logical_and,
     "ohem": lambda student, teacher: student,
 }
-VARIANTS = ("paper", "official")
 
 
 @torch.no_grad()

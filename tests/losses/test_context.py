@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segkd.losses import Context, create_method, list_methods, task_loss
-from segkd.prediction import IGNORE
+from segkd.prediction import IGNORE, NetworkInfo
 from segkd.registry import UserError
 
 TERMS = [name for name in list_methods() if name != "lad"]
@@ -30,6 +30,16 @@ def test_labels_of_every_integer_type_are_the_same_labels(context, info, form):
     assert other.labels.dtype == torch.int64 and torch.equal(other.labels, plain.labels)
     assert torch.equal(total(other, info), total(plain, info))
     assert torch.equal(task_loss(plain.student, form(plain.labels))["task"], task_loss(plain.student, plain.labels)["task"])
+
+
+@pytest.mark.parametrize("form", [lambda y: y.byte(), lambda y: y[:, None].int()])
+def test_a_label_assisted_teacher_reads_the_same_labels(form):
+    labels, images = torch.randint(0, 4, (2, 9, 12)), torch.rand(2, 3, 9, 12)
+    labels[0, 0] = IGNORE
+    kind = create_method("lad").teacher_kind
+    kind.build(NetworkInfo("teacher", 4, 4, None, (8,), True), None)
+    seen = [kind.teacher_input(images, y, torch.Generator().manual_seed(0)) for y in (labels, form(labels))]
+    assert seen[0].shape == (2, 4, 9, 12) and torch.equal(*seen)
 
 
 @pytest.mark.parametrize(
