@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_rows(add("report", _report, "make the report of the runs and committed results that are here; trains nothing"))
     compare = add("compare", _compare, "set the runs that are here against the committed results of a report: the same numbers?")
     compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as scratch-camvid")
-    add("readme", _readme, "rewrite the numbers of README.md and docs/findings.md from the committed results")
+    thaw = add("thaw", _thaw, "put the committed results of a report among the runs, to go on with its study")
+    thaw.add_argument("report", metavar="REPORT", help="a folder of reports, such as small-camvid")
+    add("readme", _readme, "rewrite the numbers of README.md from the committed results")
     return parser
 
 
@@ -183,12 +185,17 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(line)
 
 
+def _thaw(arguments: argparse.Namespace) -> None:
+    from segkd.study.report.reproduce import thawed
+
+    ids = thawed(arguments.report)
+    print(f"{len(ids)} runs of {arguments.report} are here now, without their networks" if ids else f"all runs of {arguments.report} were here")
+
+
 def _readme(arguments: argparse.Namespace) -> None:
-    from segkd.study.report.findings import update_findings
     from segkd.study.report.readme import update_readme
 
     update_readme()
-    update_findings()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import math
 
 import pandas as pd
 
+from segkd.runs import find
 from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, config_of, method_cell, over
 from segkd.study.claims.tests import baseline
 from segkd.study.execute.executor import execute
-from segkd.study.tables.frozen import find_run
 from segkd.study.tables.papers import SUMS, single_methods
 from segkd.study.tables.statistics import LEVEL, Estimate, holm, joint_p
 from segkd.study.tables.study import Study
@@ -45,7 +45,7 @@ def ranked(study: Study) -> pd.DataFrame:
 
 
 def _line(study: Study, cell: Cell) -> dict[str, object]:
-    runs = [r for seed in study.seeds if (r := find_run(config_of(study, cell, seed))).done]
+    runs = [r for seed in study.seeds if (r := find(config_of(study, cell, seed))).done]
     scores = [100 * r.result["miou"] for r in runs]
     gain = measure(study, over(cell, [baseline])[0]) if cell != baseline else None
     line = {"row": cell.label, "runs": len(runs), "mIoU %": sum(scores) / len(scores) if scores else math.nan}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from segkd.study.tables.frozen import find_run
+from segkd.runs import find
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.statistics import LEVEL, Spread, pooled_spread
 from segkd.study.tables.study import Study
@@ -46,7 +46,7 @@ def floors_of(results: pd.DataFrame) -> dict[str, Floor]:
 
 def study_floors(study: Study) -> dict[str, Floor]:
     """`floors_of` the finished runs of a study's profile and data, whichever paper it is of."""
-    runs = [(row, find_run(study.config(row, seed))) for row in comparison_rows(TABLE).values() for seed in study.seeds]
+    runs = [(row, find(study.config(row, seed))) for row in comparison_rows(TABLE).values() for seed in study.seeds]
     lines = [
         {"paper": COMPARISON, "table": TABLE, "role": row.role, "method": row.spec, "level": f"rounding={row.level['rounding']}",
          "seed": run.config.seed, "metric": "miou", "value": run.result["miou"]}

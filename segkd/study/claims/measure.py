@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segkd.registry import UserError
-from segkd.runs import Run
+from segkd.runs import Run, find
 from segkd.study.claims.measures import JOINT, SINGLE
 from segkd.study.claims.parts import Comparison, config_of
-from segkd.study.tables.frozen import find_run
 from segkd.study.tables.statistics import Estimate, bootstrap_interval, resampled_miou, t_estimate
 from segkd.study.tables.study import Study
 
@@ -29,7 +28,7 @@ class Measured:
 
 def measure(study: Study, comparison: Comparison) -> Measured:
     """A comparison on the seeds of the study for which all its cells are trained."""
-    by_seed = {seed: [find_run(config_of(study, cell, seed)) for cell in comparison.cells] for seed in study.seeds}
+    by_seed = {seed: [find(config_of(study, cell, seed)) for cell in comparison.cells] for seed in study.seeds}
     done = {seed: runs for seed, runs in by_seed.items() if all(r.done for r in runs)}
     nothing = t_estimate([])
     if not done:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from segkd.runs import find
 from segkd.study.claims import floor
 from segkd.study.claims.measure import measure
 from segkd.study.claims.measures import ZERO
 from segkd.study.claims.parts import Comparison, config_of, over, value
 from segkd.study.claims.tests import USED, baseline, label_teacher, teacher
-from segkd.study.tables.frozen import find_run
-from segkd.study.tables.statistics import Estimate, half_width, pooled_spread
+from segkd.study.tables.statistics import Estimate, half_width, points, pooled_spread
 from segkd.study.tables.study import Study
 
 MET, NOT_MET, OPEN = "met", "not met", "open"
@@ -90,14 +90,13 @@ def _compared(study: Study, one: Premise) -> Found:
     e, limit = measured.estimate, one.comparison.limit
     state = state_of(e, limit)
     follows = {MET: one.met, NOT_MET: one.not_met, OPEN: STILL if e.n else "Not known here."}[state]
-    point = lambda v: f"{round(v, 1) + 0.0:+.1f}"  # noqa: E731  no -0.0
-    text = point(e.mean) + ("" if math.isnan(e.low) else f" ({point(e.low)} to {point(e.high)})") + (f", limit {limit:g}" if limit else "")
+    text = points(e.mean) + ("" if math.isnan(e.low) else f" ({points(e.low)} to {points(e.high)})") + (f", limit {limit:g}" if limit else "")
     missing = measured.missing if measured.missing.startswith("not trained") else "not measured here"
-    return Found(one.what, missing if measured.missing else text.replace("-", "−"), e.n, state, follows)
+    return Found(one.what, missing if measured.missing else text, e.n, state, follows)
 
 
 def _baselines(study: Study) -> list:
-    runs = [find_run(config_of(study, baseline, seed)) for seed in study.seeds]
+    runs = [find(config_of(study, baseline, seed)) for seed in study.seeds]
     return [run for run in runs if run.done]
 
 

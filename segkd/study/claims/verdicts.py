@@ -12,6 +12,7 @@ import pandas as pd
 
 from segkd.config import ROOT, RunConfig
 from segkd.registry import UserError, unknown
+from segkd.runs import find
 from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.floor import Floor, reach, study_floors
 from segkd.study.claims.measure import Measured, measure
@@ -21,7 +22,6 @@ from segkd.study.claims.premises import NOT_MET, OPEN, Found, premise
 from segkd.study.claims.tests import TESTS
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
-from segkd.study.tables.frozen import find_run
 from segkd.study.tables.statistics import LEVEL, holm, joint_p, smallest_effect, t_estimate
 from segkd.study.tables.study import Study
 
@@ -177,7 +177,7 @@ def wanted_configs(study: Study, ids: Iterable[str] | None = None) -> list[RunCo
 
 def missing_configs(study: Study, ids: Iterable[str] | None = None) -> list[RunConfig]:
     """Those of `wanted_configs` that are not there."""
-    return [config for config in wanted_configs(study, ids) if not find_run(config).done]
+    return [config for config in wanted_configs(study, ids) if not find(config).done]
 
 
 def train(study: Study, ids: str | Iterable[str]) -> None:

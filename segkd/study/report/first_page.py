@@ -11,20 +11,25 @@ from pathlib import Path
 
 from segkd.registry import UserError
 from segkd.runs import Run
-from segkd.study.claims import premises
+from segkd.study.claims import findings, premises
 from segkd.study.gaps import gaps_of
 from segkd.study.report.freeze import provenance
 from segkd.study.report.overview import Overview
-from segkd.study.tables.frozen import FrozenRun, altered, open_frozen, warning
 from segkd.study.tables.study import Study
-from segkd.train.state import write_json
 from segkd.train.record import commit
+from segkd.train.state import write_json
 
 CLAIMS = "90_claims"  # its cell tagged ``forest`` draws the forest plot, the one tagged ``sceptic`` lists the sentences
 
 
-def first_page(study: Study, runs: Iterable[Run], folder: Path, notes: Sequence[str], forest: Path | None) -> Overview:
-    """Everything of the first page but the cards. ``runs``: all behind the report; ``notes``: what is missing of its pages."""
+def first_page(
+    study: Study, runs: Iterable[Run], folder: Path, found: Sequence[str], notes: Sequence[str], forest: Path | None,
+    banners: Sequence[str] = (),
+) -> Overview:
+    """Everything of the first page but the cards.
+
+    ``runs``: all behind the report; ``found``: the findings; ``notes``: what is missing of its pages.
+    """
     protocol = study.facts()
     return Overview(
         title=f"Knowledge distillation for segmentation: {study.profile.name} on {study.dataset}",
@@ -34,17 +39,18 @@ def first_page(study: Study, runs: Iterable[Run], folder: Path, notes: Sequence[
             "networks": f"student {protocol['student']}, teacher {protocol['teacher']}",
             "schedule": protocol["schedule"], "seeds": protocol["seeds"], "start": protocol["start"],
         },
-        premises=premises.table(study).to_html(), table=study.table("main").to_html(), forest=forest, notes=notes,
-        banners=[warning(folder, name) for name in altered(folder)], provenance=_provenance(study, list(runs), folder),
+        findings=found, premises=premises.table(study).to_html(), table=study.table("main").to_html(), forest=forest, notes=notes,
+        banners=banners, provenance=_provenance(study, runs, folder),
     )  # fmt: skip
 
 
-def _provenance(study: Study, runs: list[Run], folder: Path) -> dict[str, object]:
-    """Of the runs on this machine; where some are not here, as it was when they were frozen."""
-    if any(isinstance(run, FrozenRun) for run in runs):
-        found = dict(open_frozen(folder).facts.get("provenance", {}))
-    else:
-        found = provenance(study, runs)
+def findings_of(study: Study) -> list[str]:
+    """What was found, in Markdown: of all methods together, then of each paper, with a link to its page."""
+    return [*findings.whole(study), *(f"[{paper.upper()}]({paper}.html): {findings.of_paper(study, paper)}" for paper in findings.QUESTIONS)]
+
+
+def _provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, object]:
+    found = provenance(study, runs, folder)
     hours = ", ".join(f"{value:.2f} {kind} hours" for kind, value in found.pop("hours", {}).items())
     wall = found.pop("wall_hours", None)
     fingerprint, pixels = found.pop("data_fingerprint", ""), found.pop("data_pixels", "")
@@ -55,8 +61,8 @@ def _provenance(study: Study, runs: list[Run], folder: Path) -> dict[str, object
     }
 
 
-def keep_claims(folder: Path, width: int = 1200) -> Path | None:
-    """Keep of the executed claims notebook what README.md shows: ``forest.png``, and its sentences in ``claims.json``.
+def keep_claims(folder: Path, found: Sequence[str], width: int = 1200) -> Path | None:
+    """Keep what README.md shows: of the executed claims notebook ``forest.png`` and its sentences, with what was ``found``.
 
     Returns the picture, or None if there is none, now or from before. Small enough to be committed.
     """
@@ -69,7 +75,8 @@ def keep_claims(folder: Path, width: int = 1200) -> Path | None:
         path.write_bytes(few_colours(base64.b64decode(pictures[0]), width))
     listed = _outputs(cells, "sceptic", "text/markdown")
     if listed:
-        write_json(folder / "claims.json", {"sentences": re.findall(r"^\d+\. (.+)$", listed[-1], re.MULTILINE)})
+        sentences = re.findall(r"^\d+\. (.+)$", listed[-1], re.MULTILINE)
+        write_json(folder / "claims.json", {"findings": list(found), "sentences": sentences})
     return path if path.exists() else None
 
 

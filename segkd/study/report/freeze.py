@@ -11,8 +11,8 @@ import pandas as pd
 
 from segkd.config import ROOT, RunConfig
 from segkd.download import file_sha256
-from segkd.runs import Run
-from segkd.study.tables.frozen import FILES, HASHES, find_run
+from segkd.runs import Run, find
+from segkd.study.tables.frozen import FILES, HASHES, facts_of
 from segkd.study.tables.results import tidy
 from segkd.study.tables.study import Study
 from segkd.study.tables.table import Row
@@ -31,7 +31,7 @@ def freeze(studies: list[Study], folder: Path, more: Iterable[RunConfig] = ()) -
     _update(folder / "results.csv", frame.to_csv(index=False, float_format="%.9g").encode())
     _update(folder / "curves.csv", curves(runs).to_csv(index=False, float_format="%.5g").encode())
     _write_images(folder / "images.npz", image_counts(runs))
-    _update(folder / "study.json", _json(facts(studies[0], runs)))
+    _update(folder / "study.json", _json(facts(studies[0], runs, folder)))
     _write_hashes(folder)
     return frame
 
@@ -51,7 +51,7 @@ def _write_hashes(folder: Path) -> None:
 def finished(studies: list[Study], more: Iterable[RunConfig] = ()) -> dict[str, Run]:
     """Every finished run behind any row of any table, and of ``more``, by its id."""
     found = [run for s in studies for table in s.all_tables for row in s.rows(table) for run in s.runs(table, row.label)]
-    return {run.id: run for run in [*found, *map(find_run, more)] if run.done}
+    return {run.id: run for run in [*found, *map(find, more)] if run.done}
 
 
 def results(studies: list[Study], runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -111,37 +111,45 @@ def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def facts(study: Study, runs: Mapping[str, Run]) -> dict[str, object]:
-    """What the results were made with, for whoever reads them without the report."""
+def facts(study: Study, runs: Mapping[str, Run], folder: Path) -> dict[str, object]:
+    """What the results were made with, for whoever reads them without the report; as they are, or as ``folder`` keeps them."""
     protocol, train = study.facts(), study.packed("train")
     return {
         "profile": study.profile.name, "dataset": study.dataset, "shows": study.profile.shows,
         **{key: protocol[key] for key in PROTOCOL},
         "split": study.data.split, "classes": list(train.classes),
         "train_shares": [round(float(share), 9) for share in train.class_shares()],
-        "provenance": provenance(study, runs.values()),
+        "provenance": provenance(study, runs.values(), folder),
     }  # fmt: skip
 
 
-def provenance(study: Study, runs: Iterable[Run]) -> dict[str, object]:
-    """Where the numbers come from: versions, commits, devices, data, time; every value is read from the runs' own files."""
+def provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, object]:
+    """Where the numbers come from: versions, commits, devices, data, time; every value is read from the runs' own files.
+
+    Of runs that were trained elsewhere it is what ``folder`` keeps of them.
+    """
     runs = list(runs)
-    known = [read_json(run.path / "env.json", "delete it") if (run.path / "env.json").exists() else {} for run in runs]
-    unique = lambda key: sorted({str(env[key]) for env in known if env.get(key)})  # noqa: E731
+    here = [run for run in runs if "kept" not in run.result]
+    kept = facts_of(folder)["provenance"] if len(here) < len(runs) else {}
+    known = [read_json(run.path / "env.json", "delete it") if (run.path / "env.json").exists() else {} for run in here]
+    unique = lambda key, name: sorted({*kept.get(name, []), *(str(env[key]) for env in known if env.get(key))})  # noqa: E731
     busy = {"CPU": 0.0, "GPU": 0.0}
-    for run, env in zip(runs, known):
+    for run, env in zip(here, known):
         busy["CPU" if env.get("device", "cpu") == "cpu" else "GPU"] += seconds(run)
+    elsewhere = max(kept.get("hours", busy), key=lambda kind: kept.get("hours", busy)[kind])  # runs do not keep their device
+    busy[elsewhere] += sum(seconds(run) for run in runs if "kept" in run.result)
     manifest = ROOT / "data" / "manifests" / f"{study.dataset}.json"
     return {
         "runs": len(runs),
-        **{name: unique(key) for name, key in {
+        **{name: unique(key, name) for name, key in {
             "commits": "commit", "devices": "device", "machines": "machine", "python": "python", "torch": "torch", "timm": "timm",
         }.items()},
-        "data_fingerprint": study.packed("train").fingerprint,
-        "data_pixels": study.packed("train").pixels,
+        **({key: kept[key] for key in ("data_fingerprint", "data_pixels") if key in kept} if not here else {
+            "data_fingerprint": study.packed("train").fingerprint, "data_pixels": study.packed("train").pixels,
+        }),
         "data_manifest": f"{manifest.name} {file_sha256(manifest)[:16]}" if manifest.exists() else "",
         "hours": {kind: round(value / 3600, 3) for kind, value in busy.items() if value},
-        "wall_hours": round(wall_seconds(runs) / 3600, 3),
+        "wall_hours": round(kept.get("wall_hours", 0) + wall_seconds(here) / 3600, 3),
     }  # fmt: skip
 
 

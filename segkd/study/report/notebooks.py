@@ -20,7 +20,7 @@ from segkd.study.report.overview import Page, build_index
 from segkd.study.report.pages import render
 
 __all__ = [
-    "Page", "ReportError", "build_index", "execute", "is_fresh", "parameters_of", "render", "stamp", "write_stamp",
+    "Page", "ReportError", "build_index", "execute", "is_fresh", "parameters_of", "render", "stamp",
 ]
 
 
@@ -50,12 +50,13 @@ def parameters_of(notebook: Path) -> dict[str, object]:
 
 def execute(
     notebook: Path, output: Path, parameters: Mapping[str, object], title: str | None = None, *,
-    cwd: Path | None = None, progress: bool = False, environment: Mapping[str, str] | None = None, gaps: bool = False,
+    cwd: Path | None = None, progress: bool = False, environment: Mapping[str, str] | None = None, gaps: bool = False, stamp: str = "",
 ) -> Path:
     """Run ``notebook`` with ``parameters`` and write the executed notebook to ``output``, whole or not at all.
 
     It runs on this very interpreter, from ``cwd`` (default: the root of the project that holds the notebook), with the
     variables of ``environment``. ``gaps``: a cell that needs what is not here shows the reason, and the page goes on.
+    ``stamp``: what it is made of, for `is_fresh`.
     UserError: unknown parameter or wrong type. ReportError: a cell failed; the partial notebook then lies beside
     ``output`` as ``<name>.failed.ipynb`` and a page from an earlier run is left as it was.
     """
@@ -69,7 +70,7 @@ def execute(
     try:
         start = _kernel_of_this_python(dict(environment or {}), gaps)
         _papermill(notebook, partial, dict(parameters), Path(cwd or _root(notebook)), progress, start, gaps)
-        _finish(partial, notebook, output, title)
+        _finish(partial, notebook, output, title, stamp)
         os.replace(partial, output)
     except ReportError as error:
         if partial.exists():
@@ -88,22 +89,9 @@ def stamp(notebook: Path, parameters: Mapping[str, object], digests: Iterable[st
     return digest.hexdigest()
 
 
-def is_fresh(made: Path, stamp: str) -> bool:
-    """Whether the file (an executed notebook, a page) exists and was made for this very ``stamp``."""
-    path = _stamp_path(made)
-    return Path(made).is_file() and path.is_file() and path.read_text().strip() == stamp
-
-
-def write_stamp(made: Path, stamp: str) -> None:
-    """Remember what the file was made of; to be called after it is written."""
-    path = _stamp_path(made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(stamp + "\n")
-
-
-def _stamp_path(made: Path) -> Path:
-    folder = Path(made).parent
-    return (folder if folder.name == "pages" else folder / "pages") / f"{Path(made).name}.stamp"
+def is_fresh(executed: Path, stamp: str) -> bool:
+    """Whether the executed notebook exists and was made for this very ``stamp``."""
+    return executed.is_file() and _read(executed).metadata.get("stamp") == stamp
 
 
 def _check(notebook: Path, parameters: Mapping[str, object]) -> None:
@@ -168,13 +156,15 @@ def _failure(notebook: Path, partial: Path, error: str) -> str:
     return f"{_short(notebook)}: cell {number} stopped at `{first[:100]}`: {' '.join(error.split())[:400]}"
 
 
-def _finish(partial: Path, notebook: Path, output: Path, title: str | None) -> None:
-    """Give the executed notebook its title, and take out the paths of this machine that papermill notes."""
+def _finish(partial: Path, notebook: Path, output: Path, title: str | None, stamp: str) -> None:
+    """Give the executed notebook its title and its stamp, and take out the paths of this machine that papermill notes."""
     import nbformat
 
     node = _read(partial)
     if title:
         node.metadata["title"] = title
+    if stamp:
+        node.metadata["stamp"] = stamp
     node.metadata.get("papermill", {}).update(input_path=notebook.name, output_path=output.name)
     nbformat.write(node, partial)
 

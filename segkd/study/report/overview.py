@@ -30,7 +30,7 @@ class Page:
 class Overview:
     """What stands on the first page beside the cards; all but the title may be empty.
 
-    ``text``: Markdown, what this profile can show. ``facts``, ``provenance``: by name. ``premises``, ``table``: HTML of the table of
+    ``text``: Markdown, what this profile can show. ``findings``: Markdown, a finding each. ``facts``, ``provenance``: by name. ``premises``, ``table``: HTML of the table of
     what must hold and of the headline table.
     ``forest``: a PNG. ``notes``: what is missing, a sentence each. ``banners``: warnings.
     """
@@ -44,6 +44,7 @@ class Overview:
     banners: Sequence[str] = ()
     provenance: Mapping[str, object] | None = None
     premises: str = ""
+    findings: Sequence[str] = ()
 
 
 def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> Path:
@@ -58,6 +59,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
         premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        findings=[markdown_html(text) for text in overview.findings],
         forest=_data_address(overview.forest), provenance=_facts(overview.provenance), cards=cards,
         nav=links(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
     )

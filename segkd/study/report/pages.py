@@ -8,11 +8,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from segkd.study.gaps import BANNER, GAP, gaps_of
+from segkd.study.gaps import GAP, gaps_of
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import fit
 
@@ -21,12 +21,15 @@ NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])") 
 PICTURES = ["image/svg+xml", "image/png", "image/jpeg"]
 
 
-def render(executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "") -> Path:
+def render(
+    executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "", banners: Sequence[str] = ()
+) -> Path:
     """Write the executed notebook as one HTML file; ``nav``: (label, href) of the report's pages, this one is marked.
 
     Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
     its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
-    the page was made of, kept in its head beside the headline numbers and the count of gaps (see `about`).
+    the page was made of, kept in its head beside the headline numbers and the count of gaps (see `about`). ``banners``:
+    warnings for its top.
     """
     from nbconvert import HTMLExporter
     from nbformat import read
@@ -34,7 +37,6 @@ def render(executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), resu
 
     node = read(executed, as_version=4)
     said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
-    banners = _lift_banners(node)
     contents = _prepare(node)
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
@@ -83,24 +85,15 @@ def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
 
 
 def write(html: Path, body: str) -> Path:
-    """The file appears whole or not at all."""
+    """The file appears whole or not at all; one that is the same already is left as it is."""
     html = Path(html)
+    if html.exists() and html.read_text(encoding="utf-8") == body:
+        return html
     html.parent.mkdir(parents=True, exist_ok=True)
     partial = html.with_name(f".{html.name}.{os.getpid()}.partial")
     partial.write_text(body, encoding="utf-8")
     os.replace(partial, html)
     return html
-
-
-def _lift_banners(node) -> list[str]:
-    """Take the warnings out of the cells; each once, for the top of the page."""
-    found = []
-    for cell in node.cells:
-        outputs = cell.get("outputs", [])
-        found += [output["data"][BANNER]["text"] for output in outputs if BANNER in output.get("data", {})]
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in outputs if BANNER not in output.get("data", {})]
-    return list(dict.fromkeys(found))
 
 
 def _prepare(node) -> list[tuple[str, str]]:

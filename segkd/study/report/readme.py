@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,9 @@ from segkd.registry import UserError
 from segkd.study.tables.frozen import altered, read_results, warning
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
+from segkd.study.tables.statistics import points
 
+PAGE_LINK = re.compile(r"\[(\w+)\]\(\w+\.html\)")  # pages are not in the repository of every report
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
 
 
@@ -39,7 +42,7 @@ def _section(path: Path) -> str:
         f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
         facts["shows"] + "\n",
         *_sentences(folder),
-        "| row | runs | mIoU % | gain over the baseline (95 % interval) | verdict | mean of last five validations % |",
+        "| row | seeds | mIoU % (± sd over seeds) | gain over the baseline of the same seeds (95 % interval) | verdict | mean of last five validations % |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(read_results(path)),
     ]
@@ -47,9 +50,13 @@ def _section(path: Path) -> str:
 
 
 def _sentences(folder: Path) -> list[str]:
-    """What a sceptic would sign of the claims, where the claims page was made; an empty line follows."""
+    """What was found, and what a sceptic would sign of the claims, where the pages were made; an empty line follows each."""
     path = folder / "claims.json"
-    return [" ".join(json.loads(path.read_text())["sentences"]), ""] if path.exists() else []
+    if not path.exists():
+        return []
+    said = json.loads(path.read_text())
+    found = ["- " + PAGE_LINK.sub(r"\1", text) for text in said.get("findings", [])]
+    return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
 
 
 def _forest(folder: Path) -> str:
@@ -74,14 +81,15 @@ def _rows(results: pd.DataFrame) -> list[str]:
     for row in comparison_rows(*tables).values():
         if row.label not in score.index.get_level_values("row"):
             continue
-        own = score[row.label]
+        own, base = score[row.label], score["baseline"]
         if len(own) < 2 and row.label not in main:
             continue
-        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         gain, verdict = "", ""
         if row.role == "student" and row.label != "baseline":
-            found = paired(own, score["baseline"])
-            gain = f"{found['mean']:+.1f}" + (f" ({found['low']:+.1f} to {found['high']:+.1f})" if found["n"] > 1 else "")
+            own = own[own.index.intersection(base.index)]  # its mean and its gain are of the same seeds
+            found = paired(own, base)
+            gain = points(found["mean"]) + (f" ({points(found['low'])} to {points(found['high'])})" if found["n"] > 1 else "")
             verdict = found["verdict"]
+        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
     return lines

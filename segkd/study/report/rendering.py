@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -14,15 +13,15 @@ from segkd.config import ROOT
 from segkd.download import file_sha256
 from segkd.study.gaps import gaps_of
 from segkd.study.report import notebooks as report
-from segkd.study.report.pages import TEMPLATES, about
+from segkd.study.report.pages import about
 
 
 @dataclass(frozen=True)
 class Making:
     """How the pages of one report are made. ``labels``: notebook (as below notebooks/, no suffix) to its name in the bar.
 
-    ``digest``: what every page depends on. ``results``: which results, noted in each page. ``gaps``: a cell that needs
-    what is not here shows the reason, instead of stopping its page.
+    ``digest``: what every page depends on. ``results``: which results, noted in each page. ``banners``: warnings for the top
+    of each. ``gaps``: a cell that needs what is not here shows the reason, instead of stopping its page.
     """
 
     folder: Path
@@ -31,6 +30,7 @@ class Making:
     digest: str
     results: str = ""
     gaps: bool = False
+    banners: tuple[str, ...] = ()
     notebooks: Path = ROOT / "notebooks"
 
     def source(self, name: str) -> Path:
@@ -54,9 +54,7 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     states = {name: _state(name, making) for name in making.labels}
     shown = {name: label for name, label in making.labels.items() if states[name][0] != "left out"}
     nav = [("Overview", "index.html"), *((label, making.html(name).name) for name, label in shown.items())]
-    stamps = {name: _page_stamp(name, making, nav) for name in shown if states[name][0] == "made"}
-    stamps = {name: stamp for name, stamp in stamps.items() if not report.is_fresh(making.html(name), stamp)}
-    _side_by_side("page", _render, [(name, making, nav, stamp) for name, stamp in stamps.items()])
+    _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
     pages = [report.Page(making.html(name), label) for name, label in shown.items()]
     return pages, [f"**{making.labels[name]}**: {note}" for name, (_, note) in states.items() if note]
 
@@ -73,25 +71,15 @@ def _side_by_side(what: str, task: Callable[..., str], items: Sequence[tuple]) -
 
 def _execute(name: str, making: Making, stamp: str) -> str:
     environment = {"SEGKD_FIGURES": str(making.folder / "figures")}
-    executed = report.execute(
-        making.source(name), making.executed(name), making.parameters, environment=environment, gaps=making.gaps
+    report.execute(
+        making.source(name), making.executed(name), making.parameters, environment=environment, gaps=making.gaps, stamp=stamp
     )
-    report.write_stamp(executed, stamp)
     return name
 
 
-def _render(name: str, making: Making, nav: list, stamp: str) -> str:
-    report.render(making.executed(name), making.html(name), nav, making.results)
-    report.write_stamp(making.html(name), stamp)
+def _render(name: str, making: Making, nav: list) -> str:
+    report.render(making.executed(name), making.html(name), nav, making.results, making.banners)
     return name
-
-
-def _page_stamp(name: str, making: Making, nav: list) -> str:
-    digest = hashlib.sha256(making.executed(name).read_bytes() + repr((nav, making.results)).encode())
-    code = [*TEMPLATES.rglob("*"), *Path(__file__).parent.glob("*.py")]
-    for path in sorted(p for p in code if p.is_file()):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _state(name: str, making: Making) -> tuple[str, str]:

@@ -5,26 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segkd.config import ROOT
+from segkd.config import ROOT, RunConfig
 from segkd.data import create_dataset
-from segkd.registry import UserError
+from segkd.registry import UserError, unknown
 from segkd.runs import Run, find
 from segkd.study.claims.compare import committed_results, compared, sentence
 from segkd.study.claims.verdicts import wanted_configs
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
 from segkd.study.report import notebooks as report
-from segkd.study.report.first_page import first_page, keep_claims
+from segkd.study.report.first_page import findings_of, first_page, keep_claims
 from segkd.study.report.freeze import finished, freeze, freeze_measures
 from segkd.study.report.rendering import Making, make_pages, results_digest
-from segkd.study.tables.frozen import FILES, FOLDER, HASHES, FrozenRun, kept_seeds, open_frozen
+from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import get_profile
-from segkd.study.tables.study import Study, open_study
+from segkd.study.tables.study import NO_TRAINING, Study, open_study
 
 NOTEBOOKS = {  # and their names in the navigation
     "00_tour": "Tour",
@@ -87,15 +88,14 @@ def make_report(profile: str, dataset: str, **choice: str | None) -> Path:
     if not choice.get("seeds") and len(seeds) > get_profile(profile).seeds:
         choice["seeds"] = ",".join(map(str, seeds))
     studies = open_studies(profile, dataset, choice)
-    with _reading(folder):
+    with _with_kept_runs(studies, folder) as kept:
         found = finished(studies, wanted_configs(studies[0]))
         if not found:
             raise UserError(
                 f"no results for {profile} on {dataset}: no run here and no {folder.relative_to(ROOT) / 'results.csv'}; "
                 f"`make reproduce PROFILE={profile} DATASET={dataset}` makes both"
             )
-        kept = sum(isinstance(run, FrozenRun) for run in found.values())
-        print(f"{len(found)} runs: {len(found) - kept} on this machine, {kept} from the committed results; nothing is trained", flush=True)
+        print(f"{len(found)} runs: {len(found) - len(kept)} on this machine, {len(kept)} from the committed results; nothing is trained", flush=True)
         return _write_report(studies, found, folder, choice, gaps=True)
 
 
@@ -109,18 +109,46 @@ def report_folder(profile: str, dataset: str) -> Path:
     return ROOT / "reports" / f"{profile}-{dataset}"
 
 
+def thawed(report: str) -> list[str]:
+    """Put the committed results of a report, such as small-camvid, among the runs of this machine; returns their ids.
+
+    A study that was begun elsewhere goes on from there. UserError: no such report.
+    """
+    folder = ROOT / "reports" / report
+    if not (folder / "results.csv").exists():
+        raise unknown("report", report, [path.parent.name for path in folder.parent.glob("*/results.csv")])
+    facts = facts_of(folder)
+    studies = open_studies(facts["profile"], facts["dataset"], {"seeds": ",".join(map(str, kept_seeds(folder)))})
+    return thaw(_all_configs(studies), folder)
+
+
+def _all_configs(studies: list[Study]) -> list[RunConfig]:
+    """Of every row of every table, and of the claims."""
+    rows = [(s, row) for s in studies for table in s.all_tables for row in s.rows(table)]
+    found = [study.config(row, seed) for study, row in rows for seed in study.seeds]
+    return list(with_teachers([*found, *wanted_configs(studies[0])]).values())
+
+
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """While this is open, numbers of runs that are not here come from the frozen files in ``folder``."""
-    before = os.environ.get(FOLDER)
-    os.environ[FOLDER] = str(folder)
-    open_frozen.cache_clear()
-    try:
-        yield
-    finally:
-        os.environ.pop(FOLDER)
-        if before is not None:
-            os.environ[FOLDER] = before
+def _with_kept_runs(studies: list[Study], folder: Path) -> Iterator[list[str]]:
+    """While this is open, the runs are those of this machine and, without their networks, those that ``folder`` keeps.
+
+    Gives the ids of the latter. Nothing is trained meanwhile, nor written among the runs of this machine.
+    """
+    configs = _all_configs(studies)
+    here = [find(config) for config in configs if find(config).done]
+    before = {name: os.environ.get(name) for name in ("SEGKD_RUNS", NO_TRAINING)}
+    with tempfile.TemporaryDirectory(prefix="segkd-runs-") as root:
+        for run in here:
+            (Path(root) / run.id).symlink_to(run.path.resolve())
+        os.environ |= {"SEGKD_RUNS": root, NO_TRAINING: "1"}
+        try:
+            yield thaw(configs, folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def _say_needs(studies: list[Study], folder: Path) -> None:
@@ -132,7 +160,7 @@ def _say_needs(studies: list[Study], folder: Path) -> None:
     print(f"{missing} of {len(wanted)} runs to train, {free:.0f} GB of disk free, report in {folder.relative_to(ROOT)}", flush=True)
 
 
-def inputs_digest(studies: list[Study], runs: dict[str, Run], folder: Path) -> str:
+def inputs_digest(studies: list[Study], runs: dict[str, Run]) -> str:
     """What every page depends on: the package's source, the papers' numbers, and the results of the runs."""
     digest = hashlib.sha256()
     for file in [*sorted((ROOT / "segkd").rglob("*.py")), *sorted((ROOT / "data" / "papers").glob("*.csv"))]:
@@ -140,10 +168,7 @@ def inputs_digest(studies: list[Study], runs: dict[str, Run], folder: Path) -> s
     for config in sorted({c.id for study in studies for c in study.configs()}):
         digest.update(config.encode())
     for name, run in sorted(runs.items()):
-        digest.update(name.encode() + (b"kept" if isinstance(run, FrozenRun) else (run.path / "result.json").read_bytes()))
-    if os.environ.get(FOLDER):
-        for path in (folder / name for name in (*FILES, HASHES)):
-            digest.update(path.read_bytes() if path.exists() else b"missing")
+        digest.update(name.encode() + (run.path / "result.json").read_bytes())
     return digest.hexdigest()
 
 
@@ -163,7 +188,9 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     study = studies[0]
     parameters = {"PROFILE": study.profile.name, "DATASET": study.dataset, **{k.upper(): v for k, v in choice.items() if v}}
     labels = {name: label for name, label in NOTEBOOKS.items() if _wanted(name, studies)}
-    making = Making(folder, labels, parameters, inputs_digest(studies, runs, folder), results_digest(folder), gaps)
+    banners = tuple(warning(folder, name) for name in altered(folder))
+    making = Making(folder, labels, parameters, inputs_digest(studies, runs), results_digest(folder), gaps, banners)
     pages, notes = make_pages(making)
-    forest = keep_claims(folder)
-    return report.build_index(folder, pages, first_page(studies[0], runs.values(), folder, notes, forest))
+    found = findings_of(study)
+    first = first_page(study, runs.values(), folder, found, notes, keep_claims(folder, found), banners)
+    return report.build_index(folder, pages, first)

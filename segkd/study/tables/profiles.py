@@ -85,7 +85,7 @@ PROFILES = {
             student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=1000, batch_size=4, lr=0.02, warmup=0.2, validations=10),
             teacher_steps=1.8,
-            tuned={"camvid": {"lr": 0.01}},  # best val mIoU of the last step in the table "tuning" (docs/findings.md)
+            tuned={"camvid": {"lr": 0.01}},  # best val mIoU of the last step in the table "tuning"
             data=DataConfig(size=(192, 256), scale=CPU_SCALE),
             shows="Effects of a point of mIoU or more between methods that train a narrow network from random weights on "
             "a 24x32 score grid, given several seeds. It cannot show the papers' numbers: those need ImageNet weights, "

@@ -164,3 +164,8 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of resampled differences."""
     low, high = np.nanpercentile(differences, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
     return float(low), float(high)
+
+
+def points(value: float) -> str:
+    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus; zero has no sign."""
+    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,18 +16,21 @@ from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
 from segkd.models import check_model_name
 from segkd.registry import unknown
-from segkd.runs import Run, split_of
+from segkd.runs import Run, find, split_of
 from segkd.study.execute.executor import execute
-from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
-from segkd.study.tables import costs
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
-from segkd.study.tables.frozen import find_run, folder, train_shares
+from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
 from segkd.study.tables.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
-from segkd.study.tables.results import base_row, by_seed, summary, tidy
-from segkd.study.tables.show import as_table, facts_of, same_runs, shown, with_runs
+from segkd.study.tables.results import tidy
+from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
+from segkd.study.tables.statistics import points
+from segkd.study.tables.summaries import cost_columns, summary
 from segkd.study.tables.table import Row, Table
 from segkd.train.record import environment
+
+
+NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
 
 
 def _names(value: str | Iterable[str] | None) -> list[str] | None:
@@ -163,7 +166,7 @@ class Study:
 
     def missing(self, table: str) -> str:
         """The command that trains what a table lacks; "" if it lacks nothing."""
-        if all(find_run(c).done for c in self.configs([table])):
+        if all(find(c).done for c in self.configs([table])):
             return ""
         usual = with_networks(get_profile(self.profile.name), self.paper, self.dataset, "", "")
         networks = {"STUDENT": (self.profile.student, usual.student), "TEACHER_NETWORK": (self.profile.teacher, usual.teacher)}
@@ -178,7 +181,7 @@ class Study:
 
     def run(self) -> None:
         """Train what is missing; finished runs are left alone."""
-        if folder() is None:  # a report is made of what is there
+        if not os.environ.get(NO_TRAINING):
             execute(self.configs(), self.devices)
 
     def runs(self, table: str, row: str) -> list[Run]:
@@ -186,7 +189,7 @@ class Study:
         labels = {r.label: r for r in self.rows(table)}
         if row not in labels:
             raise unknown(f"row of table '{table}':", row, labels)
-        found = [find_run(self.config(labels[row], seed)) for seed in self.seeds]
+        found = [find(self.config(labels[row], seed)) for seed in self.seeds]
         return [r for r in found if r.done]
 
     def results(self, table: str | None = None) -> pd.DataFrame:
@@ -213,16 +216,19 @@ class Study:
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
-        shares = train_shares() or self.packed("train").class_shares()
         lines = [
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
             for row in self.rows(table)
             if rows is None or row.label in rows
             for run in self.runs(table, row.label)
-            for name, value, share in zip(run.result["classes"], run.result["iou"], shares)
+            for name, value, share in zip(run.result["classes"], run.result["iou"], self._train_shares(run))
             if value is not None
         ]
         return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
+
+    def _train_shares(self, run: Run) -> Iterable[float]:
+        """Each class's share of the training pixels, of kept runs as it was; the data need not be here."""
+        return run.result.get("train_shares") or self.packed("train").class_shares()
 
     def curves(self, table: str) -> pd.DataFrame:
         """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
@@ -239,50 +245,48 @@ class Study:
         found = {}
         for line in self.summary(table).to_dict("records"):
             if line["runs"]:
-                gain = f" ({line['gain']:+.1f}, {line['verdict']})" if line["verdict"] else ""
+                gain = f" ({points(line['gain'])}, {line['verdict']})" if line["verdict"] else ""
                 found[line["row"]] = f"{line['mIoU %']:.1f}{gain}"
         return found
 
-    def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
-        """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
-        alike = same_runs({row.label: self.config(row, self.seeds[0]).id for row in self.rows(name)})
-        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name), alike)
-        return with_runs(style, {row.label: [run.id for run in self.runs(name, row.label)] for row in self.rows(name)})
+    def table(self, name: str, reference: str | None = "baseline") -> TableView:
+        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against."""
+        rows, table = self.rows(name), self.all_tables[name]
+        found, alone = self._summary(name, reference)
+        configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
+        runs = {row.label: [run.id for run in self.runs(name, row.label)] for row in rows}
+        kinds = {label: configs[label] for label in configs if runs[label]}
+        words = called([row for row in rows if row.label in kinds], kinds)
+        comparable = self.profile.own_protocols and self.dataset == table.source.get("dataset")
+        first = self._reference(name, reference)
+        over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
+        ran = in_common(self.data, kinds) if table.source else ""
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone)
 
-    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
-        """The numbers behind ``table``; a sweep without a baseline is compared with its first row (the plain loss)."""
+    def _reference(self, name: str, reference: str | None) -> str | None:
+        """A sweep without a baseline is compared with its first row (the plain loss)."""
         rows = self.rows(name)
-        table = replace(self.all_tables[name], rows=tuple(rows))
         labels = [r.label for r in rows]
         if reference not in labels and not (reference == "baseline" and any(r.group for r in rows)):
-            reference = labels[0] if rows[0].role == "student" else None
-        results = self.results(name)
+            return labels[0] if rows[0].role == "student" else None
+        return reference
+
+    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
+        """The numbers behind ``table``, a line a row, the rows without a run too."""
+        return self._summary(name, reference)[0]
+
+    def _summary(self, name: str, reference: str | None) -> tuple[pd.DataFrame, bool]:
+        rows, reference = self.rows(name), self._reference(name, reference)
+        table, results = replace(self.all_tables[name], rows=tuple(rows)), self.results(name)
+        configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
         found = summary(table, results, reference)
-        cannot = [too_small(self.config(row, self.seeds[0])) for row in rows]
-        found["verdict"] = found["verdict"].mask(cannot, "images too small")
-        lines = [self._cost(table, row, results, reference) for row in rows]
-        return pd.concat([found, pd.DataFrame(lines, index=found.index)], axis=1)
+        found["verdict"] = found["verdict"].mask([too_small(configs[row.label]) for row in rows], "images too small")
+        beside, alone = cost_columns(table, results, reference, configs, self._longer)
+        return pd.concat([found, beside], axis=1), alone
 
-    def _cost(self, table: Table, row: Row, results: pd.DataFrame, reference: str | None) -> dict:
-        """The columns of a row that more than its own results are needed for."""
-        base = next((r for r in table.rows if r.label == base_row(table, row, reference)), None)
-        value = {r.label: by_seed(results[results["row"] == r.label]) for r in (row, base) if r}
-        found = costs.printed_costs(table, row)
-        if "paper minutes" in found and base:
-            found["paper time ratio"] = found["paper minutes"] / costs.printed_costs(table, base)["paper minutes"]
-        if "paper mAcc %" in found:
-            found["mAcc %"] = 100 * value[row.label]["macc"].mean()
-        extra = costs.extra_parameters(self.config(row, self.seeds[0])) if row.role == "student" else math.nan
-        plain = base and base.spec == "baseline" and not base.control and row.control != "longer" and row.tuning is None
-        times = self._equal_time(row, base, value[row.label], value[base.label]) if plain else {}
-        return {"extra parameters": extra, **times, **found}
-
-    def _equal_time(self, row: Row, base: Row, own: pd.DataFrame, plain: pd.DataFrame) -> dict:
-        ratio = costs.time_ratio(self.config(row, self.seeds[0]), self.config(base, self.seeds[0]), own, plain)
-        longer = [find_run(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
-        scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
-        gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)
-        return {"time ratio": ratio, "gain at equal time": 100 * gain, "seeds at equal time": seeds}
+    def _longer(self, base: Row) -> pd.Series:
+        runs = [find(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
+        return pd.Series({run.config.seed: run.result["miou"] for run in runs if run.done}, dtype=float)
 
     def protocol(self) -> pd.io.formats.style.Styler:
         """What is run, as a table to show."""
@@ -299,12 +303,12 @@ class Study:
 
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
-        done = [find_run(c) for c in self.configs()]
+        done = [find(c) for c in self.configs()]
         values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
         if self.own_teacher:
             values["teacher"] = self._teacher_from_file()
         return as_table(values)
 
     def _teacher_from_file(self) -> str:
-        return about_teacher(find_run(self.config(Row("", role="teacher"), self.seeds[0])))
+        return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))
 

@@ -22,7 +22,7 @@ from segkd.study.claims import mechanisms as m
 from segkd.study.claims.parts import config_of
 from segkd.study.claims.tests import clean_teacher, cwd, hwd, label_teacher, rdd, teacher
 from segkd.study.report.freeze import freeze_measures
-from segkd.study.tables.frozen import Frozen, FrozenRun, altered
+from segkd.study.tables.frozen import altered, thaw
 from segkd.study.tables.study import open_study
 
 
@@ -170,7 +170,7 @@ def test_weights_of_a_snapshot_and_a_run_without_one(trained, tmp_path):
     run = trained["cwd"]
     kept = run.path / "snapshot-010.safetensors"
     kept.rename(tmp_path / kept.name)
-    with pytest.raises(UserError, match="after 10 % of the training was not kept"):
+    with pytest.raises(UserError, match="this run's network is kept after 10, 25, 50 % of its steps by newer versions only"):
         m.xor_balance(run, percent=10)
     (tmp_path / kept.name).rename(kept)
 
@@ -228,20 +228,23 @@ def test_measures_of_one_run(tmp_path):
         measures.unit_of("thin_iuo")
 
 
-def test_what_was_measured_is_known_without_the_network(trained, tmp_path):
+def test_what_was_measured_is_known_without_the_network(trained, tmp_path, monkeypatch):
     run, other = trained["label_teacher"], trained["rdd"]
     before = m.input_scores(run), m.pairwise_kl(run), m.xor_balance(other), m.xor_balance(other, percent=10)
     (tmp_path / "figures").mkdir()
     m.measured().to_csv(tmp_path / "figures" / "measures.csv", index=False)
     facts = {"profile": "smoke", "dataset": "scenes", "classes": [], "split": "test", "train_shares": []}
     (tmp_path / "study.json").write_text(json.dumps(facts))
+    line = {"profile": "smoke", "dataset": "scenes", "table": "main", "row": "", "seed": 0, "metric": "miou", "value": 0.5}
+    pd.DataFrame([line | {"run": r.id} for r in (run, other)]).to_csv(tmp_path / "results.csv", index=False)
     freeze_measures(tmp_path)
     assert altered(tmp_path) == []
-    kept = Frozen(tmp_path)
-    run, other = (FrozenRun(r.config, tmp_path / "none", kept) for r in (run, other))
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    assert thaw([run.config, other.config], tmp_path) == [run.id, other.id]
+    run, other = find(run.config), find(other.config)
     after = m.input_scores(run), m.pairwise_kl(run), m.xor_balance(other), m.xor_balance(other, percent=10)
     assert [type(value) for value in after] == [type(value) for value in before]
     np.testing.assert_allclose(np.hstack(after), np.hstack(before))
-    with pytest.raises(UserError, match="'order_change' was not measured and its network is not here; `make reproduce PROFILE=smoke"):
+    with pytest.raises(UserError, match="only its numbers are here; `make reproduce PROFILE=smoke"):
         m.order_change(other)
     assert set(m.measured()["run"]) >= {run.id, other.id}

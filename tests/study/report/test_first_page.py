@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from segkd.registry import UserError
-from segkd.study.gaps import BANNER, GAP
+from segkd.study.gaps import GAP
 from segkd.study.report.first_page import few_colours, keep_claims
 from segkd.study.report.overview import Overview, Page, build_index, first_sentence
 from segkd.study.report.page_size import LIMIT, fit
@@ -52,13 +52,11 @@ def page(tmp_path):
     """A rendered page with a picture, headline numbers, a gap and a warning."""
     executed = notebook(
         tmp_path / "rdd.ipynb",
-        cell("warned", {BANNER: {"text": "results.csv is <altered>"}, "text/plain": "x"}),
-        cell("also warned", {BANNER: {"text": "results.csv is <altered>"}, "text/plain": "x"}),
         cell("picture()", picture(png())),
         cell("gap()", {GAP: {"reason": "no run; `make reproduce` <makes> it"}, "text/plain": "x"}),
         cell("numbers", {"text/plain": "{'gain & more': '+1.2 ± 0.3'}"}, tags=("headline",)),
     )
-    return render(executed, tmp_path / "rdd.html", [("Overview", "index.html"), ("RDD", "rdd.html")], results="abc")
+    return render(executed, tmp_path / "rdd.html", [("Overview", "index.html"), ("RDD", "rdd.html")], "abc", ["results.csv is <altered>"])
 
 
 def test_warning_stands_once_above_everything(page):
@@ -170,14 +168,14 @@ def test_small_page_keeps_its_pictures_and_a_hopeless_one_is_refused():
 
 
 def test_forest_plot_and_sentences_are_kept_from_the_claims_page(tmp_path):
-    assert keep_claims(tmp_path) is None
+    assert keep_claims(tmp_path, ["x above"]) is None
     (tmp_path / "pages").mkdir()
     forest, said = cell("f", picture(png(300, 2400)), tags=("forest",)), cell("s", {"text/markdown": "1. One.\n2. Two."}, tags=("sceptic",))
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("other", picture(png())), forest, said)
-    kept = keep_claims(tmp_path)
-    assert Image.open(kept).size == (1200, 150) and json.loads((tmp_path / "claims.json").read_text()) == {"sentences": ["One.", "Two."]}
+    kept = keep_claims(tmp_path, ["x above"])
+    assert Image.open(kept).size == (1200, 150) and json.loads((tmp_path / "claims.json").read_text()) == {"findings": ["x above"], "sentences": ["One.", "Two."]}
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("f", {GAP: {"reason": "no"}, "text/plain": "x"}, tags=("forest", "sceptic")))
-    assert keep_claims(tmp_path) == kept
+    assert keep_claims(tmp_path, ["x above"]) == kept
     with pytest.raises(UserError, match="not a picture"):
         few_colours(b"no", 10)
 

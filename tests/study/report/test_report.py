@@ -194,17 +194,15 @@ def test_notebooks_without_a_proper_parameters_cell(tmp_path):
 
 
 def test_stamp_follows_notebook_parameters_and_inputs(tmp_path):
-    notebook, html = write(tmp_path / "n.ipynb", "1"), tmp_path / "r" / "n.html"
+    notebook, made = write(tmp_path / "n.ipynb", "1"), tmp_path / "r" / "n.ipynb"
     first = report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"])
     assert first == report.stamp(notebook, {"B": [2], "A": 1}, ["y", "x"])
     assert len({first, report.stamp(notebook, {"A": 2, "B": [2]}, ["x", "y"]), report.stamp(notebook, {}, ["x"])}) == 3
-    report.write_stamp(html, first)
-    assert not report.is_fresh(html, first)  # no page yet
-    html.write_text("page")
-    assert report.is_fresh(html, first)
-    assert not report.is_fresh(tmp_path / "r" / "pages" / "n.ipynb", first)
+    assert not report.is_fresh(made, first)  # not there yet
+    report.execute(notebook, made, {}, stamp=first)
+    assert report.is_fresh(made, first)
     write(notebook, "2")
-    assert not report.is_fresh(html, report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"]))
+    assert not report.is_fresh(made, report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"]))
 
 
 @pytest.mark.parametrize("latex, part", [

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from segkd import cli
 from segkd.config import to_dict
 from segkd.registry import UserError
 from segkd.runs import find
-from segkd.study.report import freeze
+from segkd.study.report import freeze, reproduce
 from segkd.study.tables import frozen
-from segkd.study.tables.study import open_study
+from segkd.study.tables.study import NO_TRAINING, open_study
 
 CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"]
 IMAGES = 5
@@ -62,14 +65,16 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def without_runs(kept, tmp_path, monkeypatch):
-    """The same study on a machine that has the frozen files alone (a copy, to be altered at will)."""
-    for path in kept[1].iterdir():
-        (tmp_path / "smoke-scenes" / path.name).parent.mkdir(exist_ok=True)
-        (tmp_path / "smoke-scenes" / path.name).write_bytes(path.read_bytes())
+def where(kept, tmp_path, monkeypatch):
+    """The frozen files (a copy, to be altered at will) on a machine without runs."""
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "none"))
-    monkeypatch.setenv(frozen.FOLDER, str(tmp_path / "smoke-scenes"))
-    frozen.open_frozen.cache_clear()
+    return shutil.copytree(kept[1], tmp_path / "smoke-scenes")
+
+
+@pytest.fixture
+def without_runs(kept, where):
+    """The same study with the runs as they come back from the files."""
+    assert len(frozen.thaw(kept[2].configs(), where)) == len(kept[2].configs())
     return kept[2]
 
 
@@ -84,7 +89,7 @@ def test_a_study_says_the_same_without_its_runs(kept, without_runs):
 def test_counts_of_images_are_the_same_and_small(kept, without_runs, monkeypatch):
     row = without_runs.rows("main")[0].label
     found = without_runs.runs("main", row)[1]
-    assert isinstance(found, frozen.FrozenRun) and found.images().dtype == np.int64
+    assert "kept" in found.result and found.images().dtype == np.int64
     monkeypatch.setenv("SEGKD_RUNS", str(kept[0]))
     np.testing.assert_array_equal(found.images(), find(found.config).images())
     with np.load(kept[1] / "images.npz") as arrays:
@@ -96,24 +101,43 @@ def test_parameters_keep_all_their_digits(without_runs):
 
 
 def test_a_network_that_is_not_here_is_a_user_error_with_the_command(without_runs):
-    with pytest.raises(UserError, match="only its numbers are kept; `make reproduce PROFILE=smoke DATASET=scenes`"):
+    with pytest.raises(UserError, match="only its numbers are here; `make reproduce PROFILE=smoke DATASET=scenes`"):
         without_runs.runs("main", "baseline")[0].load_model()
 
 
-def test_a_run_that_is_here_comes_before_the_files(kept, without_runs):
-    config = without_runs.config(without_runs.rows("main")[0], 0)
+def test_a_run_that_is_here_is_left_alone(kept, where):
+    config = kept[2].configs()[0]
     write_run(config, np.random.default_rng(7))
-    first, second = without_runs.runs("main", "baseline")
-    assert not isinstance(first, frozen.FrozenRun) and isinstance(second, frozen.FrozenRun)
+    before = find(config).result
+    assert config.id not in frozen.thaw(kept[2].configs(), where) and find(config).result == before and "kept" not in before
+    assert frozen.thaw(kept[2].configs(), where) == [] == frozen.thaw(kept[2].configs(), where / "none")
 
 
-def test_without_the_variable_what_is_not_here_is_not_run(without_runs, monkeypatch):
-    monkeypatch.delenv(frozen.FOLDER)
-    assert without_runs.scores("main").empty and set(without_runs.summary("main")["runs"]) == {0}
+def test_a_study_goes_on_from_what_is_kept(kept, where, monkeypatch, capsys):
+    """`segkd thaw`, one more seed, and the files hold both, with where each comes from."""
+    monkeypatch.setattr(reproduce, "ROOT", where.parent)
+    folder = shutil.copytree(where, where.parent / "reports" / where.name)
+    assert cli.main(["thaw", where.name]) == 0 and "runs of smoke-scenes are here now, without" in capsys.readouterr().out
+    more = open_study("all", "smoke", "scenes", seeds="0,1,2", tables="main")
+    draw = np.random.default_rng(9)
+    for config in more.configs():
+        if config.seed == 2:
+            write_run(config, draw)
+            (find(config).path / "env.json").write_text(json.dumps({"commit": "def5678", "device": "cpu", "torch": "2.15.0"}))
+    freeze.freeze([more], folder)
+    found = frozen.read_results(folder / "results.csv")
+    old = pd.read_csv(kept[1] / "results.csv")
+    key = ["table", "row", "seed", "metric"]
+    both = found.merge(old, on=key)
+    assert set(found["seed"]) == {0, 1, 2} and len(both) == len(old) and (both["value_x"] == both["value_y"]).all()
+    said = json.loads((folder / "study.json").read_text())["provenance"]
+    assert said["commits"] == ["abc1234", "def5678"] and said["torch"] == ["2.11.0", "2.15.0"] and said["runs"] == len(more.configs())
+    assert cli.main(["thaw", "smoke-scene"]) == 2 and "did you mean 'smoke-scenes'" in capsys.readouterr().err
 
 
 def test_nothing_is_trained_while_a_report_is_made(without_runs, monkeypatch):
     monkeypatch.setattr("segkd.study.tables.study.execute", lambda *a: pytest.fail("training"))
+    monkeypatch.setenv(NO_TRAINING, "1")
     without_runs.run()
 
 
@@ -125,41 +149,39 @@ def test_frozen_again_nothing_changes(kept):
 
 
 @pytest.mark.parametrize("name", frozen.FILES)
-def test_a_file_altered_by_hand_is_noticed(without_runs, name):
-    path = frozen.folder() / name
+def test_a_file_altered_by_hand_is_noticed(where, name):
+    path = where / name
     path.write_bytes(path.read_bytes().replace(b"0.3", b"0.4", 1) + b" ")
-    assert frozen.altered(frozen.folder()) == [name]
-    said = frozen.warning(frozen.folder(), name)
+    assert frozen.altered(where) == [name]
+    said = frozen.warning(where, name)
     assert f"smoke-scenes/{name}" in said and "git checkout" in said and "make reproduce" in said
 
 
-def test_lost_hashes_make_every_file_doubtful(without_runs):
-    (frozen.folder() / frozen.HASHES).unlink()
-    assert frozen.altered(frozen.folder()) == list(frozen.FILES)
+def test_lost_hashes_make_every_file_doubtful(where):
+    (where / frozen.HASHES).unlink()
+    assert frozen.altered(where) == list(frozen.FILES)
 
 
 @pytest.mark.parametrize("column, other", [("profile", "quick"), ("dataset", "camvid")])
-def test_mixed_results_are_refused(without_runs, column, other):
-    path = frozen.folder() / "results.csv"
-    frame = pd.read_csv(path)
+def test_mixed_results_are_refused(kept, where, column, other):
+    frame = pd.read_csv(where / "results.csv")
     frame.loc[3, column] = other
-    frame.to_csv(path, index=False)
+    frame.to_csv(where / "results.csv", index=False)
     with pytest.raises(UserError, match=f"mixes results of several {column}s .*{other}"):
-        without_runs.scores("main")
+        frozen.thaw(kept[2].configs(), where)
     frame[column] = other
-    frame.to_csv(path, index=False)
+    frame.to_csv(where / "results.csv", index=False)
     with pytest.raises(UserError, match="results.csv and study.json are not of one study"):
-        without_runs.scores("main")
+        frozen.thaw(kept[2].configs(), where)
 
 
-def test_lost_columns_and_facts_are_one_line(without_runs):
-    path = frozen.folder() / "results.csv"
-    pd.read_csv(path).drop(columns="run").to_csv(path, index=False)
+def test_lost_columns_and_facts_are_one_line(kept, where):
+    pd.read_csv(where / "results.csv").drop(columns="run").to_csv(where / "results.csv", index=False)
     with pytest.raises(UserError, match="has no column run"):
-        without_runs.scores("main")
-    (frozen.folder() / "study.json").write_text('{"profile": "smoke"}')
+        frozen.thaw(kept[2].configs(), where)
+    (where / "study.json").write_text('{"profile": "smoke"}')
     with pytest.raises(UserError, match="study.json has no classes, dataset, split, train_shares"):
-        without_runs.class_iou("main")
+        frozen.thaw(kept[2].configs(), where)
 
 
 def test_provenance_is_what_the_runs_say(kept):
@@ -190,14 +212,10 @@ def test_wall_time_counts_overlapping_runs_once(tmp_path):
     assert freeze.wall_seconds(runs) == pytest.approx(50)
 
 
-def test_report_is_made_of_the_files_alone(kept, without_runs, monkeypatch):
+def test_report_is_made_of_the_files_alone(kept, where, monkeypatch):
     """The first page without a run on disk: the numbers of the runs, where they come from, and a warning once one is altered."""
-    from segkd.study.report import reproduce
-
-    where = frozen.folder()
-    monkeypatch.delenv(frozen.FOLDER)
     monkeypatch.setattr(reproduce, "NOTEBOOKS", {})
-    monkeypatch.setattr(reproduce, "open_studies", lambda *choice: [without_runs])
+    monkeypatch.setattr(reproduce, "open_studies", lambda *choice: [kept[2]])
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where)
     monkeypatch.setattr("segkd.study.tables.study.execute", lambda *a: pytest.fail("training"))
     before = {path.name: path.read_bytes() for path in where.iterdir()}
@@ -206,12 +224,11 @@ def test_report_is_made_of_the_files_alone(kept, without_runs, monkeypatch):
     assert all(f"{score:.1f}" in text for score in scores) and "abc1234" in text and 'role="alert"' not in text
     assert {path.name: path.read_bytes() for path in where.iterdir() if path.name in before} == before
     (where / "results.csv").write_bytes(before["results.csv"] + b"\n")
-    assert 'role="alert"' in reproduce.make_report("smoke", "scenes").read_text() and frozen.folder() is None
+    assert 'role="alert"' in reproduce.make_report("smoke", "scenes").read_text()
+    assert not (where.parent / "none").exists() and NO_TRAINING not in os.environ, "nothing is left among the runs"
 
 
-def test_report_takes_all_the_seeds_that_are_kept(without_runs, monkeypatch):
-    from segkd.study.report import reproduce
-
+def test_report_takes_all_the_seeds_that_are_kept(where, monkeypatch):
     def chosen(given):
         asked = []
         monkeypatch.setattr(reproduce, "open_studies", lambda profile, dataset, choice: asked.append(choice) or pytest.fail("opened"))
@@ -219,7 +236,6 @@ def test_report_takes_all_the_seeds_that_are_kept(without_runs, monkeypatch):
             reproduce.make_report("smoke", "scenes", seeds=given)
         return asked[0]["seeds"]
 
-    where = frozen.folder()
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where)
     assert chosen(None) == chosen("") == "0,1" and chosen("1") == "1"  # smoke's own is one seed
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where / "none")
@@ -227,8 +243,6 @@ def test_report_takes_all_the_seeds_that_are_kept(without_runs, monkeypatch):
 
 
 def test_report_of_nothing_is_one_line(tmp_path, monkeypatch):
-    from segkd.study.report import reproduce
-
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "none"))
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: reproduce.ROOT / "reports" / "no-such")
     with pytest.raises(UserError, match="no results for smoke on scenes: .*`make reproduce PROFILE=smoke DATASET=scenes` makes both"):
