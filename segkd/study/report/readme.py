@@ -30,8 +30,12 @@ def update_readme(readme: Path = ROOT / "README.md") -> None:
 
 def results_block(reports: Path = ROOT / "reports") -> str:
     """One section for every ``reports/<profile>-<dataset>/results.csv`` that is kept in the repository."""
-    kept = [path for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
-    return "".join(_section(path) for path in kept) or "\nNo results yet.\n"
+    return "".join(_section(folder / "results.csv") for folder in kept_reports(reports)) or "\nNo results yet.\n"
+
+
+def kept_reports(reports: Path = ROOT / "reports") -> list[Path]:
+    """The folders of reports with results in the repository."""
+    return [path.parent for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
 
 
 def _section(path: Path) -> str:
