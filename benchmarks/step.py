@@ -22,8 +22,8 @@ from segkd.analysis.cost import peak_memory
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
-from segkd.losses.cross_entropy import pixel_shares, weighted_cross_entropy
-from segkd.losses.method import Context
+from segkd.losses.context import Context
+from segkd.losses.cross_entropy import pixel_weights, weighted_cross_entropy
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.prediction import Prediction, resize_scores
 from segkd.runs import split_of
@@ -180,7 +180,7 @@ def cross_entropy() -> Iterator[dict]:
     def run(ours: bool) -> Tensor:
         scores.grad = None
         if ours:
-            weighted_cross_entropy(scores, labels, pixel_shares(labels, None)).backward()
+            weighted_cross_entropy(scores, labels, pixel_weights(labels, None)).backward()
         else:
             up = F.interpolate(scores, (512, 512), mode="bilinear", align_corners=True)
             F.cross_entropy(up, labels, ignore_index=255).backward()

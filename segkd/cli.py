@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ from segkd.registry import UserError
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 fine, 2 bad input, 130 interrupted)."""
     arguments = _parser().parse_args(argv)
-    if getattr(arguments, "tensorboard", False):
-        os.environ["SEGKD_TENSORBOARD"] = "1"  # so that worker processes know
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -48,14 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="what would be trained, how long it takes and what it costs")
     train = add("train", _train, "train one run from a JSON config")
     train.add_argument("config", type=Path)
-    _add_tensorboard(train)
     add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
     export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
     export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
-    export.add_argument("--out", type=Path, default=None, help="the file; default: the run's id in this folder")
+    export.add_argument("--out", type=Path, default=None, help="the file, or its folder; default: the run's id, here")
     export.add_argument("--argmax", action="store_true", help="labels instead of scores")
     data = add("data", _data, "list the data sets, or get, check and pack one")
     data.add_argument("words", nargs="*", metavar="WHAT", help="list (default), prepare NAME, verify NAME; NAME alone: all of it")
@@ -80,7 +76,6 @@ def _add_choice(study: argparse.ArgumentParser) -> None:
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
     study.add_argument("--executor", default="processes", help="processes: on this machine; ray: on a Ray cluster")
-    _add_tensorboard(study)
 
 
 def _add_rows(study: argparse.ArgumentParser) -> None:
@@ -93,10 +88,6 @@ def _add_rows(study: argparse.ArgumentParser) -> None:
         "teacher": "file of a trained network to use in place of every plain teacher",
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
-
-
-def _add_tensorboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tensorboard", action="store_true", help="event files in each run's folder, for TensorBoard")
 
 
 def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
@@ -134,14 +125,9 @@ def _train(arguments: argparse.Namespace) -> None:
     from segkd.study.execute.executor import execute
     from segkd.study.execute.together import train_together
     from segkd.train.processes import launched
+    from segkd.train.state import read_json
 
-    if not arguments.config.exists():
-        raise UserError(f"config '{arguments.config}' not found")
-    try:
-        values = json.loads(arguments.config.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{arguments.config}: not JSON: {error}") from error
-    config = from_dict(values)
+    config = from_dict(read_json(arguments.config, "give a run's config as JSON, like the config.json of a run"))
     run = train_together(config) if launched() else execute([config])[0]
     if run is not None:  # torchrun's first process speaks for all
         print(f"{run.path}  mIoU {run.result['miou']:.4f} on {run.result['split']}")

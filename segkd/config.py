@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
 
-from segkd.registry import UserError, unknown
+from segkd.fields import Count, Fraction, Momentum, NotNegative, Positive, That, Whole, check_fields, fit_all, hints_of
 
-TEACHER_CLASSES = ("own", "shuffled")
-PRECISIONS = ("float32", "bf16", "float64")
+Size = tuple[Count, Count]  # (H, W) in pixels
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
@@ -31,34 +30,41 @@ def runs_root() -> Path:
     return Path(os.environ.get("SEGKD_RUNS") or ROOT / "runs")
 
 
+class Checked:
+    """A config whose fields hold what is declared beside them, however it was made; UserError otherwise."""
+
+    def __post_init__(self):
+        check_fields(self, type(self).__name__.removesuffix("Config").lower())
+
+
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """A data set. ``size`` (H, W) is what is stored and evaluated (None: the images' own), ``crop`` what is trained on (None: all)."""
 
     name: str = "scenes"
-    size: tuple[int, int] | None = (96, 128)
-    crop: tuple[int, int] | None = None
-    scale: tuple[float, float] = (0.5, 2.0)  # random scale of the papers' protocols (methods.md 2.1)
-    train_limit: int | None = None  # first images of a split only; None = all
-    eval_limit: int | None = None
-    split: str = "test"  # the declared split: its score is the result
+    size: Size | None = (96, 128)
+    crop: Size | None = None
+    scale: Annotated[tuple[Positive, Positive], That(lambda x: x[0] <= x[1], "in order")] = (0.5, 2.0)  # random scale of the papers' protocols (methods.md 2.1)
+    train_limit: Count | None = None  # so many images of a split, evenly spaced; None = all
+    eval_limit: Count | None = None
+    split: Literal["test", "val"] = "test"  # the declared split: its score is the result
     root: str | None = None  # where the set lies; None: under $SEGKD_DATA or data/raw
     content: str = ""  # of a described folder, `segkd.data.folder.content`: another folder is another run
     continuous_scale: bool = False  # these three are mmseg's augmentation; see segkd/data/augment.py for who uses what
-    cat_max_ratio: float = 1.0  # a crop is drawn again while one class has this share of it; mmseg 0.75, 1 is no cap
+    cat_max_ratio: Annotated[float, That(lambda x: 0 < x <= 1, "> 0 and <= 1")] = 1.0  # a crop is drawn again while one class fills so much of it; mmseg 0.75, 1 is no cap
     photometric: bool = False  # brightness, contrast, saturation and hue
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """A network by name (``arch/encoder``), size and start."""
 
     name: str = "deeplabv3/resnet18"
-    width: float = 1.0
+    width: Positive = 1.0
     weights: str | None = None
-    extra_channels: int = 0  # 1 for a label-assisted teacher
-    output_stride: int = 8  # pixels of the image per cell of the encoder's last map: 8, 16 or 32
-    head_channels: int | None = None  # of the head; None: the papers' times ``width``
+    extra_channels: Whole = 0  # 1 for a label-assisted teacher
+    output_stride: Literal[8, 16, 32] = 8  # pixels of the image per cell of the encoder's last map
+    head_channels: Count | None = None  # of the head; None: the papers' times ``width``
     checkpoint: str | None = None  # file of a whole network to start from; with 0 steps the run is that network
     checkpoint_hash: str = ""  # its `segkd.models.weights.content_hash`: another file is another run
     grad_checkpointing: bool = False  # less memory, a longer step, the same run
@@ -72,26 +78,26 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Checked):
     """SGD with momentum under poly decay, as in all four papers, or AdamW; the same for every method of a study."""
 
-    optimiser: str = "sgd"
-    steps: int = 40000
-    batch_size: int = 16
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    power: float = 0.9
-    warmup: float = 0.0  # share of the steps over which the learning rate rises
-    aux_weight: float = 0.4
-    validations: int = 10
-    precision: str = "float32"  # bf16: forward passes in training alone; float64: all of it, the same numbers on any CPU
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    steps: Whole = 40000  # 0: the network as it starts
+    batch_size: Count = 16
+    lr: Positive = 0.02
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 1e-4
+    power: NotNegative = 0.9
+    warmup: Fraction = 0.0  # of the steps, over which the learning rate rises
+    aux_weight: NotNegative = 0.4
+    validations: Count = 10
+    precision: Literal["float32", "bf16", "float64"] = "float32"  # bf16: forward passes in training alone; float64: all of it, the same numbers on any CPU
     compile: bool = False  # the student through torch.compile: the same up to rounding
-    average: float = 0.0  # over the last steps, this part of all, weights are averaged: their mean is validated and is the result
+    average: Fraction = 0.0  # of the steps, the last ones, over which weights are averaged: their mean is validated and is the result
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """One training. A teacher is itself a run, so a study is a graph of configs."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -100,10 +106,10 @@ class RunConfig:
     method: str = "baseline"
     hyper: dict[str, Any] = field(default_factory=dict)
     variant: str = "paper"
-    seed: int = 0
+    seed: Annotated[int, That(lambda x: 0 <= x < 2**63, ">= 0 and < 2**63")] = 0
     teacher: RunConfig | None = None
-    teacher_classes: str = "own"  # "shuffled": a control, in which the teacher's classes trade places
-    rounding: int = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
+    teacher_classes: Literal["own", "shuffled"] = "own"  # "shuffled": a control, in which the teacher's classes trade places
+    rounding: Whole = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
 
     @cached_property  # pages look runs up thousands of times
     def id(self) -> str:
@@ -138,30 +144,6 @@ def to_dict(config: Any) -> dict:
     return json.loads(json.dumps(asdict(config)))
 
 
-def from_dict(values: dict, kind: type = RunConfig, where: str = "config") -> Any:
-    """The config that ``to_dict`` wrote. Unknown keys and wrong types are a UserError that names the key."""
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise unknown(f"key in {where}:", key, known)
-    return kind(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    options = getattr(hint, "__args__", ()) if str(hint).startswith(("typing.Optional", "typing.Union")) or "|" in str(hint) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    target = next(o for o in options if o is not type(None))
-    if is_dataclass(target):
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, got {value!r}")
-        return from_dict(value, target, where)
-    origin = getattr(target, "__origin__", target)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if origin is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
-        raise UserError(f"{where}: expected {origin.__name__}, got {value!r}")
-    return value
+def from_dict(values: dict) -> RunConfig:
+    """The config that ``to_dict`` wrote. Unknown keys and values that do not fit are a UserError that names the key."""
+    return RunConfig(**fit_all(values, hints_of(RunConfig), "key", "config."))

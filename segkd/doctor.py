@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
 
 from segkd.config import ROOT, runs_root
-from segkd.runs import environment
-from segkd.train.runtime import pick_device
+from segkd.train.record import environment
+from segkd.train.runtime import compiler, pick_device
 
 EXTRAS = {  # a package of each extra, and what cannot be done without it
     "papermill": ("report", "reports"), "seaborn": ("report", "figures"), "sklearn": ("analysis", "t-SNE"),
@@ -66,9 +65,8 @@ def _precision(device: torch.device) -> Finding:
 
 
 def _compiler(device: torch.device) -> Finding:
-    needed = "triton" if device.type == "cuda" else "a C++ compiler"
-    there = _version("triton") if device.type == "cuda" else shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
-    advice = "" if there else f"schedule.compile needs {needed}; leave it false or install one"
+    there = compiler(device)
+    advice = "" if there else "schedule.compile needs triton on a GPU, a C++ compiler on a CPU; leave it false or install one"
     return Finding("compile", f"yes, {there}" if there else "no", advice)
 
 
@@ -114,9 +112,3 @@ def _places() -> list[Finding]:
         Finding("weights", os.environ.get("SEGKD_WEIGHTS") or "SEGKD_WEIGHTS is not set: files by path, imagenet from packages or timm"),
     ]
 
-
-def _version(package: str) -> str | None:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
@@ -116,7 +117,9 @@ def write_torchscript(model: Deployed, run: Run, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing is deprecated, and warns of every check of a shape
         traced = torch.jit.trace(model, (_example(model),), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={"segkd": json.dumps(description(model, run))})
+        buffer = io.BytesIO()  # written by Python, whose errors say what the disk refused
+        torch.jit.save(traced, buffer, _extra_files={"segkd": json.dumps(description(model, run))})
+    path.write_bytes(buffer.getbuffer())
 
 
 def load_torchscript(path: Path) -> Function:
@@ -129,11 +132,11 @@ def load_torchscript(path: Path) -> Function:
 
 def write_safetensors(model: Deployed, run: Run, path: Path) -> None:
     """The folded weights, for `load_safetensors`; what they belong to in the metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     network = json.dumps(asdict(run.config.network))
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, path, metadata={**description(model, run), "network": network})
+    path.write_bytes(save(tensors, {**description(model, run), "network": network}))
 
 
 def load_safetensors(path: Path) -> Deployed:
@@ -176,13 +179,14 @@ def description(model: Deployed, run: Run) -> dict[str, str]:
 def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: bool = False) -> Exported:
     """Write the student of a finished run alone and return what was measured.
 
-    ``out``: the file, by default the run's id with the format's suffix in the working directory. ``argmax``: labels
+    ``out``: the file, or its folder (default: the working directory); it is then the run's id with the format's suffix. ``argmax``: labels
     (B, H, W) int64 instead of scores (B, C, H, W). The file appears only if it agrees with the run at several sizes
     and on the run's test images. UserError: unknown format, missing package, file there already, a run that is not
     finished or that reads labels, an export that disagrees.
     """
     kind = _checked(run, format)
-    path = Path(out) if out is not None else Path(run.id + kind.suffix)
+    path = Path(out or "")
+    path = path / (run.id + kind.suffix) if path.is_dir() else path
     if path.exists():
         raise UserError(f"'{path}' is there already: remove it or give another --out")
     network = run.load_model().float()  # what formats and their runtimes compute in

@@ -29,8 +29,8 @@ class Prediction:
     detail_logits: Tensor | None = None
 
     def detach(self) -> Prediction:
-        """The same values without gradient: what a teacher may give to a loss."""
-        cut = lambda t: None if t is None else t.detach()  # noqa: E731
+        """The same values without gradient: what a teacher may give to a loss (of inference mode a copy, which a loss may save)."""
+        cut = lambda t: None if t is None else t.clone() if t.is_inference() else t.detach()  # noqa: E731
         pair = None if self.classifier is None else tuple(map(cut, self.classifier))
         maps = map(cut, (self.logits, self.aux_logits, self.feature))
         return Prediction(*maps, tuple(map(cut, self.stages)), pair, cut(self.detail_logits))
@@ -85,7 +85,7 @@ def _nearest(old: int, new: int, device: torch.device) -> Tensor:
 def class_index(labels: Tensor, classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Labels with everything that is no class (ignored, negative, too large) as the number ``classes``."""
     valid = (labels >= 0) & (labels < classes) & (labels != ignore_index)
-    return torch.where(valid, labels, classes)
+    return torch.where(valid, labels.long(), classes)
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:

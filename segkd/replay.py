@@ -15,7 +15,7 @@ from segkd.registry import UserError
 from segkd.runs import Run, cohort_of, find
 from segkd.train.failure import REPORT, TENSORS, plain
 from segkd.train.loop import own_batch, start, taught
-from segkd.train.runtime import check_precision, computing, derive
+from segkd.train.runtime import check_schedule, computing, derive
 from segkd.train.state import locked, read_json
 from segkd.train.trainee import NonFiniteStep, Trainee
 
@@ -32,7 +32,7 @@ def replay(run: Run, device: str = "cpu") -> Iterator[str]:
     step, teacher = report["step"], find(run.config.teacher) if run.config.teacher else None
     if teacher is not None and not teacher.done:
         raise UserError(f"run {run.id}: its teacher {teacher.id} is not there; train it again, then replay")
-    check_precision(run.config.schedule, torch.device(device))
+    check_schedule(run.config.schedule, torch.device(device))
     with locked(run.path), computing(run.config.schedule.precision):
         cohort = cohort_of([run], teacher, torch.device(device))
         trainee = start(run.config, run.path, cohort)

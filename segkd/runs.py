@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-import resource
-import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from segkd.config import ROOT, TEACHER_CLASSES, DataConfig, NetworkConfig, RunConfig
-from segkd.config import differences, from_dict, runs_root, to_dict
-from segkd.data import list_datasets
-from segkd.data.folder import content
+from segkd.config import ROOT, RunConfig, differences, from_dict, runs_root, to_dict
 from segkd.data.store import Packed, pack
-from segkd.losses.method import Method, TeacherKind, create_method
+from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
-from segkd.models import check_model_name, imagenet
-from segkd.models.checkpoints import read_checkpoint
 from segkd.models.deploy import drop_aux_head, fold_norms
-from segkd.models.smp import is_smp
 from segkd.models.weights import describe
 from segkd.prediction import NetworkInfo
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
+from segkd.train.check import check
 from segkd.train.evaluate import evaluate_each
 from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, train_cohort
-from segkd.train.processes import from_first, is_first, world
-from segkd.train.runtime import check_precision, computing, dtype_of, pick_device
+from segkd.train.processes import from_first, is_first, world_size
+from segkd.train.record import environment, origin, peak_memory
+from segkd.train.runtime import check_schedule, computing, dtype_of, pick_device
 from segkd.train.state import checkpoints, locked, read_json, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
-from segkd.train.trainee import Trainee, build_network
+from segkd.train.trainee import Trainee, build_network, method_of, network_info
 
 
 MEASURED = "measured.json"  # beside a run's result: what was measured inside its network
@@ -140,6 +131,23 @@ def split_of(config: RunConfig, split: str) -> Packed:
     return packed
 
 
+def check_sizes(config: RunConfig) -> None:
+    """UserError where a crop, or an image of val or of the declared split, is smaller than the run's networks take."""
+    networks = [network_info(c.network, 1) for c in (config, config.teacher) if c is not None]
+    network, data = max(networks, key=lambda info: info.smallest), config.data
+    found = {f"data.{key}": getattr(data, key) for key in ("crop", "size")}
+    for split in sorted({"val", data.split}) if data.size is None else ():
+        packed = split_of(config, split)
+        if packed.sizes is None:
+            found[f"every image of {data.name} {split}"] = packed.size
+        else:
+            index = int(packed.sizes.min(1).argmin())
+            found[f"image '{packed.names[index]}' of {data.name} {split}"] = tuple(packed.sizes[index].tolist())
+    for what, size in found.items():
+        if size is not None and min(size) < network.smallest:
+            raise UserError(f"{what} is {size[0]}x{size[1]}, and {network.name} takes sides of {network.smallest} or more: make it larger")
+
+
 def run(config: RunConfig, device: str = "auto", report: Report | None = None) -> Run:
     """Train (or resume, or simply return) one run, its teacher first.
 
@@ -169,7 +177,8 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
     where = pick_device(device)
     for config in configs:
         check(config)
-        check_precision(config.schedule, where)
+        check_schedule(config.schedule, where)
+        check_sizes(config)
     teacher_run = run(configs[0].teacher, device, report) if configs[0].teacher else None
     with ExitStack() as stack:
         for r in sorted(found, key=lambda r: r.id) if is_first() else ():  # one order for everybody: no deadlock
@@ -189,41 +198,6 @@ def _agrees(r: Run) -> None:
         differ = differences(read_json(path, "delete the file: the same command writes it again"), to_dict(r.config))
         if differ:
             raise UserError(f"{path} is not of this run: {', '.join(differ)}; move that folder away or mend its config.json")
-
-
-def check(config: RunConfig) -> None:
-    """Find mistakes before anything is written: unknown names, a method without the teacher that it needs."""
-    if method_of(config).needs_teacher and config.teacher is None:
-        raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
-    if config.teacher_classes not in TEACHER_CLASSES:
-        raise unknown("teacher_classes", config.teacher_classes, TEACHER_CLASSES)
-    if config.data.name not in list_datasets():
-        raise unknown("data set", config.data.name, list_datasets())
-    _check_content(config.data)
-    check_model_name(config.network.name)
-    _check_start(config.network)
-    if config.teacher is not None:
-        check(config.teacher)
-
-
-def _check_content(data: DataConfig) -> None:
-    """A described folder is known by its content: its name says nothing."""
-    found = content(data.root) if data.name == "folder" else ""
-    if data.content != found:
-        wanted = f"data.content '{data.content}'" if data.content else "a config without data.content"
-        remedy = f"its content is {found}; give that" if found else "which only a described folder has; leave it out"
-        raise UserError(f"{wanted}, but the data set is '{data.name}': {remedy}")
-
-
-def _check_start(network: NetworkConfig) -> None:
-    if network.checkpoint is None and network.checkpoint_hash:
-        raise UserError(f"network.checkpoint_hash '{network.checkpoint_hash}' without a checkpoint; give its file")
-    if network.grad_checkpointing and is_smp(network.name):
-        raise UserError(f"network.grad_checkpointing: '{network.name}' of smp has none; leave it out")
-    if network.checkpoint is not None and network.weights is not None:
-        raise UserError(f"network '{network.name}' has weights and a checkpoint; give one of them")
-    if network.checkpoint is not None:
-        read_checkpoint(network.checkpoint, network.checkpoint_hash)
 
 
 def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.device, report: Report | None) -> None:
@@ -250,7 +224,7 @@ def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -
     """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
     config, here = group[0].config, environment(device)
     train, val = (split_of(config, split) for split in ("train", "val"))
-    here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world(), None
+    here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world_size(), None
     if teacher_run is not None:
         teacher = as_teacher(teacher_run.load_model(str(device)), [r.config for r in group])
         here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
@@ -267,11 +241,6 @@ def as_teacher(model: torch.nn.Module, configs: list[RunConfig]) -> Teacher:
     fold_norms(model)  # a sixth less time for the same prediction
     shuffled = config.teacher_classes == "shuffled"
     return Teacher(model, teacher_kind(config, model.info), config.seed, shuffled, config.schedule.precision)
-
-
-def method_of(config: RunConfig) -> Method:
-    """The config's method, made anew."""
-    return create_method(config.method, variant=config.variant, **config.hyper)
 
 
 def teacher_kind(config: RunConfig, network: NetworkInfo) -> TeacherKind | None:
@@ -308,7 +277,7 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
         "val_best": max(validation),
         "seconds_per_step": trainee.seconds / steps,
         "teacher_seconds_per_step": trainee.teacher_seconds / steps,
-        "peak_memory_mib": _peak_memory(trainee.device),
+        "peak_memory_mib": peak_memory(trainee.device),
         "parameters": sum(p.numel() for p in trainee.model.parameters()),
         "method": r.config.method,
         "hyper": trainee.method.hyper(),
@@ -317,48 +286,3 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     for leftover in (REPORT, TENSORS):  # of an attempt that stopped, on another machine or with other code
         (r.path / leftover).unlink(missing_ok=True)
     write_json(r.path / "result.json", result)
-
-
-def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
-    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `describe`).
-
-    ``here``: the environment of the run's cohort, which knows the teacher.
-    """
-    found, network = {}, config.network
-    if network.weights == "imagenet" and not is_smp(network.name):
-        found["weights"] = imagenet.origin(network.name.split("/", 1)[1])
-    elif network.weights == "imagenet":
-        found["weights"] = {"file": "imagenet", "from": "timm " + version("timm")}
-    elif network.weights is not None:
-        found["weights"] = describe(network.weights)
-    if network.checkpoint is not None:
-        found["checkpoint"] = describe(network.checkpoint)
-    return found | {key: value for key, value in here.items() if key == "teacher"}
-
-
-def _peak_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def environment(device: torch.device | str = "cpu") -> dict:
-    """Versions, commit and device, for the record."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),  # its own class would not be read back with weights_only
-        "timm": version("timm"),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "cpu",
-        "commit": commit(),
-    }
-
-
-def commit() -> str:
-    """Commit of the source tree, with ``+`` where it has changes; 'unknown' outside a checkout."""
-    ask = lambda *a: subprocess.run(["git", *a], cwd=Path(__file__).parent, capture_output=True, text=True)  # noqa: E731
-    head = ask("rev-parse", "--short", "HEAD")
-    if head.returncode:
-        return "unknown"
-    return head.stdout.strip() + ("+" if ask("status", "--porcelain", "-uno").stdout.strip() else "")

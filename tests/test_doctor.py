@@ -1,6 +1,7 @@
 """What is said of a machine: every line is there, and trouble comes with a remedy."""
 
 import importlib.util
+import json
 import shutil
 from collections import namedtuple
 
@@ -8,6 +9,8 @@ import torch
 
 from segkd import doctor
 from segkd.cli import main
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.runs import run
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -38,6 +41,22 @@ def test_trouble_comes_with_a_remedy(monkeypatch, tmp_path):
     if not torch.cuda.is_available():
         assert lines["compile"][0] == "no" and "install one" in lines["compile"][1]
         assert "CUDA device" in lines["device"][1]
+
+
+def test_a_machine_without_git_and_without_a_compiler(monkeypatch, tmp_path, capsys):
+    """Also for training: the commit is unknown; compiled training is refused before anything is written."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    assert main(["doctor"]) == 0 and "commit     unknown" in capsys.readouterr().out
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"schedule": {"compile": True}}))
+    if not torch.cuda.is_available():
+        assert main(["train", str(config)]) == 2 and not (tmp_path / "runs").exists()
+        assert "schedule.compile needs a C++ compiler ($CXX, or g++), which is not here: install it" in capsys.readouterr().err
+    data = DataConfig(size=(48, 64), train_limit=2, eval_limit=1)
+    found = run(RunConfig(data, NetworkConfig("pspnet/resnet18", 0.125), Schedule(steps=1, batch_size=2, validations=1)))
+    assert json.loads((found.path / "env.json").read_text())["commit"] == "unknown"
 
 
 def test_every_extra_that_is_named_exists():

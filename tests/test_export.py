@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,23 @@ def test_an_export_that_disagrees_is_not_written(trained, monkeypatch, error):
         with pytest.raises(UserError, match="differs from run .* not written"):
             export.export_run(trained, format, argmax=argmax)
     assert os.listdir() == []
+
+
+@pytest.mark.parametrize("format", list(export.FORMATS))
+def test_a_full_or_a_closed_place_is_one_line_and_nothing_is_left(trained, format):
+    with pytest.raises(UserError, match="/proc/a.file: cannot be written"):
+        export.export_run(trained, format, Path("/proc/a.file"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a file may have 20 kB, as on a disk that is full
+    try:
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+            export.export_run(trained, format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir() == []
+    Path("folder").mkdir()
+    assert export.export_run(trained, format, Path("folder")).path == Path("folder", trained.id + export.FORMATS[format].suffix)
+    assert len(os.listdir("folder")) == 1
 
 
 def test_without_the_data_the_scores_are_still_compared(trained, monkeypatch):

@@ -127,7 +127,7 @@ def test_run_id_is_stable_and_covers_every_value():
     [
         ({"sed": 1}, "'sed': did you mean 'seed'"),
         ({"data": {"nmae": "x"}}, "config.data: 'nmae': did you mean 'name'"),
-        ({"seed": "one"}, "config.seed: expected int, got 'one'"),
+        ({"seed": "one"}, "config.seed: expected int >= 0 and < 2..63, got 'one'"),
         ({"seed": True}, "config.seed: expected int"),
         ({"teacher": {"schedule": {"lr": "fast"}}}, "config.teacher.schedule.lr: expected float"),
         ({"data": 3}, "config.data: expected a mapping"),

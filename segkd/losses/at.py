@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, stage_widths
+from segkd.fields import NotNegative
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths, stage_widths
+from segkd.losses.precision import full_precision
 from segkd.prediction import NetworkInfo
 
 STAGES = 3  # groups of the original
@@ -44,7 +47,7 @@ def attention_map(feature: Tensor) -> Tensor:
 class ATHyper:
     """Hyper-parameters of AT."""
 
-    weight: float = 10_000.0  # CIRKD-v1 and RDD scripts (train_at.sh); 1000 in AT's own code
+    weight: NotNegative = 10_000.0  # CIRKD-v1 and RDD scripts (train_at.sh); 1000 in AT's own code
     maps: Literal["feature", "stages"] = "feature"  # CIRKD-v1, RDD: the head feature; AT's own code: three stages
     squared: bool = True  # both codes; RDD Eq. 11 prints the plain norm
 

@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
+from segkd.fields import Count, NotNegative, Positive
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision, wide
 from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
 
 BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
@@ -171,21 +174,16 @@ class MemoryBank(nn.Module):
 class CIRKDHyper:
     """Hyper-parameters of CIRKD."""
 
-    batch_weight: float = 1.0  # CIRKD-v1 train_cirkd.py, alpha
-    pixel_weight: float = 0.1  # CIRKD-v1 scripts, beta; 0.01 on VOC
-    region_weight: float = 0.1  # CIRKD-v1 scripts, gamma; 0.01 on VOC
-    temperature: float = 0.1  # CIRKD-v1 train_cirkd.py, of all three terms
-    pixel_size: int = 20000  # CIRKD-v1 scripts: slots for each class
-    region_size: int = 2000  # CIRKD-v1 scripts: slots for each class
-    pixels_per_class: int = 16  # CIRKD-v1 losses/cirkd_memory.py: stored from each image
-    pixel_keys: int = 4096  # CIRKD-v1 losses/cirkd_memory.py: keys of a step, all classes together
-    region_keys: int = 1024  # CIRKD-v1 losses/cirkd_memory.py
+    batch_weight: NotNegative = 1.0  # CIRKD-v1 train_cirkd.py, alpha
+    pixel_weight: NotNegative = 0.1  # CIRKD-v1 scripts, beta; 0.01 on VOC
+    region_weight: NotNegative = 0.1  # CIRKD-v1 scripts, gamma; 0.01 on VOC
+    temperature: Positive = 0.1  # CIRKD-v1 train_cirkd.py, of all three terms
+    pixel_size: Count = 20000  # CIRKD-v1 scripts: slots for each class
+    region_size: Count = 2000  # CIRKD-v1 scripts: slots for each class
+    pixels_per_class: Count = 16  # CIRKD-v1 losses/cirkd_memory.py: stored from each image
+    pixel_keys: Count = 4096  # CIRKD-v1 losses/cirkd_memory.py: keys of a step, all classes together
+    region_keys: Count = 1024  # CIRKD-v1 losses/cirkd_memory.py
     legacy_queue: bool = False  # CIRKD-v1 stores pixels of the wrong classes: see the top of this file
-
-    def __post_init__(self):
-        require(self.temperature > 0, f"cirkd: temperature must be above 0, got {self.temperature}")
-        for key in ("pixel_size", "region_size", "pixels_per_class", "pixel_keys", "region_keys"):
-            require(getattr(self, key) >= 1, f"cirkd: {key} must be 1 or more, got {getattr(self, key)}")
 
 
 @METHODS.register("cirkd")

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segkd.losses.context import TaskWeight, class_labels
 from segkd.losses.detail import detail_loss
 from segkd.losses.distributed import count_over_processes, sum_over_processes
-from segkd.losses.method import TaskWeight, full_precision
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
 
 
@@ -23,17 +24,17 @@ def task_loss(
     """``{"task": CE(main), "task_aux": aux_weight * CE(aux)}``, scalars; "task_aux" only if the network has that head.
 
     A prediction with ``detail_logits`` adds "detail" (`detail.detail_loss`), which ``weight`` leaves as it is.
-    ``labels`` (B, H, W), 255 = ignore. Without ``weight`` each is the mean over the pixels that are not ignored; with
+    ``labels`` (B, H, W) or (B, 1, H, W), 255 = ignore. Without ``weight`` each is the mean over the pixels that are not ignored; with
     it, ``weight.main`` and ``weight.aux`` (B, H, W) multiply the pixels (an aux of None leaves that head plain).
     A batch that selects nothing gives zero. Where several processes train the run, the mean is over the pixels of all and
     the loss is this one's part of it. Source: the CIRKD code family, which all four papers follow (aux 0.4).
     """
-    main, aux, normaliser = weight or (None, None, "pixels")
-    share = pixel_shares(labels, main, normaliser, of_all=True)
-    losses = {"task": weighted_cross_entropy(prediction.logits, labels, share, align_corners)}
+    labels, (main, aux, normaliser) = class_labels(labels), weight or (None, None, "pixels")
+    pixels = pixel_weights(labels, main, normaliser, of_all=True)
+    losses = {"task": weighted_cross_entropy(prediction.logits, labels, pixels, align_corners)}
     if prediction.aux_logits is not None:
-        share = pixel_shares(labels, aux, normaliser, of_all=True)
-        losses["task_aux"] = aux_weight * weighted_cross_entropy(prediction.aux_logits, labels, share, align_corners)
+        pixels = pixel_weights(labels, aux, normaliser, of_all=True)
+        losses["task_aux"] = aux_weight * weighted_cross_entropy(prediction.aux_logits, labels, pixels, align_corners)
     if prediction.detail_logits is not None:
         losses["detail"] = detail_loss(prediction.detail_logits, labels, align_corners)
     return losses
@@ -46,12 +47,12 @@ def pixel_losses(logits: Tensor, labels: Tensor, align_corners: bool = True) -> 
     return F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="none")
 
 
-def pixel_shares(labels: Tensor, weight: Tensor | None, normaliser: str = "pixels", of_all: bool = False) -> Tensor:
+def pixel_weights(labels: Tensor, weight: Tensor | None, normaliser: str = "pixels", of_all: bool = False) -> Tensor:
     """What each pixel (B, H, W) counts in a mean of pixel losses; ignored pixels count nothing.
 
     Without ``weight``: 1 / pixels that are not ignored. "pixels": weight / all B * H * W pixels. "selected": weight / its
     sum over the pixels that are not ignored. All zero where nothing is selected. ``of_all``: the mean is over the batch
-    of all processes that train the run, and ``labels`` are this one's share of it.
+    of all processes that train the run, and ``labels`` are this one's shard of it.
     """
     valid, add = labels != IGNORE, sum_over_processes if of_all else lambda tensor: tensor
     if weight is None:
@@ -63,30 +64,30 @@ def pixel_shares(labels: Tensor, weight: Tensor | None, normaliser: str = "pixel
 
 
 @full_precision
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, align_corners: bool = True) -> Tensor:
-    """Sum over pixels of share * cross-entropy, a scalar, for scores (B, C, h, w) and labels (B, H, W).
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, align_corners: bool = True) -> Tensor:
+    """Sum over pixels of weight * cross-entropy, a scalar, for scores (B, C, h, w) and labels (B, H, W).
 
-    Equal to ``(share * pixel_losses(...)).sum()``, but no more than one image of scores at label size is ever held, and
+    Equal to ``(weight * pixel_losses(...)).sum()``, but no more than one image of scores at label size is ever held, and
     it takes about half the time: the gradient is made in the forward pass, while those scores are still in the cache.
     """
-    return _WeightedCrossEntropy.apply(logits, labels, share.to(logits.dtype), align_corners)
+    return _WeightedCrossEntropy.apply(logits, labels, weight.to(logits.dtype), align_corners)
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, share: Tensor, align_corners: bool) -> Tensor:
+    def forward(ctx, logits: Tensor, labels: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
         sizes = zip(logits.shape[-2:], labels.shape[-2:])
         rows, columns = (interpolation(old, new, align_corners, logits.dtype, logits.device) for old, new in sizes)
         gradient, total = torch.empty_like(logits), logits.new_zeros(())
         true = torch.where(labels == IGNORE, 0, labels)[:, None]
-        for image, index, weight, slot in zip(logits, true, share, gradient):
+        for image, index, weigh, slot in zip(logits, true, weight, gradient):
             scores = rows @ (image @ columns.T)  # (C, H, W)
             scores -= scores.amax(0)
             at_label = scores.gather(0, index)[0]
             mass = scores.exp_().sum(0)
-            total += (weight * (mass.log() - at_label)).sum()
-            scores *= weight / mass  # weight * (softmax - one-hot) is the gradient at label size
-            scores.scatter_add_(0, index, -weight[None])
+            total += (weigh * (mass.log() - at_label)).sum()
+            scores *= weigh / mass  # weight * (softmax - one-hot) is the gradient at label size
+            scores.scatter_add_(0, index, -weigh[None])
             slot.copy_(rows.T @ (scores @ columns))
         ctx.save_for_backward(gradient)
         return total

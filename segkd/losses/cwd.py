@@ -15,8 +15,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segkd.fields import NotNegative, Positive
+from segkd.losses.context import Context
 from segkd.losses.divergence import softmax_kl
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision, wide
 from segkd.prediction import NetworkInfo
 
 
@@ -38,13 +41,10 @@ def channelwise_kl(
 class CWDHyper:
     """Hyper-parameters of CWD."""
 
-    weight: float = 3.0  # on logits: LAD paper (beta), HWD code, CWD README
-    temperature: float = 4.0  # tau: HWD paper section IV-A, CWD README
-    feature_weight: float = 0.0  # 0 in LAD, HWD and FAKD; 50 in the "CWD" rows of CIRKD-style tables (CIRKD scripts)
+    weight: NotNegative = 3.0  # on logits: LAD paper (beta), HWD code, CWD README
+    temperature: Positive = 4.0  # tau: HWD paper section IV-A, CWD README
+    feature_weight: NotNegative = 0.0  # 0 in LAD, HWD and FAKD; 50 in the "CWD" rows of CIRKD-style tables (CIRKD scripts)
     feature_divisor: Literal["teacher", "student"] = "teacher"  # the channels summed over; CIRKD's code the student's
-
-    def __post_init__(self):
-        require(self.temperature > 0, f"cwd: temperature must be above 0, got {self.temperature}")
 
 
 @METHODS.register("cwd")

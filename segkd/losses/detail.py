@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkd.losses.distributed import count_over_processes, sum_over_processes
-from segkd.losses.method import full_precision
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, labels_to_grid, resize_scores
 
 TENTHS = {1: 6, 2: 3, 4: 1}  # weight of each stride's edges, in tenths, so that the comparison is exact

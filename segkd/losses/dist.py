@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segkd.losses.method import METHODS, Context, Term, full_precision
+from segkd.fields import NotNegative
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term
+from segkd.losses.precision import full_precision
 
 EPS = 1e-8
 
@@ -66,10 +69,10 @@ def correlation(first: Tensor, second: Tensor, dims: tuple[int, ...]) -> tuple[T
 class DISTHyper:
     """Hyper-parameters of DIST."""
 
-    weight: float = 1.0  # DIST code, segmentation/train_kd.py
-    beta: float = 1.0  # DIST code: between classes of a pixel
-    gamma: float = 1.0  # DIST code: between pixels of a class
-    aux_weight: float = 0.4  # DIST code: the same on the auxiliary heads, where both networks have one; 0 in HWD's
+    weight: NotNegative = 1.0  # DIST code, segmentation/train_kd.py
+    beta: NotNegative = 1.0  # DIST code: between classes of a pixel
+    gamma: NotNegative = 1.0  # DIST code: between pixels of a class
+    aux_weight: NotNegative = 0.4  # DIST code: the same on the auxiliary heads, where both networks have one; 0 in HWD's
     softmax: bool = True  # DIST code; HWD's comparison without
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one run share of a batch: sums over all of them, and the tensors of all images."""
+"""What the processes of one run have of a batch: sums over all of them, and the tensors of all images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count_over_processes(number: int, like: Tensor) -> int | Tensor:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """The images ``starts[rank]`` ... ``starts[rank + 1] - 1`` of a batch: what one process of a run has of it.
 
     ``starts``: the first image of every process and, behind them, the size of the batch. A loss term of a process is its
@@ -39,7 +39,7 @@ class Share:
     starts: tuple[int, ...]
 
     @property
-    def processes(self) -> int:
+    def world_size(self) -> int:
         return len(self.starts) - 1
 
     @property
@@ -48,13 +48,13 @@ class Share:
 
     @property
     def fraction(self) -> float:
-        """Share of the batch's images."""
+        """So much of the batch's images."""
         return (self.rows.stop - self.rows.start) / self.starts[-1]
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The rows of all processes, for a tensor whose first dimension counts this one's images; with gradient.
 
-        For values that every process uses alike and of which each gives 1 / ``processes`` of the loss (`Method.loss`):
+        For values that every process uses alike and of which each gives 1 / ``world_size`` of the loss (`Method.loss`):
         the gradient is then the same everywhere, so the own rows times the processes is their sum, and nothing is sent.
         """
         return _Gather.apply(tensor, self)
@@ -67,9 +67,9 @@ class Share:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, share: Share) -> Tensor:
-        ctx.share = share
-        sizes = [end - begin for begin, end in zip(share.starts, share.starts[1:])]
+    def forward(ctx, tensor: Tensor, shard: Shard) -> Tensor:
+        ctx.shard = shard
+        sizes = [end - begin for begin, end in zip(shard.starts, shard.starts[1:])]
         own = tensor.new_zeros(max(sizes), *tensor.shape[1:])  # all_gather wants one shape
         own[: len(tensor)] = tensor
         parts = [torch.empty_like(own) for _ in sizes]
@@ -79,20 +79,20 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, pull: Tensor):
-        return pull[ctx.share.rows] * ctx.share.processes, None
+        return pull[ctx.shard.rows] * ctx.shard.world_size, None
 
 
 class Gathered:
-    """A prediction on a share as one on the whole batch; a tensor is fetched when it is first asked for."""
+    """A prediction on a shard as one on the whole batch; a tensor is fetched when it is first asked for."""
 
-    def __init__(self, prediction: Any, share: Share):
-        self._prediction, self._share = prediction, share
+    def __init__(self, prediction: Any, shard: Shard):
+        self._prediction, self._shard = prediction, shard
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._prediction, name)
         if isinstance(value, Tensor):
-            value = self._share.gather(value)
+            value = self._shard.gather(value)
         elif name == "stages":
-            value = tuple(map(self._share.gather, value))
+            value = tuple(map(self._shard.gather, value))
         setattr(self, name, value)
         return value

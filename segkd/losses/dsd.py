@@ -15,8 +15,11 @@ from itertools import combinations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.fields import NotNegative, Positive
 from segkd.losses.at import attention_map
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision
 from segkd.prediction import NetworkInfo
 
 EPS = 1e-12
@@ -73,12 +76,9 @@ def _class_products(logits: Tensor, temperature: float) -> Tensor:
 class DSDHyper:
     """Hyper-parameters of DSD; its rows have no KD term."""
 
-    pixel_weight: float = 1000.0  # CIRKD-v1 train_dsd.sh
-    category_weight: float = 10.0  # CIRKD-v1 train_dsd.sh
-    temperature: float = 4.0  # CIRKD-v1 losses/dsd.py, of the category term
-
-    def __post_init__(self):
-        require(self.temperature > 0, f"dsd: temperature must be above 0, got {self.temperature}")
+    pixel_weight: NotNegative = 1000.0  # CIRKD-v1 train_dsd.sh
+    category_weight: NotNegative = 10.0  # CIRKD-v1 train_dsd.sh
+    temperature: Positive = 4.0  # CIRKD-v1 losses/dsd.py, of the category term
 
 
 @METHODS.register("dsd")

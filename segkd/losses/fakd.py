@@ -5,8 +5,7 @@ sign is that of -log softmax (the paper prints s_i - s_k), sums over positions r
 classes), one lambda for all classes, variance over tau^2 (``var_power=2``; the paper's 1 by option), covariance of the
 pixel's own label (``covariance_of="label"``; the class of the probability, as Eq. 8 prints, by option), classifier of
 the student.
-Class statistics: the online rule of ISDA (blackfeather-wang/ISDA-for-Deep-Networks@b66a594), summed over processes and
-centred before squaring. Both losses are the bound in cross-entropy form; no tensor of positions x positions or of
+Class statistics: class_statistics.py. Both losses are the bound in cross-entropy form; no tensor of positions x positions or of
 pixels x classes x classes is built.
 """
 
@@ -17,70 +16,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from segkd.losses.distributed import sum_over_processes
-from segkd.losses.method import METHODS, Context, Term, full_precision, require
+from segkd.fields import NotNegative, Positive
+from segkd.losses.class_statistics import ClassStatistics
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term
+from segkd.losses.precision import full_precision
 from segkd.prediction import NetworkInfo, class_index, labels_to_grid
 from segkd.registry import UserError, unknown
 
 Classifier = tuple[Tensor, Tensor]
-COVARIANCES = ("diagonal", "full")
 COVARIANCE_OF = ("label", "teacher_class")
 # Largest half variance for which the product of exponentials loses nothing: what underflows then stays negligible.
 SAFE_EXPONENT = {torch.float32: 60.0, torch.float64: 600.0}
 CHUNK = 2**24  # elements of a block in the slow path
 MIN_BLOCK = 64  # rows of a block in the fast path; at least C of them, so that the matrices are no larger than the rows
-
-
-class ClassStatistics(nn.Module):
-    """Mean and biased covariance of the features of each class over everything seen: exactly the pooled ones.
-
-    Buffers: ``count`` (C,) int64, ``mean`` (C, A) and ``covariance`` (C, A) "diagonal" or (C, A, A) "full", float64,
-    all zero at the start. Ignored pixels are left out.
-    """
-
-    def __init__(self, num_classes: int, channels: int, covariance: str = "diagonal"):
-        super().__init__()
-        if covariance not in COVARIANCES:
-            raise unknown("covariance", covariance, COVARIANCES)
-        self.full = covariance == "full"
-        shape = (num_classes, channels, channels) if self.full else (num_classes, channels)
-        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
-        self.register_buffer("mean", torch.zeros(num_classes, channels, dtype=torch.float64))
-        self.register_buffer("covariance", torch.zeros(shape, dtype=torch.float64))
-
-    @torch.no_grad()
-    @full_precision
-    def update(self, feature: Tensor, labels: Tensor) -> None:
-        """Take in a batch: ``feature`` (B, A, h, w), ``labels`` (B, H, W) or (B, h, w), 255 = ignore."""
-        count, mean, covariance = self._moments(feature, labels_to_grid(labels, feature.shape[-2:]))
-        total = self.count + count
-        share = (count.double() / total.clamp_min(1).double())[:, None]
-        gap = self.mean - mean
-        spread = gap[:, :, None] * gap[:, None, :] if self.full else gap.square()
-        part = share[:, :, None] if self.full else share
-        self.covariance.copy_((1 - part) * self.covariance + part * covariance + part * (1 - part) * spread)
-        self.mean.copy_((1 - share) * self.mean + share * mean)
-        self.count.copy_(total)
-
-    def _moments(self, feature: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Count, mean and biased covariance of each class in the batch of all processes, centred in a second pass."""
-        points, labels = feature.flatten(2).transpose(1, 2), labels.flatten(1)  # (B, N, A), (B, N)
-        classes = torch.arange(len(self.count), device=labels.device)
-        members = labels[:, None, :] == classes[:, None]  # (B, C, N)
-        count = sum_over_processes(members.sum((0, 2)))
-        size = count.clamp_min(1)[:, None].double()
-        mean = sum_over_processes((members.to(points.dtype) @ points).sum(0).double()) / size
-        centred = points - F.embedding(labels.clamp(0, len(self.count) - 1), mean.to(points.dtype))
-        if self.full:
-            squares = torch.stack([centred[mine].T @ centred[mine] for mine in members.unbind(1)])
-        else:
-            squares = (members.to(points.dtype) @ centred.square()).sum(0)
-        return count, mean, sum_over_processes(squares.double()) / (size[:, :, None] if self.full else size)
 
 
 def ramp(step: int, total_steps: int, lam_max: float = 1.0) -> float:
@@ -259,28 +212,21 @@ def _chunk_bound(scores: Tensor, half: Tensor) -> Tensor:
 class FAKDPDHyper:
     """Hyper-parameters of FAKD on pixel-wise distillation."""
 
-    weight: float = 1.0  # not stated in the paper: that of KD
-    lam_max: float = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
+    weight: NotNegative = 1.0  # not stated in the paper: that of KD
+    lam_max: NotNegative = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
     covariance: Literal["diagonal", "full"] = "diagonal"  # not stated; ISDA's choice for segmentation
     covariance_of: Literal["label", "teacher_class"] = "label"  # the true bound; Eq. 8 prints the class of p
-
-    def __post_init__(self):
-        require(self.lam_max >= 0, f"fakd_pd: lam_max must not be negative, got {self.lam_max}")
 
 
 @dataclass(frozen=True)
 class FAKDCWDHyper:
     """Hyper-parameters of FAKD on channel-wise distillation."""
 
-    weight: float = 3.0  # "same super parameters as CWD": CWD README, HWD code
-    temperature: float = 4.0  # as CWD
-    lam_max: float = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
+    weight: NotNegative = 3.0  # "same super parameters as CWD": CWD README, HWD code
+    temperature: Positive = 4.0  # as CWD
+    lam_max: NotNegative = 1.0  # FAKD Table 5, the best of 0.5, 1.0, 1.5, 2.5
     covariance: Literal["diagonal", "full"] = "diagonal"  # not stated; ISDA's choice for segmentation
     var_power: Literal[1, 2] = 2  # Var(x / tau) = Var(x) / tau^2; Eq. 6 and 7 print 1
-
-    def __post_init__(self):
-        require(self.lam_max >= 0, f"fakd_cwd: lam_max must not be negative, got {self.lam_max}")
-        require(self.temperature > 0, f"fakd_cwd: temperature must be above 0, got {self.temperature}")
 
 
 class _FAKD(Term):

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, wide
+from segkd.fields import NotNegative
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision, wide
 from segkd.prediction import NetworkInfo
 
 
@@ -24,7 +27,7 @@ def feature_mse(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 class FitNetHyper:
     """Hyper-parameters of FitNet."""
 
-    weight: float = 10.0  # CIRKD-v1 train_fitnet.sh
+    weight: NotNegative = 10.0  # CIRKD-v1 train_fitnet.sh
 
 
 @METHODS.register("fitnet")

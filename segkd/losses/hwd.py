@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkd.fields import NotNegative, Positive, That
+from segkd.losses.context import Context
 from segkd.losses.cwd import channelwise_kl
-from segkd.losses.method import METHODS, Context, Term, full_precision, require
+from segkd.losses.method import METHODS, Term
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, class_index, labels_to_grid
 from segkd.registry import unknown
 
@@ -113,21 +116,15 @@ def standardise(values: Tensor) -> Tensor:
 class HWDHyper:
     """Hyper-parameters of HWD."""
 
-    weight: float = 3.0  # alpha: HWD paper section IV-A
-    temperature: float = 4.0  # tau: HWD paper section IV-A
+    weight: NotNegative = 3.0  # alpha: HWD paper section IV-A
+    temperature: Positive = 4.0  # tau: HWD paper section IV-A
     mu: float = 0.0  # HWD paper section IV-C (ablations); README command 1.0
-    sigma: float = 1.0  # HWD paper section IV-A (variance 1)
-    beta: float = 0.1  # HWD paper section IV-C; README command
+    sigma: Positive = 1.0  # HWD paper section IV-A (variance 1)
+    beta: Annotated[float, That(lambda x: 0 < x < 1, "> 0 and < 1")] = 0.1  # HWD paper section IV-C; README command
     count: Literal["n", "sqrt", "n2", "none"] = "n"  # HWD paper section III-C.1 (N_c + 1); README command none
     divergence: Literal["mse", "l1", "smooth_l1", "kl"] = "mse"  # HWD Eq. 5; README command
     on_logits: bool = False  # HWD Eq. 5 compares activation maps; so does the README command
-    softmax_temperature: float | None = None  # tau' of HWD Fig. 6; None = the smoothing of Eq. 7
-
-    def __post_init__(self):
-        require(self.temperature > 0, f"hwd: temperature must be above 0, got {self.temperature}")
-        require(0 < self.beta < 1, f"hwd: beta must lie between 0 and 1, got {self.beta}")
-        high = self.softmax_temperature
-        require(high is None or high > 0, f"hwd: softmax_temperature must be above 0, got {high}")
+    softmax_temperature: Positive | None = None  # tau' of HWD Fig. 6; None = the smoothing of Eq. 7
 
 
 @METHODS.register("hwd")

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision
+from segkd.fields import NotNegative
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
 EPS = 1e-8  # of the cosine, as torch's
@@ -85,20 +88,20 @@ def _cosine_gradient(
     d cos / d f = m / (|m| |f|) - cos f / |f|^2, and the same with f and m exchanged; m is the mean over its class. A length
     below EPS counts as the constant EPS.
     """
-    share = pull / own.clamp_min(EPS)
+    part = pull / own.clamp_min(EPS)
     directions = prototypes / lengths.clamp_min(EPS)
-    weighted = members * share
+    weighted = members * part
     own_part = (members @ (pull * cosine).transpose(1, 2)) * (lengths > EPS)  # (B, C, 1)
     means = (weighted @ feature.transpose(1, 2) - own_part * directions) / lengths.clamp_min(EPS) / size
     gradient = torch.bmm(directions.transpose(1, 2), weighted).baddbmm_(means.transpose(1, 2), members)
-    return gradient.addcmul_(feature, -share * cosine / own.clamp_min(EPS) * (own > EPS))
+    return gradient.addcmul_(feature, -part * cosine / own.clamp_min(EPS) * (own > EPS))
 
 
 @dataclass(frozen=True)
 class IFVDHyper:
     """Hyper-parameters of IFVD."""
 
-    weight: float = 20.0  # CIRKD-v1 train_ifvd.sh, HWD code; 200 in IFVD's own code
+    weight: NotNegative = 20.0  # CIRKD-v1 train_ifvd.sh, HWD code; 200 in IFVD's own code
 
 
 @METHODS.register("ifvd")

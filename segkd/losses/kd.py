@@ -14,8 +14,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from segkd.fields import NotNegative, Positive
+from segkd.losses.context import Context
 from segkd.losses.divergence import softmax_kl
-from segkd.losses.method import METHODS, Context, Term, full_precision, require
+from segkd.losses.method import METHODS, Term
+from segkd.losses.precision import full_precision
 from segkd.registry import unknown
 
 REDUCTIONS = ("pixel_mean", "element_mean", "batch_sum")
@@ -45,13 +48,10 @@ def pixelwise_kl(
 class KDHyper:
     """Hyper-parameters of KD."""
 
-    weight: float = 1.0  # RDD Eq. 3; CIRKD scripts, lambda_kd
-    temperature: float = 1.0  # RDD paper section 4.2, T = 1; CIRKD-v1 default
+    weight: NotNegative = 1.0  # RDD Eq. 3; CIRKD scripts, lambda_kd
+    temperature: Positive = 1.0  # RDD paper section 4.2, T = 1; CIRKD-v1 default
     # CIRKD-v1, HWD and RDD code average over pixels
     reduction: Literal["pixel_mean", "element_mean", "batch_sum"] = "pixel_mean"  # IFVD, CWD: elements; SKD: a sum
-
-    def __post_init__(self):
-        require(self.temperature > 0, f"kd: temperature must be above 0, got {self.temperature}")
 
 
 @METHODS.register("kd")

@@ -18,10 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segkd.fields import NotNegative, Positive
+from segkd.losses.context import class_labels
 from segkd.losses.cross_entropy import task_loss
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.distributed import count_over_processes
-from segkd.losses.method import METHODS, TeacherKind, full_precision, require
+from segkd.losses.method import METHODS, TeacherKind
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
 
@@ -58,6 +61,7 @@ class LabelNoise:
 
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels (B, H, W) to the channel (B, 1, H, W) in torch's default float type, drawn anew at each call."""
+        labels = class_labels(labels)
         codes = self._codes(len(labels), generator).to(labels.device)
         void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
         table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)
@@ -107,20 +111,15 @@ def dual_path_consistency(
 class LADHyper:
     """Hyper-parameters of LAD's teacher."""
 
-    alpha: float = 0.01  # LAD paper section 4.1 and Table 9; 0.03 in the code's teacher stage
-    teaching_alpha: float | None = None  # noise when it teaches; None = alpha (paper); 0.02 in the code
+    alpha: NotNegative = 0.01  # LAD paper section 4.1 and Table 9; 0.03 in the code's teacher stage
+    teaching_alpha: NotNegative | None = None  # noise when it teaches; None = alpha (paper); 0.02 in the code
     class_noise: bool = True  # LAD Eq. 5; Table 9 without
     teaching_codes: Literal["same", "fixed"] = "same"  # paper: drawn as in training; the code: fixed, 0.1 apart
-    consistency: float = 1.0  # lambda: LAD paper section 4.1; 5 in the code
+    consistency: NotNegative = 1.0  # lambda: LAD paper section 4.1; 5 in the code
     symmetric: bool = False  # LAD Eq. 7; both directions in the code
-    temperature: float = 4.0  # as CWD (LAD paper section 4.1); the code
-    gain: float = 1.0  # images of unit variance; the code's 100 on 0-255 images is about 1.75
+    temperature: Positive = 4.0  # as CWD (LAD paper section 4.1); the code
+    gain: NotNegative = 1.0  # images of unit variance; the code's 100 on 0-255 images is about 1.75
     void: Literal["zero", "class"] = "zero"  # not stated (a one-hot vector of zeros); one more class in the code
-
-    def __post_init__(self):
-        require(self.alpha >= 0, f"lad: alpha must not be negative, got {self.alpha}")
-        require((self.teaching_alpha or 0) >= 0, f"lad: teaching_alpha must not be negative, got {self.teaching_alpha}")
-        require(self.temperature > 0, f"lad: temperature must be above 0, got {self.temperature}")
 
 
 @METHODS.register("lad")

@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.cross_entropy import pixel_shares, weighted_cross_entropy
-from segkd.losses.method import METHODS, Context, Term, TrainingData, full_precision, require
+from segkd.fields import Count, Momentum, NotNegative, Positive
+from segkd.losses.context import Context, TrainingData
+from segkd.losses.cross_entropy import pixel_weights, weighted_cross_entropy
+from segkd.losses.method import METHODS, Term
+from segkd.losses.precision import full_precision
 from segkd.prediction import NetworkInfo, Prediction
 
 
@@ -55,7 +58,7 @@ def mask_loss(prediction: Prediction, labels: Tensor, tokens: Tensor, align_corn
     """What the tokens learn from: cross-entropy of the teacher's scores times all masks, plus their dice overlap."""
     logits = prediction.logits
     masked = logits * receptive_masks(logits, tokens).sum(1, keepdim=True)
-    task = weighted_cross_entropy(masked, labels, pixel_shares(labels, None), align_corners)
+    task = weighted_cross_entropy(masked, labels, pixel_weights(labels, None), align_corners)
     return task + token_dice(logits, tokens)
 
 
@@ -63,17 +66,13 @@ def mask_loss(prediction: Prediction, labels: Tensor, tokens: Tensor, align_corn
 class MasKDHyper:
     """Hyper-parameters of MasKD."""
 
-    weight: float = 1.0  # MasKD code, train_maskd.py
-    tokens: int = 8  # MasKD code, segmentation
-    aux_weight: float = 0.4  # MasKD code: the same tokens on the auxiliary scores, where both networks have them
-    mask_share: float = 0.25  # steps of mask learning over steps of the run: 10000 of 40000 in MasKD's code
-    mask_lr: float = 0.1  # MasKD code, train_mask_module.py, poly decay with power 0.9
-    mask_momentum: float = 0.9  # MasKD code, train_mask_module.py
-    mask_weight_decay: float = 1e-3  # MasKD code, train_mask_module.py
-
-    def __post_init__(self):
-        require(self.tokens >= 1, f"maskd: at least one token is needed, got tokens={self.tokens}")
-        require(self.mask_share >= 0, f"maskd: mask_share must not be negative, got {self.mask_share}")
+    weight: NotNegative = 1.0  # MasKD code, train_maskd.py
+    tokens: Count = 8  # MasKD code, segmentation
+    aux_weight: NotNegative = 0.4  # MasKD code: the same tokens on the auxiliary scores, where both networks have them
+    mask_share: NotNegative = 0.25  # steps of mask learning over steps of the run: 10000 of 40000 in MasKD's code
+    mask_lr: Positive = 0.1  # MasKD code, train_mask_module.py, poly decay with power 0.9
+    mask_momentum: Momentum = 0.9  # MasKD code, train_mask_module.py
+    mask_weight_decay: NotNegative = 1e-3  # MasKD code, train_mask_module.py
 
 
 @METHODS.register("maskd")

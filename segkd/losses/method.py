@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import types
-import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from segkd.losses.distributed import Gathered, Share
-from segkd.prediction import NetworkInfo, Prediction, resize_scores
+from segkd.fields import fit_all, hints_of
+from segkd.losses.context import Context, TaskWeight, TrainingData
+from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import Registry, UserError, unknown
 
 VARIANTS = ("paper", "official")
 METHODS: Registry[type[Part]] = Registry("method")
-
-
-@dataclass
-class Context:
-    """One training step as a method sees it.
-
-    ``step`` counts from 0 to ``total_steps - 1``; ``images`` (B, 3, H, W) in [0, 1]; ``labels`` (B, H, W) int64,
-    255 = ignore; ``generator`` is the step's own source of random numbers; ``align_corners`` the student's resizing.
-    ``share``: where several processes train the run, what of the batch is here; None: all of it.
-    """
-
-    step: int
-    total_steps: int
-    images: Tensor
-    labels: Tensor
-    student: Prediction
-    teacher: Prediction | None = None
-    generator: torch.Generator | None = None
-    align_corners: bool = True
-    share: Share | None = None
-
-    def teacher_logits(self) -> Tensor:
-        """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
-        return self.on_student_grid(self.teacher.logits)
-
-    def whole(self) -> Context:
-        """The same step with the batch of all processes."""
-        images, labels = map(self.share.gather, (self.images, self.labels))
-        student, teacher = Gathered(self.student, self.share), self.teacher and Gathered(self.teacher, self.share)
-        return dataclasses.replace(self, images=images, labels=labels, student=student, teacher=teacher, share=None)
-
-    def on_student_grid(self, maps: Tensor, like: Tensor | None = None) -> Tensor:
-        """Maps (B, A, h, w) of the teacher on the grid of the student's logits, or of ``like``; bilinear."""
-        size = (self.student.logits if like is None else like).shape[-2:]
-        return full_precision(resize_scores)(maps, size, self.align_corners)
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a part may use before the first step: the length of the run, and ``batch(step)``, the images (B, 3, H, W)
-    and labels (B, H, W) that the run trains on at that step."""
-
-    steps: int
-    batch: Callable[[int], tuple[Tensor, Tensor]]
-
-
-class TaskWeight(NamedTuple):
-    """Weights of the cross-entropy: ``main`` and ``aux`` (B, H, W) or None (plain); see `cross_entropy.task_loss`."""
-
-    main: Tensor
-    aux: Tensor | None
-    normaliser: Literal["pixels", "selected"]
 
 
 class Part:
@@ -195,15 +139,15 @@ class Method:
     def loss(self, context: Context) -> dict[str, Tensor]:
         """The weighted terms of this step by name; their sum joins the task loss. The teacher gets no gradient.
 
-        Where several processes train the run: this one's part of each term, see `distributed.Share`.
+        Where several processes train the run: this one's part of each term, see `distributed.Shard`.
         """
         context = _teacher_cut_off(context)
-        if context.share is None:
+        if context.shard is None:
             return {name: value for term in self.terms.values() for name, value in term.loss(context).items()}
         whole = None if all(term.per_image for term in self.terms.values()) else context.whole()
         losses = {}
         for term in self.terms.values():
-            part = context.share.fraction if term.per_image else 1 / context.share.processes
+            part = context.shard.fraction if term.per_image else 1 / context.shard.world_size
             losses |= {name: part * value for name, value in term.loss(context if term.per_image else whole).items()}
         return losses
 
@@ -211,11 +155,11 @@ class Method:
         """Weights for `cross_entropy.task_loss`, or None when no part weights the task."""
         if self.weighting is None:
             return None
-        context, share = _teacher_cut_off(context), context.share
-        if share is None or self.weighting.per_image:
+        context, shard = _teacher_cut_off(context), context.shard
+        if shard is None or self.weighting.per_image:
             return self.weighting.task_weight(context)
         weight = self.weighting.task_weight(context.whole())
-        return weight and TaskWeight(share.cut(weight.main), None if weight.aux is None else share.cut(weight.aux), weight.normaliser)
+        return weight and TaskWeight(shard.cut(weight.main), None if weight.aux is None else shard.cut(weight.aux), weight.normaliser)
 
     def prepare(self, teacher: Callable[[Tensor, Tensor, int], Prediction], data: TrainingData) -> None:
         """Let every part do its work before the first step."""
@@ -235,7 +179,7 @@ class Method:
 def _ask(part: Part, hook: str, context: Context) -> Any:
     """What a part's ``hook`` returns, given the images of all processes where it needs them."""
     context, idle = _teacher_cut_off(context), getattr(type(part), hook) is getattr(Part, hook)
-    return getattr(part, hook)(context if context.share is None or part.per_image or idle else context.whole())
+    return getattr(part, hook)(context if context.shard is None or part.per_image or idle else context.whole())
 
 
 def _teacher_cut_off(context: Context) -> Context:
@@ -259,13 +203,13 @@ def create_method(spec: str = "baseline", variant: str = "paper", **hyper: Any) 
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UserError(f"method '{spec}': '{twice[0]}' is named twice: name each part once")
     classes = {name: METHODS.get(name) for name in names}
-    given = _share_out(spec, classes, hyper)
+    given = _assign(spec, classes, hyper)
     return Method([_part(name, cls, variant, given[name]) for name, cls in classes.items()], variant)
 
 
-def _share_out(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _assign(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Give every hyper-parameter to the one part that has it."""
-    fields = {name: _fields(cls) for name, cls in classes.items()}
+    fields = {name: hints_of(cls.Hyper) for name, cls in classes.items()}
     given: dict[str, dict[str, Any]] = {name: {} for name in classes}
     for key, value in hyper.items():
         if key in classes and isinstance(value, Mapping):
@@ -284,44 +228,8 @@ def _share_out(spec: str, classes: dict[str, type[Part]], hyper: dict[str, Any])
 def _part(name: str, cls: type[Part], variant: str, given: dict[str, Any]) -> Part:
     if variant == "official" and cls.official is None:
         raise UserError(f"method '{name}' has no released code to follow: use variant='paper'")
-    hints = _hints(cls.Hyper)
-    for key, value in given.items():
-        if key not in hints:
-            raise unknown(f"hyper-parameter of '{name}'", key, hints)
-        if not _fits(value, hints[key]):
-            raise UserError(f"hyper-parameter '{key}' of '{name}': got {value!r}, expected {_words(hints[key])}")
+    fit_all(given, hints_of(cls.Hyper), "hyper-parameter", f"{name}.")
     return cls(name, cls.Hyper(**{**(cls.official if variant == "official" else {}), **given}))
-
-
-_hints = functools.lru_cache(typing.get_type_hints)  # read for every row of every table
-
-
-def _fields(cls: type[Part]) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls.Hyper)]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type: a whole number is a float, a boolean is not a number."""
-    if typing.get_origin(hint) is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint))
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return any(_fits(value, one) for one in typing.get_args(hint))
-    if hint in (float, int):
-        kinds = (int, float) if hint is float else int
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return str(getattr(hint, "__name__", hint)) if not typing.get_args(hint) else str(hint)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise UserError(message) unless the condition holds: the range checks of the hyper-parameters."""
-    if not condition:
-        raise UserError(message)
 
 
 def feature_widths(part: str, student: NetworkInfo, teacher: NetworkInfo) -> tuple[int, int]:
@@ -338,35 +246,7 @@ def feature_widths(part: str, student: NetworkInfo, teacher: NetworkInfo) -> tup
 def stage_widths(part: str, student: NetworkInfo, teacher: NetworkInfo, instead: str) -> tuple[int, int]:
     """Channels of the last encoder stage of both networks; UserError, naming both and ``instead``, where one shows none."""
     for network in (student, teacher):
-        require(
-            len(network.stage_channels) > 0,
-            f"{part}: '{network.name}' (student '{student.name}', teacher '{teacher.name}') shows no encoder stages: "
-            f"set {instead}",
-        )
+        if not network.stage_channels:
+            pair = f"student '{student.name}', teacher '{teacher.name}'"
+            raise UserError(f"{part}: '{network.name}' ({pair}) shows no encoder stages: set {instead}")
     return student.stage_channels[-1], teacher.stage_channels[-1]
-
-
-def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a formula: tensors come in as float32 or wider (float64 stays float64) and autocast is off inside.
-
-    Half precision overflows in sums over pixels and in exponentials, and autocast would run matrix products in it.
-    """
-
-    def widen(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.to(torch.promote_types(value.dtype, torch.float32))
-        return type(value)(map(widen, value)) if type(value) in (tuple, list) else value
-
-    @functools.wraps(function)
-    def wide(*args: Any, **kwargs: Any) -> Any:
-        device = next((v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
-            return function(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
-
-    return wide
-
-
-@full_precision
-def wide(module: nn.Module, tensor: Tensor) -> Tensor:
-    """A small module of a method (adapter, generator, discriminator) applied without autocast."""
-    return module(tensor)

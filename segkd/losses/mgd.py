@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, stage_widths, wide
+from segkd.fields import Fraction, NotNegative
+from segkd.losses.context import Context
+from segkd.losses.method import METHODS, Term, feature_widths, stage_widths
+from segkd.losses.precision import full_precision, wide
 from segkd.prediction import NetworkInfo, Prediction
 
 
@@ -42,12 +45,9 @@ def random_mask(feature: Tensor, masked: float, generator: torch.Generator | Non
 class MGDHyper:
     """Hyper-parameters of MGD."""
 
-    weight: float = 2e-5  # alpha: MGD code configs/distillers/mgd, HWD code
-    masked: float = 0.75  # lambda, the share of masked positions: MGD code configs/distillers/mgd, HWD code
+    weight: NotNegative = 2e-5  # alpha: MGD code configs/distillers/mgd, HWD code
+    masked: Fraction = 0.75  # lambda, so many of the positions: MGD code configs/distillers/mgd, HWD code
     layer: Literal["feature", "stage"] = "feature"  # HWD code: the head feature; MGD's own: the last encoder stage
-
-    def __post_init__(self):
-        require(0 <= self.masked <= 1, f"mgd: masked is a share of the positions, 0 to 1, got {self.masked}")
 
 
 @METHODS.register("mgd")

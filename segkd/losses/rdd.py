@@ -5,7 +5,7 @@ exactly one of them finds hard. The paper's RDD row is "kd+rdd". Code read: suny
 train_onlykd_two_stage_diff.py.
 
 Differences of the code, all in variant="official": KL(aux || main), not KL(main || aux); confidence is the probability
-of the true class, not the largest; at least a number of pixels is kept (here a share of the batch); the mean runs over
+of the true class, not the largest; at least a number of pixels is kept (here a fraction of the batch); the mean runs over
 the selected pixels with Cityscapes' class weights; the auxiliary head has masks of its own. In the code's combinations
 with AT, DSD and CIRKD the first stage multiplies two means, since its cross-entropy there ignores that it is asked for
 pixels: ``tfe_map="mean"``, off in both variants.
@@ -19,8 +19,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segkd.fields import Fraction
+from segkd.losses.context import Context, TaskWeight
 from segkd.losses.cross_entropy import pixel_losses
-from segkd.losses.method import METHODS, Context, TaskWeight, TaskWeighting, full_precision, require
+from segkd.losses.method import METHODS, VARIANTS, TaskWeighting
+from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, NetworkInfo, resize_scores
 from segkd.registry import UserError, unknown
 
@@ -35,7 +38,6 @@ MODES = {
     "and": torch.logical_and,
     "ohem": lambda student, teacher: student,
 }
-VARIANTS = ("paper", "official")
 
 
 @torch.no_grad()
@@ -98,11 +100,11 @@ def difficulty_mask(student_hard: Tensor, teacher_hard: Tensor, mode: str = "xor
 class RDDHyper:
     """Hyper-parameters of RDD."""
 
-    threshold: float = 0.7  # t: RDD paper section 4.2 and Table 7
-    warmup: float = 0.1  # share of the steps in the TFE stage: RDD Table 5, row d
+    threshold: Fraction = 0.7  # t: RDD paper section 4.2 and Table 7
+    warmup: Fraction = 0.1  # of the steps, in the TFE stage: RDD Table 5, row d
     mode: Literal["xor", "or", "and", "ohem"] = "xor"  # RDD Eq. 9 and Table 6
     stage: Literal["both", "tfe", "tse"] = "both"  # RDD Table 5: rows a and b run one stage alone
-    min_kept: float = 0.0  # share of the batch's pixels; none in the paper, 100000 of 4 x 512 x 1024 in the code
+    min_kept: Fraction = 0.0  # of the batch's pixels; none in the paper, 100000 of 4 x 512 x 1024 in the code
     difficulty: Literal["paper", "official"] = "paper"  # Eq. 6 KL(main || aux); the code KL(aux || main)
     confidence: Literal["paper", "official"] = "paper"  # Eq. 9 largest probability; the code that of the true class
     normaliser: Literal["pixels", "selected"] = "pixels"  # TSE mean, Eq. 10 over all pixels; the code over the selected
@@ -110,15 +112,10 @@ class RDDHyper:
     aux_mask: Literal["main", "own"] = "main"  # Eq. 10 has one mask; the code one for each head
     tfe_map: Literal["pixels", "mean"] = "pixels"  # Eq. 8; "mean" is the code's when joined with AT, DSD or CIRKD
 
-    def __post_init__(self):
-        require(0 <= self.threshold <= 1, f"rdd: threshold is a probability, got {self.threshold}")
-        require(0 <= self.warmup <= 1, f"rdd: warmup is a share of the steps, 0 to 1, got {self.warmup}")
-        require(0 <= self.min_kept <= 1, f"rdd: min_kept is a share of the pixels, 0 to 1, got {self.min_kept}")
-
 
 @METHODS.register("rdd")
 class RDD(TaskWeighting):
-    """Weights of the task loss: TFE for the first share of the steps (``step < warmup * total_steps``), then TSE."""
+    """Weights of the task loss: TFE for the first part of the steps (``step < warmup * total_steps``), then TSE."""
 
     Hyper = RDDHyper
     needs_teacher_aux = True

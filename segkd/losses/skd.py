@@ -24,8 +24,11 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
+from segkd.fields import Count, NotNegative, Positive
+from segkd.losses.context import Context
 from segkd.losses.kd import pixelwise_kl
-from segkd.losses.method import METHODS, Context, Term, feature_widths, full_precision, require, wide
+from segkd.losses.method import METHODS, Term, feature_widths
+from segkd.losses.precision import full_precision, wide
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError
 
@@ -135,8 +138,8 @@ def gradient_penalty(
 ) -> Tensor:
     """Mean of (norm of the gradient - 1)^2 at a random point between teacher and student scores (B, C, h, w)."""
     device = real.device if generator is None else generator.device
-    share = torch.rand(len(real), 1, 1, 1, generator=generator, device=device).to(real.device, real.dtype)
-    between = (share * real + (1 - share) * fake).detach().requires_grad_(True)
+    place = torch.rand(len(real), 1, 1, 1, generator=generator, device=device).to(real.device, real.dtype)
+    between = (place * real + (1 - place) * fake).detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
@@ -145,17 +148,17 @@ def gradient_penalty(
 class SKDHyper:
     """Hyper-parameters of SKD."""
 
-    pixel_weight: float = 1.0  # CIRKD-v1 train_skd.sh, lambda_kd; 10 in SKD's own code
+    pixel_weight: NotNegative = 1.0  # CIRKD-v1 train_skd.sh, lambda_kd; 10 in SKD's own code
     pixel_reduction: Literal["pixel_mean", "element_mean", "batch_sum"] = "pixel_mean"  # CIRKD-v1; SKD's own batch_sum
-    pair_weight: float = 10.0  # CIRKD-v1 train_skd.sh, HWD code; 0.5 in SKD's published script
-    pool: int | Literal["half"] = 2  # CIRKD-v1 losses/skd.py; "half" in SKD's own code
-    holistic_weight: float = 0.001  # CIRKD-v1 train_skd.sh, lambda_adv; 0.1 in SKD's own code
+    pair_weight: NotNegative = 10.0  # CIRKD-v1 train_skd.sh, HWD code; 0.5 in SKD's published script
+    pool: Count | Literal["half"] = 2  # CIRKD-v1 losses/skd.py; "half" in SKD's own code
+    holistic_weight: NotNegative = 0.001  # CIRKD-v1 train_skd.sh, lambda_adv; 0.1 in SKD's own code
     adversarial: Literal["hinge", "wgan-gp"] = "hinge"  # CIRKD-v1, HWD code; WGAN-GP in SKD's own
-    discriminator_weight: float = 0.1  # CIRKD-v1 train_skd.sh, lambda_d; SKD's own code
-    penalty: float = 10.0  # SKD's own code, of the gradient penalty
-    discriminator_lr: float = 4e-4  # CIRKD-v1 train_kd.py; SKD's own code
+    discriminator_weight: NotNegative = 0.1  # CIRKD-v1 train_skd.sh, lambda_d; SKD's own code
+    penalty: NotNegative = 10.0  # SKD's own code, of the gradient penalty
+    discriminator_lr: Positive = 4e-4  # CIRKD-v1 train_kd.py; SKD's own code
     discriminator_optimiser: Literal["adam", "sgd"] = "adam"  # CIRKD-v1, betas 0.9, 0.99; SGD 0.9, 5e-4 in SKD's own
-    discriminator_decay: float = 0.0  # poly power: CIRKD-v1 keeps the rate; 0.9 in SKD's own code
+    discriminator_decay: NotNegative = 0.0  # poly power: CIRKD-v1 keeps the rate; 0.9 in SKD's own code
 
 
 @METHODS.register("skd")
@@ -176,8 +179,6 @@ class SKD(Term):
 
     def __init__(self, name: str, hyper: SKDHyper):
         super().__init__(name, hyper)
-        pool = hyper.pool
-        require(pool == "half" or pool >= 1, f"{name}: pool is a window of 1 position or more, got {pool}")
         self.module = nn.Module()
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
@@ -240,10 +241,10 @@ class Adversary(nn.Module):
         gradients = [p.grad for p in self.discriminator.parameters() if p.grad is not None]
         return {"discriminator": loss.detach(), "discriminator_gradient": get_total_norm(gradients, math.inf)}
 
-    def update(self, share: float) -> None:
-        """The step that the gradient is for; ``share`` of the run lies behind."""
+    def update(self, progress: float) -> None:
+        """The step that the gradient is for; ``progress``: of the run, from 0 to 1."""
         hyper = self.hyper
-        self.optimiser.param_groups[0]["lr"] = hyper.discriminator_lr * math.pow(1 - share, hyper.discriminator_decay)
+        self.optimiser.param_groups[0]["lr"] = hyper.discriminator_lr * math.pow(1 - progress, hyper.discriminator_decay)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 

@@ -15,8 +15,8 @@ from segkd.registry import UserError
 from segkd.runs import load_run
 from segkd.study.execute.jobs import Job, plan_jobs, with_teachers
 from segkd.study.execute.progress import in_words
-from segkd.study.tables.configs import bare_network
 from segkd.study.tables.step_times import image_size, kind_of
+from segkd.train.trainee import bare_network
 
 OF_THE_KIND, BY_RATE = "finished runs of the kind", "operations"
 

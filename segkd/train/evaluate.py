@@ -9,36 +9,36 @@ from torch import Tensor, nn
 
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
-from segkd.losses.distributed import Share, sum_over_processes
+from segkd.losses.distributed import Shard, sum_over_processes
 from segkd.losses.method import TeacherKind
 from segkd.metrics import confusion_matrix, image_counts
 from segkd.prediction import resize_scores
-from segkd.train.processes import rank, world
+from segkd.train.processes import rank, world_size
 from segkd.train.runtime import generator, like
 
 
-def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world: int = 1):
+def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world_size: int = 1):
     """(first index, images, labels) over a split in order, none padded and none twice: own sizes go one by one.
 
-    ``rank`` of ``world`` processes gets every ``world``-th batch.
+    ``rank`` of ``world_size`` processes gets every ``world_size``-th batch.
     """
     batch_size = batch_size if packed.size else 1
-    for start in range(rank * batch_size, len(packed), world * batch_size):
+    for start in range(rank * batch_size, len(packed), world_size * batch_size):
         images, labels, _ = packed.take(range(start, min(start + batch_size, len(packed))))
         yield start, *to_batch(images, labels)
 
 
-def feed(images: Tensor, labels: Tensor, kind: TeacherKind | None, *key: object, share: Share | None = None) -> Tensor:
+def feed(images: Tensor, labels: Tensor, kind: TeacherKind | None, *key: object, shard: Shard | None = None) -> Tensor:
     """What the network sees: the images, or for a label-assisted teacher images and noised label (LAD 3.1).
 
-    ``share``: what the images are of the batch for which the noise is drawn; None: all of it.
+    ``shard``: what the images are of the batch for which the noise is drawn; None: all of it.
     """
-    return images if kind is None else for_share(share, kind.teacher_input, images, labels, generator(*key))
+    return images if kind is None else for_shard(shard, kind.teacher_input, images, labels, generator(*key))
 
 
-def for_share(share: Share | None, make: Callable[..., Tensor], images: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
-    """``make(images, labels, draws)``, of the whole batch where these are a share, so that the draws are those of one process."""
-    return make(images, labels, draws) if share is None else share.cut(make(share.gather(images), share.gather(labels), draws))
+def for_shard(shard: Shard | None, make: Callable[..., Tensor], images: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+    """``make(images, labels, draws)``, of the whole batch where these are a shard, so that the draws are those of one process."""
+    return make(images, labels, draws) if shard is None else shard.cut(make(shard.gather(images), shard.gather(labels), draws))
 
 
 def evaluate(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, seed: int = 0) -> Tensor:
@@ -58,7 +58,7 @@ def evaluate_each(model: nn.Module, packed: Packed, kind: TeacherKind | None = N
     total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
     each = torch.zeros(len(packed), 3, packed.num_classes, dtype=torch.int64)
     with like(model):
-        for start, images, labels in batches(packed, rank=rank(), world=world()):
+        for start, images, labels in batches(packed, rank=rank(), world_size=world_size()):
             logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
             resized = resize_scores(logits, labels.shape[-2:], model.align_corners)
             predicted = resized.max(1).indices  # that of argmax, many times faster

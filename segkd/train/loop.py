@@ -16,15 +16,15 @@ from segkd.data.augment import augment
 from segkd.data.resident import take
 from segkd.data.sampler import batch_indices, shard
 from segkd.data.store import Packed
-from segkd.losses.method import TeacherKind, TrainingData
+from segkd.losses.context import TrainingData
+from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.train.ahead import Ahead
 from segkd.train.evaluate import evaluate
-from segkd.train.event_files import event_files
 from segkd.train.failure import write_failure
-from segkd.train.processes import from_first, is_first, own_share, rank, world
+from segkd.train.processes import from_first, is_first, own_shard, rank, world_size
 from segkd.train.runtime import generator
 from segkd.train.state import load_checkpoint, save_checkpoint, write_rows, write_tensors
 from segkd.train.teacher import Teacher
@@ -63,8 +63,6 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     stops there with its ``failure`` set; the others go on.
     """
     trainees = [start(config, folder, cohort) for config, folder in zip(cohort.configs, cohort.folders)]
-    for trainee, folder in zip(trainees, cohort.folders) if is_first() else ():
-        trainee.events = event_files(folder, trainee.rows)
     steps = cohort.configs[0].schedule.steps
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
@@ -76,9 +74,6 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
                 _cohort_step(cohort, active, step, batches(step))
                 _after_step(cohort, trainees, active)
     _save(cohort, trainees)
-    for trainee in trainees:
-        if trainee.events is not None:
-            trainee.events.close()
     return trainees
 
 
@@ -95,11 +90,11 @@ def _after_step(cohort: Cohort, trainees: list[Trainee], active: list[Trainee]) 
 def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
     """A run as its newest checkpoint left it, or before its first step."""
     info = None if cohort.teacher is None else cohort.teacher.model.info
-    share = own_share(config.schedule.batch_size)
-    trainee = Trainee(config, cohort.train.num_classes, info, cohort.device, share)
+    shard = own_shard(config.schedule.batch_size)
+    trainee = Trainee(config, cohort.train.num_classes, info, cohort.device, shard)
     if is_first():
         _begin(trainee, folder, cohort)
-    if share is not None:  # nobody but the first looks into the folder: another machine may still see an older state of it
+    if shard is not None:  # nobody but the first looks into the folder: another machine may still see an older state of it
         state = from_first(trainee.state)
         if not is_first():
             trainee.load_state(state)
@@ -137,25 +132,25 @@ def _resume(trainee: Trainee, state: dict, environment: dict) -> None:
 
 
 def training_batch(
-    packed: Packed, config: RunConfig, step: int, device: torch.device = CPU, rank: int = 0, world: int = 1
+    packed: Packed, config: RunConfig, step: int, device: torch.device = CPU, rank: int = 0, world_size: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, h, w) in [0, 1] and labels (B, h, w) of a step on ``device``: a function of (data, seed, step, rank).
 
-    ``rank`` of ``world`` processes gets its share of the batch; an image is cropped alike whoever gets it.
+    ``rank`` of ``world_size`` processes gets its shard of the batch; an image is cropped alike whoever gets it.
     """
     data, total = config.data, config.schedule.batch_size
-    index = batch_indices(len(packed), total, step, config.seed, rank, world)
+    index = batch_indices(len(packed), total, step, config.seed, rank, world_size)
     images, labels, sizes = take(packed, index, device)
     return augment(
         images, labels, generator(config.seed, step, "augment"), data.crop or packed.size, data.scale,
         continuous=data.continuous_scale, cat_max_ratio=data.cat_max_ratio, photometric=data.photometric,
-        sizes=sizes, part=(shard(total, rank, world)[0], total),
+        sizes=sizes, part=(shard(total, rank, world_size)[0], total),
     )  # fmt: skip
 
 
 def own_batch(cohort: Cohort, step: int) -> tuple[Tensor, Tensor]:
-    """This process's share of the cohort's `training_batch`; all its runs have the same."""
-    return training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world())
+    """This process's shard of the cohort's `training_batch`; all its runs have the same."""
+    return training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world_size())
 
 
 def taught(cohort: Cohort, active: list[Trainee], step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Prediction | None]:
@@ -163,7 +158,7 @@ def taught(cohort: Cohort, active: list[Trainee], step: int, images: Tensor, lab
     if cohort.teacher is None:
         return images, labels, None
     begin = time.perf_counter()
-    prediction = cohort.teacher(images, labels, step, active[0].share)
+    prediction = cohort.teacher(images, labels, step, active[0].shard)
     for trainee in active:
         trainee.teacher_seconds += time.perf_counter() - begin
     return images, labels, prediction
@@ -184,9 +179,9 @@ def _cohort_step(cohort: Cohort, active: list[Trainee], step: int, batch: tuple[
 
 def _fail(cohort: Cohort, trainee: Trainee, error: NonFiniteStep, images: Tensor, labels: Tensor) -> None:
     """Stop the run; the report holds the whole batch. All processes come here, since terms and gradients are sums of theirs."""
-    trainee.failure, share = str(error), trainee.share
-    if share is not None:
-        images, labels = share.gather(images), share.gather(labels)
+    trainee.failure, shard = str(error), trainee.shard
+    if shard is not None:
+        images, labels = shard.gather(images), shard.gather(labels)
     if is_first():
         folder = cohort.folders[cohort.configs.index(trainee.config)]
         trainee.failure = write_failure(folder, trainee, error, cohort.train, images, labels)
@@ -227,6 +222,4 @@ def _save(cohort: Cohort, trainees: list[Trainee]) -> None:
             continue
         save_checkpoint(folder, trainee.state())
         write_rows(folder / "metrics.jsonl", trainee.rows)
-        if trainee.events is not None:
-            trainee.events.write(trainee.rows)
     cohort.last_saved = time.monotonic()

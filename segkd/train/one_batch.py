@@ -1,4 +1,4 @@
-"""Batch norm and dropout that treat the shares of several processes as the one batch that they are."""
+"""Batch norm and dropout that treat the shards of several processes as the one batch that they are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segkd.losses.distributed import Share, count_over_processes
+from segkd.losses.distributed import Shard, count_over_processes
 
 
-def as_one_batch(model: nn.Module, share: Share) -> nn.Module:
+def as_one_batch(model: nn.Module, shard: Shard) -> nn.Module:
     """``model`` with batch statistics of all processes, and dropout as one process would draw it for the whole batch.
 
     Names and values of weights stay. On a GPU batch norm is torch's SyncBatchNorm; that has no CPU form, so there it is ours.
@@ -22,10 +22,10 @@ def as_one_batch(model: nn.Module, share: Share) -> nn.Module:
         model = convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SharedBatchNorm
+            module.__class__ = WholeBatchNorm
         elif type(module) is nn.Dropout:
-            module.__class__ = SharedDropout
-            module.share = share
+            module.__class__ = WholeDropout
+            module.shard = shard
     return model
 
 
@@ -46,19 +46,19 @@ class _Sum(torch.autograd.Function):
         return pull
 
 
-class SharedBatchNorm(_BatchNorm):
+class WholeBatchNorm(_BatchNorm):
     """nn.BatchNorm2d, or timm's with its activation, whose training statistics are those of all processes."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._shared(x) if self.training else super().forward(x)
+        x = self._whole(x) if self.training else super().forward(x)
         for name in ("drop", "act"):  # timm's norm has both behind it
             x = getattr(self, name)(x) if hasattr(self, name) else x
         return x
 
-    def _shared(self, x: Tensor) -> Tensor:
+    def _whole(self, x: Tensor) -> Tensor:
         dims = (0, *range(2, x.dim()))
         count = count_over_processes(x.numel() // x.shape[1], x)
         shape = (1, -1, *[1] * (x.dim() - 2))
@@ -83,16 +83,16 @@ class SharedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
 
 
-class SharedDropout(nn.Dropout):
+class WholeDropout(nn.Dropout):
     """Dropout that draws for the batch of all processes and takes its own rows."""
 
-    share: Share
+    shard: Shard
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        images = len(x) // (self.share.rows.stop - self.share.rows.start) * self.share.starts[-1]
+        images = len(x) // (self.shard.rows.stop - self.shard.rows.start) * self.shard.starts[-1]
         ones = torch.ones(images, *x.shape[1:], dtype=x.dtype, device=x.device)
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             ones = ones.to(memory_format=torch.channels_last)  # numbers are drawn in the order of the memory
-        return x * self.share.cut(F.dropout(ones, self.p))
+        return x * self.shard.cut(F.dropout(ones, self.p))

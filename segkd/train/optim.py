@@ -7,24 +7,18 @@ from collections.abc import Iterable
 import torch
 
 from segkd.config import Schedule
-from segkd.registry import unknown
 
 
 def make_optimiser(parameters: Iterable[torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    """One parameter group for the student and its adapters; weight decay on everything (methods.md 2.1).
-
-    UserError for an optimiser other than ``sgd`` and ``adamw``.
-    """
-    shared = {"lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
+    """One parameter group for the student and its adapters; weight decay on everything (methods.md 2.1)."""
+    common = {"lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
     if schedule.optimiser == "sgd":
-        return torch.optim.SGD(list(parameters), momentum=schedule.momentum, **shared)
-    if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(list(parameters), **shared)
-    raise unknown("optimiser", schedule.optimiser, ("sgd", "adamw"))
+        return torch.optim.SGD(list(parameters), momentum=schedule.momentum, **common)
+    return torch.optim.AdamW(list(parameters), **common)
 
 
 def poly(schedule: Schedule, step: int) -> float:
-    """lr(t) = base * (1 - t/T)^power for the 0-based step t, times a linear rise over the warm-up share of the steps."""
+    """lr(t) = base * (1 - t/T)^power for the 0-based step t, times a linear rise over the warm-up."""
     rise = min(1.0, (step + 1) / max(1.0, schedule.warmup * schedule.steps))
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 

@@ -1,7 +1,7 @@
 """One run trained by several processes, as torchrun starts them: who this one is, and what they do together.
 
-Each computes its share of every batch, forward and backward. Then all gradients are added up in one exchange, and every
-process makes the same update. Loss terms are parts of a sum (`losses.distributed.Share`), so nothing is averaged: shares
+Each computes its shard of every batch, forward and backward. Then all gradients are added up in one exchange, and every
+process makes the same update. Loss terms are parts of a sum (`losses.distributed.Shard`), so nothing is averaged: shards
 may differ in size, and whatever a method trains beside the network is right without a wrapper around each of its modules.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from segkd.data.sampler import shard
-from segkd.losses.distributed import Share, alone, sum_over_processes
+from segkd.losses.distributed import Shard, alone, sum_over_processes
 from segkd.registry import UserError
 from segkd.train.runtime import pick_device
 
@@ -63,7 +63,7 @@ def _meeting_point() -> tuple[distributed.Store, int, int]:
     return distributed.PrefixStore(f"attempt {attempt}", store), number, processes
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes train the run."""
     return 1 if alone() else distributed.get_world_size()
 
@@ -78,12 +78,12 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def own_share(batch_size: int) -> Share | None:
+def own_shard(batch_size: int) -> Shard | None:
     """What this process has of each batch, None for all of it; UserError for more processes than images."""
-    if world() == 1:
+    if world_size() == 1:
         return None
-    begins = [shard(batch_size, other, world())[0] for other in range(world())]
-    return Share(rank(), (*begins, batch_size))
+    begins = [shard(batch_size, other, world_size())[0] for other in range(world_size())]
+    return Shard(rank(), (*begins, batch_size))
 
 
 def from_first(value: Any) -> Any:
@@ -93,7 +93,7 @@ def from_first(value: Any) -> Any:
     """
     if is_first():
         value = value() if callable(value) else value
-    if world() == 1:
+    if world_size() == 1:
         return value
     device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
     data = _packed(value, device) if is_first() else torch.empty(0, dtype=torch.uint8, device=device)
@@ -126,5 +126,5 @@ def add_up(terms: dict[str, Tensor], parameters: Iterable[nn.Parameter]) -> dict
 
 def as_first(tensors: Iterable[Tensor]) -> None:
     """Give every process the first one's values: of what each computed alike, but on GPUs perhaps not to the last bit."""
-    for tensor in tensors if world() > 1 else ():
+    for tensor in tensors if world_size() > 1 else ():
         distributed.broadcast(tensor.detach(), 0)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from segkd.config import PRECISIONS, Schedule
-from segkd.registry import UserError, unknown
+from segkd.config import Schedule
+from segkd.registry import UserError
 
 
 def derive(*parts: object) -> int:
@@ -38,16 +41,22 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def forward_precision(device: torch.device, precision: str) -> torch.autocast:
-    """A context for forward passes: ``bf16`` is autocast, the others change nothing; UserError for another word."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    """A context for forward passes: ``bf16`` is autocast, the others change nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def check_precision(schedule: Schedule, device: torch.device) -> None:
-    """UserError for a word that is none of PRECISIONS, and for float64 where it cannot be; says what it means on a GPU."""
-    if schedule.precision not in PRECISIONS:
-        raise unknown("schedule.precision", schedule.precision, PRECISIONS)
+def compiler(device: torch.device) -> str | None:
+    """What torch.compile makes code with for this device, where that is here: triton for a GPU, a C++ compiler for a CPU."""
+    if device.type == "cuda":
+        return "triton" if find_spec("triton") else None
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def check_schedule(schedule: Schedule, device: torch.device) -> None:
+    """UserError for what this machine cannot do: compile without a compiler, float64; says what that means on a GPU."""
+    if schedule.compile and compiler(device) is None:
+        needed = "triton" if device.type == "cuda" else "a C++ compiler ($CXX, or g++)"
+        raise UserError(f"schedule.compile needs {needed}, which is not here: install it, or set schedule.compile to false")
     if schedule.precision != "float64":
         return
     if schedule.compile:

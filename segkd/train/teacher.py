@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from segkd.losses.distributed import Share
+from segkd.losses.distributed import Shard
 from segkd.losses.method import TeacherKind
 from segkd.prediction import Prediction
 from segkd.train.evaluate import feed
@@ -16,7 +16,7 @@ class Teacher:
     """Holds a network without gradient and feeds it as its kind demands (``None``: the image alone).
 
     ``shuffled``: a control, in which every class speaks under the name of another, fixed by the seed. ``precision``: of
-    the forward pass, one of `PRECISIONS`.
+    the forward pass, one of `config.Schedule`'s.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class Teacher:
         self.order = other_names(model.info.num_classes, seed) if shuffled else None
 
     @torch.no_grad()  # not inference_mode: losses such as MSE save the teacher's tensor for backward
-    def __call__(self, images: Tensor, labels: Tensor, step: int, share: Share | None = None) -> Prediction:
-        """Prediction on a batch, or on a process's ``share`` of it; the label noise is drawn anew each step from (seed, step)."""
-        seen = feed(images, labels, self.kind, self.seed, step, "teacher", share=share)
+    def __call__(self, images: Tensor, labels: Tensor, step: int, shard: Shard | None = None) -> Prediction:
+        """Prediction on a batch, or on a process's ``shard`` of it; the label noise is drawn anew each step from (seed, step)."""
+        seen = feed(images, labels, self.kind, self.seed, step, "teacher", shard=shard)
         with forward_precision(images.device, self.precision):
             prediction = self.model(seen.to(images.device)).detach()
         return prediction if self.order is None else prediction.reorder_classes(self.order.to(images.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,21 +12,22 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from segkd.config import NetworkConfig, RunConfig
+from segkd.losses.context import Context, TrainingData
 from segkd.losses.cross_entropy import task_loss
-from segkd.losses.distributed import Share
-from segkd.losses.method import Context, TrainingData, create_method
+from segkd.losses.distributed import Shard
+from segkd.losses.method import Method, create_method
 from segkd.models import create_model
 from segkd.models.checkpoints import load_network
+from segkd.models.smp import is_smp
 from segkd.prediction import NetworkInfo, Prediction
-from segkd.train.evaluate import for_share
-from segkd.train.event_files import EventFiles
+from segkd.train.evaluate import for_shard
 from segkd.train.one_batch import as_one_batch
 from segkd.train.optim import make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
 from segkd.train.runtime import derive, dtype_of, forward_precision, generator, new_tensors
 from segkd.train.teacher import Teacher
 
-# How far the start weights of a copy (RunConfig.rounding) are off, as a share of each: about the last digit that they have.
+# How far the start weights of a copy (RunConfig.rounding) are off, over each: about the last digit that they have.
 LAST_DIGIT = {"float32": 1e-7, "bf16": 1e-7, "float64": 1e-15}
 
 
@@ -67,17 +69,34 @@ def make_network(network: NetworkConfig, num_classes: int, weights: str | None =
     )  # fmt: skip
 
 
+@lru_cache(maxsize=256)
+def network_info(network: NetworkConfig, classes: int) -> NetworkInfo:
+    """What a method may know of a run's network; built once, trained never."""
+    return bare_network(network, classes).info
+
+
+def bare_network(network: NetworkConfig, classes: int) -> torch.nn.Module:
+    """A run's network to ask or to count, never to compute with; no weights, but in smp's, which cannot do without."""
+    with torch.random.fork_rng(devices=()), torch.device("cpu" if is_smp(network.name) else "meta"):
+        return make_network(network, classes)
+
+
+def method_of(config: RunConfig) -> Method:
+    """The config's method, made anew."""
+    return create_method(config.method, variant=config.variant, **config.hyper)
+
+
 @torch.no_grad()
 def _round_otherwise(model: torch.nn.Module, config: RunConfig) -> None:
     """Every weight times (1 + LAST_DIGIT u), u uniform in [-1, 1) from (seed, "rounding", copy): as on another machine."""
-    draws, share = generator(config.seed, "rounding", config.rounding), LAST_DIGIT[config.schedule.precision]
+    draws, reach = generator(config.seed, "rounding", config.rounding), LAST_DIGIT[config.schedule.precision]
     for weight in model.parameters():
         u = 2 * torch.rand(weight.shape, generator=draws, dtype=torch.float64) - 1
-        weight.copy_(weight.double() * (1 + share * u))
+        weight.copy_(weight.double() * (1 + reach * u))
 
 
 class Trainee:
-    """Network, method and optimiser of one run; ``share``: what of each batch this process has, None for all of it."""
+    """Network, method and optimiser of one run; ``shard``: what of each batch this process has, None for all of it."""
 
     def __init__(
         self,
@@ -85,13 +104,13 @@ class Trainee:
         num_classes: int,
         teacher_info: NetworkInfo | None,
         device: torch.device,
-        share: Share | None = None,
+        shard: Shard | None = None,
     ):
-        self.config, self.device, self.share = config, device, share
-        self.method = create_method(config.method, variant=config.variant, **config.hyper)
+        self.config, self.device, self.shard = config, device, shard
+        self.method = method_of(config)
         self.model = build_network(config, num_classes).to(device).train()
-        if share is not None:
-            self.model = as_one_batch(self.model, share)
+        if shard is not None:
+            self.model = as_one_batch(self.model, shard)
         self.network = self.model
         if config.schedule.compile:  # with the dropout of the plain network, so that only rounding differs
             self.network = torch.compile(self.model, options={"fallback_random": True})
@@ -103,7 +122,6 @@ class Trainee:
         self.begun: list[dict] = []  # the step at which each process took over, and its environment
         self.failure: str | None = None  # why the run stopped before its last step
         self.context: Context | None = None  # of the step in progress
-        self.events: EventFiles | None = None  # for TensorBoard, where that is asked for
 
     def _trained(self) -> list[torch.nn.Parameter]:
         """Parameters of network and method that the optimiser trains: not the frozen ones (parts train theirs themselves)."""
@@ -124,12 +142,12 @@ class Trainee:
         schedule, draws = self.config.schedule, generator(self.config.seed, self.step, "method")
         if self.label_assisted:
             kind = self.method.teacher_kind
-            both_paths = for_share(self.share, kind.training_input, images, labels, draws)
+            both_paths = for_shard(self.shard, kind.training_input, images, labels, draws)
             prediction = self.forward(both_paths.to(self.device))
             return kind.teacher_loss(prediction, labels, schedule.aux_weight, self.model.align_corners)
         student = self.forward(images)
         align = self.model.align_corners
-        context = Context(self.step, schedule.steps, images, labels, student, teacher, draws, align, self.share)
+        context = Context(self.step, schedule.steps, images, labels, student, teacher, draws, align, self.shard, checked=True)
         weight = self.method.task_weight(context)
         task = task_loss(student, labels, schedule.aux_weight, weight, align)
         self.context = context
@@ -153,7 +171,7 @@ class Trainee:
         total.backward()
         terms |= {"loss": total}
         own = {} if self.context is None else self.method.learn(self.context)  # of the whole batch in every process
-        values = self._finite((terms if self.share is None else add_up(terms, self._trained())) | own)
+        values = self._finite((terms if self.shard is None else add_up(terms, self._trained())) | own)
         self.optimiser.step()
         if self.context is not None:
             self.method.after_step(self.context)

@@ -29,7 +29,7 @@ def execute(tmp_path, *command):
 
 
 def test_the_page_adds_a_method(tmp_path):
-    method, training = blocks("python")
+    method, training, _ = blocks("python")
     assert len(method.splitlines()) < 60
     (tmp_path / "zkd.py").write_text(method)
     (tmp_path / "added.py").write_text(PLUGIN.format(folder=str(tmp_path)))
@@ -39,3 +39,11 @@ def test_the_page_adds_a_method(tmp_path):
     assert int(re.search(r"(\d+) passed", out)[1]) > 25 and "failed" not in out
     out = execute(tmp_path, str(tmp_path / "training.py"))
     assert [line.split()[0] for line in out.splitlines() if line.split()[-1].startswith("0.")] == ["zkd", "zkd+rdd", "zkd+hwd"]
+
+
+def test_the_loop_of_ones_own_runs(tmp_path):
+    loop = blocks("python")[2]
+    assert len(loop.partition("for step")[2].strip().splitlines()) <= 11
+    (tmp_path / "loop.py").write_text(loop)
+    rows = [line for line in execute(tmp_path, str(tmp_path / "loop.py")).splitlines() if line[0] in "012"]
+    assert len(rows) == 3 and all(name in row and "nan" not in row for row in rows for name in ("task", "task_aux", "kd", "skd/pair"))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.losses import create_method, fakd
+from segkd.losses import class_statistics, create_method, fakd
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, augmented_pixelwise, ramp
 from segkd.losses.kd import pixelwise_kl
@@ -221,7 +221,7 @@ def test_statistics_of_two_processes_are_those_of_the_whole_batch(covariance, mo
         results[rank] = ClassStatistics(CLASSES, WIDTH, covariance)
         results[rank].update(feature[half], labels[half])
 
-    monkeypatch.setattr(fakd, "sum_over_processes", exchange)
+    monkeypatch.setattr(class_statistics, "sum_over_processes", exchange)
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     for name, value in whole.state_dict().items():

@@ -10,7 +10,7 @@ from segkd.config import NetworkConfig, RunConfig
 from segkd.models import create_model, imagenet
 from segkd.models.efficientnet_lite import DEPTHS, LITE_INPUT
 from segkd.registry import UserError
-from segkd.runs import origin
+from segkd.train.record import origin
 
 NAMES = list(DEPTHS)
 

@@ -1,6 +1,7 @@
 """Evaluation of images with sizes of their own: each alone, exactly; one size: as before, in batches."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from segkd import runs
-from segkd.config import DataConfig, RunConfig, from_dict, to_dict
+from segkd.config import DataConfig, RunConfig, Schedule, from_dict, to_dict
 from segkd.data.store import pack
 from segkd.losses.method import create_method
 from segkd.metrics import confusion_matrix
@@ -76,6 +77,28 @@ def test_own_sizes_need_a_crop_to_train_on(folder, monkeypatch):
     with pytest.raises(UserError, match="images of camvid have sizes of their own: give data.crop, or data.size"):
         runs.split_of(RunConfig(DataConfig("camvid", size=None)), "train")
     assert runs.split_of(RunConfig(DataConfig("camvid", size=None)), "test").size is None
+
+
+def test_an_image_too_small_is_named_before_the_first_step(folder, monkeypatch):
+    """Of test, of a student, whose teacher would be trained first: it names the image, and no run is begun."""
+    monkeypatch.setenv("SEGKD_DATA", str(folder))
+    monkeypatch.setenv("SEGKD_RUNS", str(folder / "runs"))
+    monkeypatch.setattr(runs, "ROOT", folder)
+    small = dataclasses.replace(RunConfig().network, name="pspnet/resnet18", width=0.125)
+    data, schedule = DataConfig("camvid", size=None, crop=(32, 32)), Schedule(steps=1, batch_size=2, validations=1)
+    for part in ("", "annot"):
+        shutil.copytree(folder / "CamVid" / f"test{part}", folder / "CamVid" / f"val{part}")
+        for place in (f"test{part}/4.png", f"val{part}/2.png"):
+            path = folder / "CamVid" / place
+            Image.open(path).crop((0, 0, 31, 40)).save(path)
+    teacher = RunConfig(data, small, schedule)
+    with pytest.raises(UserError, match=r"image '(4' of camvid test|2' of camvid val) is 40x31, and .* takes sides of 32 or more"):
+        runs.run(dataclasses.replace(teacher, method="cwd", teacher=teacher), "cpu")
+    with pytest.raises(UserError, match="data.crop is 16x32, and .* takes sides of 32 or more"):
+        runs.run(dataclasses.replace(teacher, data=dataclasses.replace(data, crop=(16, 32))), "cpu")
+    with pytest.raises(UserError, match="data.size is 31x64, and .* takes sides of 32 or more"):
+        runs.run(dataclasses.replace(teacher, data=DataConfig("scenes", size=(31, 64))), "cpu")
+    assert not (folder / "runs").exists()
 
 
 def test_a_config_without_a_size_survives_json_and_has_its_own_id():

@@ -295,19 +295,3 @@ def test_11_a_checkpoint_of_other_code(straight):
     assert older.read_bytes() == kept[0]
     newest.write_bytes(kept[1])
     ends_alike(PLAIN, straight)
-
-
-def test_leftovers_of_killed_processes_are_cleared(straight):
-    found = stopped(PLAIN)
-    leftover = found.path / ".checkpoint-0000003.pt.1.tmp"
-    leftover.write_bytes(b"half")
-    ends_alike(PLAIN, straight)
-    assert not leftover.exists() and not list(found.path.glob(".*"))
-
-
-@pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/etc", "a\\b", "A", "a b", "a\0b", "-x", ".hidden", "x\n"])
-def test_names_of_runs_stay_below_the_root(root, name):
-    (root.parent / "x").mkdir(exist_ok=True)
-    (root.parent / "x" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="the id of a run has only"):
-        load_run(name)

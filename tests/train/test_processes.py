@@ -18,7 +18,7 @@ from segkd.models import create_model
 from segkd.runs import teacher_kind
 from segkd.train.evaluate import evaluate
 from segkd.train.loop import training_batch
-from segkd.train.processes import from_first, is_first, own_share, rank, world
+from segkd.train.processes import from_first, is_first, own_shard, rank, world_size
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import NonFiniteStep, Trainee
 
@@ -76,7 +76,7 @@ def config_of(method, variant="paper", hyper=None, arch="pspnet/resnet18", steps
 
 def two_steps(config, train_mode=True):
     """Terms, gradients and all state after two steps in float64, so that only mistakes and no rounding show."""
-    packed, share = pack(DATA.name, "train", DATA.size, limit=DATA.train_limit), own_share(BATCH)
+    packed, share = pack(DATA.name, "train", DATA.size, limit=DATA.train_limit), own_shard(BATCH)
     teacher = None
     if config.teacher is not None:
         torch.manual_seed(1)
@@ -91,7 +91,7 @@ def two_steps(config, train_mode=True):
                 module.eval()
     found = {}
     for step in (0, 1):
-        images, labels = training_batch(packed, config, step, rank=rank(), world=world())
+        images, labels = training_batch(packed, config, step, rank=rank(), world_size=world_size())
         images, prediction = images.double(), None
         if teacher is not None:
             prediction = teacher(images, labels, step, share)
@@ -173,7 +173,7 @@ def test_evaluation_counts_every_image_once(together, kind):
 
 
 def told():
-    return [from_first(lambda: {"rank": rank(), "weights": torch.arange(3.0)}), is_first(), world(), own_share(5).starts]
+    return [from_first(lambda: {"rank": rank(), "weights": torch.arange(3.0)}), is_first(), world_size(), own_shard(5).starts]
 
 
 def test_the_first_tells_the_others(together):
@@ -184,10 +184,10 @@ def test_the_first_tells_the_others(together):
 
 def stopped():
     """The error of a step in which one image, of the last process alone, is not finite."""
-    trainee = Trainee(config_of("baseline"), CLASSES, None, torch.device("cpu"), own_share(BATCH))
+    trainee = Trainee(config_of("baseline"), CLASSES, None, torch.device("cpu"), own_shard(BATCH))
     packed = pack(DATA.name, "train", DATA.size, limit=DATA.train_limit)
-    images, labels = training_batch(packed, trainee.config, 0, rank=rank(), world=world())
-    if rank() == world() - 1:
+    images, labels = training_batch(packed, trainee.config, 0, rank=rank(), world_size=world_size())
+    if rank() == world_size() - 1:
         images[-1] = float("nan")
     try:
         trainee.train_step(images, labels, None)

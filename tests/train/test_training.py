@@ -1,14 +1,11 @@
 """Runs: exact resume, exact cohorts, whole files, locks. Real training at a tiny size."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.losses import list_methods
 from segkd.registry import UserError
 from segkd.runs import Run, find, load_run, run, run_cohort, split_of
@@ -200,16 +197,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(runs, monkeypatch):
     with pytest.warns(UserWarning, match="unreadable checkpoint"):
         resumed = run(other, "cpu")
     assert weights(resumed) == weights(straight)
-
-
-@pytest.mark.slow  # test_faults.py has its short form
-def test_two_processes_never_train_one_run(runs, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(student("baseline"))))
-    command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [p.communicate(timeout=300)[0].strip().splitlines()[-1] for p in both]
-    assert [p.returncode for p in both] == [0, 0] and printed[0] == printed[1]
-    assert len(list(find(student("baseline")).path.glob("checkpoint-*.pt"))) == 1  # one training wrote one
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():

@@ -13,7 +13,6 @@ from segkd.models.adapt import adapt
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.registry import UserError
 from segkd.runs import cohort_of, find, run
-from segkd.train.runtime import forward_precision
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee
 
@@ -42,8 +41,6 @@ def runs(tmp_path, monkeypatch):
 def test_an_unknown_precision_is_refused_with_the_nearest_name(runs):
     with pytest.raises(UserError, match=r"schedule.precision.*'bf61'.*bf16"):
         run(config(precision="bf61"), "cpu")
-    with pytest.raises(UserError, match="float32"):
-        forward_precision(CPU, "float23")
 
 
 def test_bf16_is_of_the_forward_passes_alone():

@@ -15,7 +15,7 @@ from segkd.study.execute.progress import Progress
 from segkd.train.failure import RunFailed
 
 RETRIES = 10  # machines that a job may lose
-PASSED_ON = ("SEGKD_DATA", "SEGKD_WEIGHTS", "SEGKD_DATA_DEVICE", "SEGKD_CHECKPOINT_SECONDS", "SEGKD_TENSORBOARD")
+PASSED_ON = ("SEGKD_DATA", "SEGKD_WEIGHTS", "SEGKD_DATA_DEVICE", "SEGKD_CHECKPOINT_SECONDS")
 
 
 def parse_resources(text: str) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import json
 import os
@@ -12,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from segkd.fields import fit_all
 from segkd.registry import UserError
 from segkd.study.gaps import START, allowed
 from segkd.study.report.overview import Page, build_index
@@ -95,25 +96,14 @@ def is_fresh(executed: Path, stamp: str) -> bool:
 
 def _check(notebook: Path, parameters: Mapping[str, object]) -> None:
     known = parameters_of(notebook) if parameters else {}
-    for name, value in parameters.items():
-        if name not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise UserError(f"{_short(notebook)}: unknown parameter '{name}': {hint}known: {', '.join(sorted(known))}")
-        if not _fits(value, known[name]):
-            default = f"{type(known[name]).__name__} such as {known[name]!r}"
-            raise UserError(f"{_short(notebook)}: parameter {name} takes {default}, got {value!r}")
+    fit_all(parameters, {name: _like(default) for name, default in known.items()}, "parameter", f"{_short(notebook)}: ")
 
 
-def _fits(value: object, default: object) -> bool:
-    """Same type as the default; an int may stand for a float, None as default takes anything; lists by element."""
-    if default is None:
-        return True
+def _like(default: object) -> object:
+    """The type of a parameter: that of its default, lists by their first element; None as default takes anything."""
     if isinstance(default, (list, tuple)):
-        return isinstance(value, (list, tuple)) and (not default or all(_fits(item, default[0]) for item in value))
-    if isinstance(default, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return type(value) is type(default)
+        return list[_like(default[0]) if default else Any]
+    return Any if default is None else type(default)
 
 
 def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progress: bool, start, gaps: bool) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-
-import torch
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
-from segkd.models.smp import is_smp
-from segkd.prediction import NetworkInfo
 from segkd.study.tables.profiles import Profile
 from segkd.study.tables.protocols import Protocol, network, protocol
 from segkd.study.tables.table import ROUNDING, Row
-from segkd.train.trainee import make_network
+from segkd.train.trainee import network_info
 
 
 @dataclass(frozen=True)
@@ -139,18 +134,6 @@ def _changed(row: Row) -> dict:
         if differ:
             found[part] = differ
     return found
-
-
-def bare_network(network: NetworkConfig, classes: int) -> torch.nn.Module:
-    """A run's network to ask or to count, never to compute with; no weights, but in smp's, which cannot do without."""
-    with torch.random.fork_rng(devices=()), torch.device("cpu" if is_smp(network.name) else "meta"):
-        return make_network(network, classes)
-
-
-@lru_cache(maxsize=256)
-def network_info(network: NetworkConfig, classes: int) -> NetworkInfo:
-    """What a method may know of a run's network; built once, trained never."""
-    return bare_network(network, classes).info
 
 
 def too_small(config: RunConfig) -> bool:

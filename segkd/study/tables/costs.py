@@ -16,9 +16,9 @@ from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.prediction import NetworkInfo
 from segkd.study.tables import step_times
-from segkd.study.tables.configs import network_info
 from segkd.study.tables.reported import network_of, reported, table_lines
 from segkd.study.tables.table import Row, Table
+from segkd.train.trainee import network_info
 
 COUNTS = {"params_m": ("params M", "params", 1e6), "flops_g": ("GMACs", "macs_paper", 1e9)}
 PRINTED = {  # metrics beside mIoU that some tables print, and the columns that show them

@@ -16,7 +16,7 @@ from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
 from segkd.models import check_model_name
 from segkd.registry import unknown
-from segkd.runs import Run, environment, find, split_of
+from segkd.runs import Run, find, split_of
 from segkd.study.execute.executor import execute
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
 from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
@@ -27,6 +27,7 @@ from segkd.study.tables.show import TableView, as_table, called, facts_of, in_co
 from segkd.study.tables.statistics import points
 from segkd.study.tables.summaries import cost_columns, summary
 from segkd.study.tables.table import Row, Table
+from segkd.train.record import environment
 
 NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from segkd.losses.method import create_method
 from segkd.registry import UserError
-from segkd.runs import check, find
+from segkd.runs import find
 from segkd.study.claims import combinations, measure as claim_measure, mechanisms, verdicts as claims, words as claim_pages
 from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.measures import JOINT, SINGLE, unit_of
@@ -19,6 +19,7 @@ from segkd.study.claims.tests import TESTS, baseline, cwd, fakd, fakd_rivals, hw
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.statistics import resample_weights
 from segkd.study.tables.study import open_study
+from segkd.train.check import check
 
 CLASSES = ["Sky", "Pole", "Car", "Road"]
 

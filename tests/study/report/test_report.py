@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from segkd.fields import check
 from segkd.registry import UserError
 from segkd.study.report import notebooks as report
 from segkd.study.report.markup import clean_html, formula_html, markdown_html
@@ -123,11 +124,11 @@ def test_page_has_its_title_its_links_and_its_contents(page):
 @pytest.mark.parametrize("parameters, words", [
     ({"PROFIL": "x"}, "did you mean 'PROFILE'"),
     ({"seed": 1}, "did you mean 'SEEDS'"),
-    ({"PROFILE": 3}, "PROFILE takes str such as 'quick', got 3"),
-    ({"SEEDS": 3}, "SEEDS takes list"),
-    ({"SEEDS": ["a"]}, "SEEDS takes list"),
-    ({"LIMIT": 2.5}, "LIMIT takes int"),
-    ({"LIMIT": True}, "LIMIT takes int"),
+    ({"PROFILE": 3}, "PROFILE: expected str, got 3"),
+    ({"SEEDS": 3}, "SEEDS: expected list of int"),
+    ({"SEEDS": ["a"]}, "SEEDS: expected list of int"),
+    ({"LIMIT": 2.5}, "LIMIT: expected int"),
+    ({"LIMIT": True}, "LIMIT: expected int"),
 ])
 def test_bad_parameters_are_one_line_before_anything_runs(tmp_path, parameters, words):
     notebook = write(tmp_path / "n.ipynb", "1/0")
@@ -136,8 +137,9 @@ def test_bad_parameters_are_one_line_before_anything_runs(tmp_path, parameters, 
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_fitting_parameters():
-    assert report._fits(1, 0.5) and report._fits((1, 2), [0]) and report._fits("x", None) and report._fits([1], [])
+@pytest.mark.parametrize("value, default", [(1, 0.5), ((1, 2), [0]), ("x", None), ([1], [])])
+def test_fitting_parameters(value, default):
+    check(value, report._like(default), "X")
 
 
 def test_failing_cell_is_named_and_the_old_page_stays(tmp_path):

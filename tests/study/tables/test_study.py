@@ -180,7 +180,7 @@ def test_seed_lists():
         (["study", "ladd"], "unknown paper 'ladd': did you mean 'lad'"),
         (["study", "lad", "--dry-run", "--executor", "rray"], "unknown executor 'rray': did you mean 'ray'"),
         (["study", "lad", "--dry-run", "--devices", "cdua"], "'cdua' is not a device"),
-        (["train", "nowhere.json"], "config 'nowhere.json' not found"),
+        (["train", "nowhere.json"], "nowhere.json: is not there; give a run's config"),
         (["data", "camvit"], "unknown data set 'camvit': did you mean 'camvid'"),
     ],
 )

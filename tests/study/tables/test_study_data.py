@@ -12,10 +12,11 @@ from segkd.data import list_datasets
 from segkd.data.catalog import DATASETS
 from segkd.data.folder import content
 from segkd.registry import UserError
-from segkd.runs import check, split_of
+from segkd.runs import split_of
 from segkd.study.lab import views
 from segkd.study.tables.profiles import PROFILES, get_profile
 from segkd.study.tables.study import open_study
+from segkd.train.check import check
 
 SIZES = {"train": [(40, 50), (34, 60), (55, 36), (64, 40)], "val": [(38, 52), (51, 47), (36, 36)]}
 
