@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,21 +84,18 @@ class Adapted(nn.Module):
     def _watch(self, images: Tensor) -> dict[str, Tensor]:
         """One pass of the network; what its named modules gave (the last call, where one is called more than once).
 
-        Hooks live for this pass alone: no copy of the network writes to another's, and no tensor is kept alive.
+        Copies, as the next module may change its input in place. Hooks live for this pass alone: no copy of the network
+        writes to another's, and no tensor is kept alive.
         """
         seen: dict[str, Tensor] = {}
-        handles = []
-        for what, name in self.places.outputs().items():
-            keep = lambda module, inputs, output, what=what: seen.__setitem__(what, _tensor(output, what))  # noqa: E731
-            handles.append(self.network.get_submodule(name).register_forward_hook(keep))
-        if self.places.classifier is not None and self.places.feature is None:
-            keep = lambda module, inputs: seen.__setitem__("feature", inputs[0])  # noqa: E731
-            handles.append(self.network.get_submodule(self.places.classifier).register_forward_pre_hook(keep))
-        try:
+        with ExitStack() as hooks:
+            for what, name in self.places.outputs().items():
+                keep = lambda module, inputs, output, what=what: seen.update({what: _tensor(output, what).clone()})  # noqa: E731
+                hooks.enter_context(self.network.get_submodule(name).register_forward_hook(keep))
+            if self.places.classifier is not None and self.places.feature is None:
+                keep = lambda module, inputs: seen.update(feature=inputs[0].clone())  # noqa: E731
+                hooks.enter_context(self.network.get_submodule(self.places.classifier).register_forward_pre_hook(keep))
             self.network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         for what, name in {"feature": self.places.classifier, **self.places.outputs()}.items():
             if name is not None and what not in seen:
                 raise UserError(f"adapt: module '{name}' ({what}) was not called in the forward pass: name another")
