@@ -12,7 +12,7 @@ from segkd.models.layers import inflate, scaled
 from segkd.models.smp import SmpSegmenter, check_smp_name, create_smp, is_smp
 from segkd.models.zoo import ENCODERS, NETWORKS, network_spec
 from segkd.prediction import NetworkInfo, Prediction
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
 
 
 class Segmenter(nn.Module):
@@ -70,14 +70,9 @@ def list_models() -> list[str]:
 def check_model_name(name: str) -> None:
     """UserError with the nearest name unless ``name`` is one of `list_models` or ``smp.<Arch>/<encoder>``."""
     if is_smp(name):
-        check_smp_name(*_split(name))
-    elif name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
-
-
-def _split(name: str) -> tuple[str, str]:
-    arch, _, encoder_name = name.partition("/")
-    return arch, encoder_name
+        check_smp_name(*name.split("/", 1))
+    else:
+        network_spec(name)
 
 
 def create_model(
@@ -106,7 +101,7 @@ def create_model(
     if is_smp(arch):
         fixed = {"aux": (aux, None), "output_stride": (output_stride, 8), "head_channels": (head_channels, None)}
         return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
-    network, spec = network_spec(arch, encoder_name), ENCODERS.get(encoder_name)
+    network, spec = network_spec(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
     encoder = spec.build(width, output_stride)
     encoder.name = encoder_name
     if output_stride not in (8, encoder.output_stride):

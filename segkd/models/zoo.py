@@ -60,12 +60,8 @@ def register(name: str, spec: EncoderSpec) -> None:
     NETWORKS.update({f"{arch}/{name}": NetworkSpec(*row) for arch, row in spec.heads.items()})
 
 
-def network_spec(arch: str, encoder_name: str) -> NetworkSpec:
-    """The entry of ``arch/encoder_name``; UserError with the nearest name otherwise."""
-    name = f"{arch}/{encoder_name}"
-    if name in NETWORKS:
-        return NETWORKS[name]
-    archs = {known.split("/")[0] for known in NETWORKS}
-    if arch not in archs:
-        raise unknown("arch", arch, archs)
-    raise unknown(f"encoder of {arch}", encoder_name, (n.split("/")[1] for n in NETWORKS if n.startswith(f"{arch}/")))
+def network_spec(name: str) -> NetworkSpec:
+    """The entry of ``arch/encoder``; UserError with the nearest name otherwise."""
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+    return NETWORKS[name]

@@ -153,9 +153,9 @@ def test_one_image_in_training():
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("deeplab", "resnet18"), {}, "did you mean 'deeplabv3'"),
-        (("pspnet", "resnet8"), {}, "did you mean 'resnet"),
-        (("ocrnet", "hrnet_w19"), {}, "encoder of ocrnet .* did you mean 'hrnet_w18'"),
+        (("deeplab", "resnet18"), {}, "did you mean 'deeplabv3/resnet18'"),
+        (("pspnet", "resnet8"), {}, "did you mean 'pspnet/resnet"),
+        (("ocrnet", "hrnet_w19"), {}, "did you mean 'ocrnet/hrnet_w18'"),
         (("ocrnet", "hrnet_w18"), {"aux": False}, "leave aux out"),
         (("fcn", "hrnet_w18"), {"output_stride": 16}, "always has 4"),
         (("dinov2", "vits14"), {"output_stride": 16}, "always has 14"),
