@@ -23,7 +23,7 @@ from segkd.config import DataConfig, RunConfig, Schedule
 from segkd.data.store import Packed, pack
 from segkd.models.images import IMAGENET
 from segkd.registry import UserError
-from segkd.study.profiles import get_profile
+from segkd.study.tables.profiles import get_profile
 from segkd.train.ahead import Ahead
 from segkd.train.loop import training_batch
 from segkd.train.trainee import Trainee

@@ -9,8 +9,8 @@ import statistics
 import sys
 import time
 
-from segkd.study.explorer import explore
-from segkd.study.study import open_study
+from segkd.study.lab.explorer import explore
+from segkd.study.tables.study import open_study
 
 TARGET, MOVES = 2.0, 5
 

@@ -1,6 +1,6 @@
 """What a training step of each method costs at a profile's size, on noise, all in turns in one process.
 
-``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file; docs/findings.md sets these
+``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file; reports set these
 times against the points of mIoU that the methods gained, and the tables take their time ratios from them. CPU time of one
 thread, which counts no other work on the machine; that work still takes of caches and memory, so leave the machine alone.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.runs import as_teacher
-from segkd.study.papers import COMPARISON, PAPERS
-from segkd.study.step_times import digest, image_size, kind_of
-from segkd.study.study import open_study
+from segkd.study.tables.step_times import digest, image_size, kind_of
+from segkd.study.tables.papers import COMPARISON, PAPERS
+from segkd.study.tables.study import open_study
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_rows(add("report", _report, "make the report of the runs and committed results that are here; trains nothing"))
     compare = add("compare", _compare, "set the runs that are here against the committed results of a report: the same numbers?")
     compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as scratch-camvid")
-    add("readme", _readme, "rewrite the numbers of README.md and docs/findings.md from the committed results")
+    thaw = add("thaw", _thaw, "put the committed results of a report among the runs, to go on with its study")
+    thaw.add_argument("report", metavar="REPORT", help="a folder of reports, such as small-camvid")
+    add("readme", _readme, "rewrite the numbers of README.md from the committed results")
     return parser
 
 
@@ -103,7 +105,7 @@ def _with_run(parser: argparse.ArgumentParser, run) -> argparse.ArgumentParser:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from segkd.study.reproduce import reproduce
+    from segkd.study.report.reproduce import reproduce
 
     print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **_choice(arguments)))
 
@@ -122,15 +124,15 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from segkd.study.reproduce import make_report
+    from segkd.study.report.reproduce import make_report
 
     print(make_report(arguments.profile, arguments.dataset, **_choice(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from segkd.config import from_dict
-    from segkd.study.executor import execute
-    from segkd.study.together import train_together
+    from segkd.study.execute.executor import execute
+    from segkd.study.execute.together import train_together
     from segkd.train.processes import launched
 
     if not arguments.config.exists():
@@ -191,18 +193,23 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from segkd.study.compare import compare_lines
+    from segkd.study.claims.compare import compare_lines
 
     for line in compare_lines(arguments.report):
         print(line)
 
 
+def _thaw(arguments: argparse.Namespace) -> None:
+    from segkd.study.report.reproduce import thawed
+
+    ids = thawed(arguments.report)
+    print(f"{len(ids)} runs of {arguments.report} are here now, without their networks" if ids else f"all runs of {arguments.report} were here")
+
+
 def _readme(arguments: argparse.Namespace) -> None:
-    from segkd.study.findings import update_findings
-    from segkd.study.readme import update_readme
+    from segkd.study.report.readme import update_readme
 
     update_readme()
-    update_findings()
 
 
 if __name__ == "__main__":

@@ -41,9 +41,15 @@ from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
 
+MEASURED = "measured.json"  # beside a run's result: what was measured inside its network
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run on disk. ``result`` and ``load_model`` need it to be done."""
+    """A run on disk. ``result`` and ``load_model`` need it to be done.
+
+    Of a run that was trained elsewhere all but the network may be here (`segkd.study.tables.frozen.thaw`).
+    """
 
     config: RunConfig
     path: Path
@@ -81,11 +87,13 @@ class Run:
     def load_model(self, device: str = "cpu", percent: int = 100) -> torch.nn.Module:
         """The network in eval mode, trained or as it was after ``percent`` (10, 25, 50) of its steps.
 
-        UserError: a run of a version that kept no such snapshot, or a damaged file.
+        UserError: a run of which only the numbers are here, or of a version that kept no such snapshot, or a damaged file.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        if "kept" in self.result:
+            raise UserError(f"run {self.id}: only its numbers are here; `{self.result['kept']}` trains its network")
         path = self.path / ("model.safetensors" if percent == 100 else SNAPSHOT.format(percent))
         if percent != 100 and not path.exists():
             kept = ", ".join(map(str, SNAPSHOTS))

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from segkd import runs
-from segkd.study.compare import compared, sentence
-from segkd.study.reproduce import report_folder
-from segkd.study.study import open_study
+from segkd.study.claims.compare import compared, sentence
+from segkd.study.report.reproduce import report_folder
+from segkd.study.tables.study import open_study
 
 ROWS = ("baseline", "CWD")  # and the teacher of CWD
 

@@ -104,8 +104,8 @@ CELLS = """
 import sys, warnings
 import pandas as pd
 from IPython.display import HTML, Markdown, display
-from segkd.study.study import as_table
 from segkd.analysis.variants import variants_table
+from segkd.study.tables.study import as_table
 attack = ATTACK
 display(as_table({"class " + attack: attack, "run": "../" + attack}))
 frame = pd.DataFrame({"class": [attack], "row": [attack], "iou": [0.5]})
@@ -138,8 +138,8 @@ def attacked(tmp_path_factory) -> tuple[str, str]:
     from nbformat import write
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    from segkd.study import report
-    from segkd.study.overview import Overview, Page, build_index
+    from segkd.study.report import notebooks as report
+    from segkd.study.report.overview import Overview, Page, build_index
 
     folder = tmp_path_factory.mktemp("attacked")
     sources = CELLS.replace("attack = ATTACK", f"attack = {ATTACK!r}").split("---\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import json
 import re
@@ -24,6 +25,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command")  # of study/, from below
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 # Absolute paths of some machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~/)\]}<])/(?:work|root|home|Users|mnt|opt|tmp)/(?=\w)")
@@ -106,6 +108,31 @@ def test_wings_never_import_each_other():
     assert not wrong, "\n".join(wrong)
 
 
+def test_rooms_of_the_study_only_look_down():
+    """Each room of ``study/`` uses its own modules and the rooms below it; lab and report do not know each other."""
+    wrong = []
+    for path in sources("segkd/study"):
+        own = path.relative_to(PACKAGE / "study").with_suffix("").parts[0]
+        for node, name in imports(path):
+            if name.startswith("segkd.study.") and (room := name.split(".")[2]) != own:
+                if ROOMS.index(room) > ROOMS.index(own) or {room, own} == {"lab", "report"}:
+                    wrong.append(f"{where(path, node)} imports {room}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_do_not_go_in_circles():
+    """Not even through imports inside functions."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in sources()}
+    graph = {}
+    for name, path in names.items():
+        found = (n if n in names else n.rpartition(".")[0] for _, n in imports(path))
+        graph[name] = {n for n in found if n in names and n != name and not names[n].name == "__init__.py"}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
 def test_only_core_packages_at_module_level():
     """Optional and heavy packages are imported inside the function that uses them."""
     core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -174,7 +201,7 @@ def notebooks() -> list[Path]:
 @pytest.mark.parametrize("path", notebooks(), ids=where)
 def test_notebooks_are_committed_clean(path):
     """No outputs, exactly one cell of parameters (plain literals), nothing injected, the portable kernel name."""
-    from segkd.study.report import parameters_of
+    from segkd.study.report.notebooks import parameters_of
 
     book = json.loads(path.read_text(encoding="utf-8"))
     tags = [tag for cell in book["cells"] for tag in cell["metadata"].get("tags", [])]
@@ -187,7 +214,7 @@ def test_notebooks_are_committed_clean(path):
 
 @pytest.mark.parametrize("path", notebooks(), ids=where)
 def test_formulas_of_notebooks_become_mathml(path):
-    from segkd.study.markup import markdown_html
+    from segkd.study.report.markup import markdown_html
 
     book = json.loads(path.read_text(encoding="utf-8"))
     text = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from segkd.config import runs_root
 from segkd.data import create_dataset
-from segkd.data.catalog import DATASETS
 from segkd.study import forecast
-from segkd.study.executor import check_executor, default_devices, execute
-from segkd.study.jobs import with_teachers
-from segkd.study.ray_cluster import cluster_slots
-from segkd.study.study import open_study
+from segkd.study.execute.executor import check_executor, default_devices, execute
+from segkd.study.execute.jobs import with_teachers
+from segkd.study.execute.ray_cluster import cluster_slots
+from segkd.study.tables.costs import classes_of
+from segkd.study.tables.study import open_study
 
 
 def study_lines(
@@ -27,12 +26,8 @@ def study_lines(
     check_executor(executor, study.devices, resources)
     configs = study.configs()
     if dry_run:
-        devices = study.devices or default_devices()
-        workers = cluster_slots(resources) if executor == "ray" else len(devices)
-        classes = len(DATASETS.get(dataset).classes) if dataset != "folder" else len(create_dataset(dataset).classes)
-        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        found = forecast.forecast(configs, classes, workers, devices[0], say)
-        yield from forecast.lines(found, configs, workers, devices[0])
+        workers = cluster_slots(resources) if executor == "ray" else len(study.devices or default_devices())
+        yield from forecast.lines(forecast.forecast(configs, classes_of(dataset), workers), configs, workers)
         return
     for split in ("train", "val", study.data.split):
         create_dataset(dataset, split=split)

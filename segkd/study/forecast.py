@@ -1,68 +1,61 @@
-"""What would be trained, in which order, how long it takes and what it costs; nothing is trained or written."""
+"""What would be trained, how long it takes and what it costs; nothing is trained or written."""
 
 from __future__ import annotations
 
-import heapq
 import shutil
+import statistics
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 
 import pandas as pd
-import torch
 
 from segkd.config import ROOT, NetworkConfig, RunConfig, runs_root
-from segkd.data import create_dataset
 from segkd.models import complexity
 from segkd.registry import UserError
-from segkd.study.configs import bare_network
-from segkd.study.jobs import Job, plan_jobs, ready_jobs, with_teachers
-from segkd.study.progress import in_words
-from segkd.study.step_times import StepTime, image_size, kind_of, measured_times, timed
-from segkd.train.runtime import pick_device
+from segkd.runs import load_run
+from segkd.study.execute.jobs import Job, plan_jobs, with_teachers
+from segkd.study.execute.progress import in_words
+from segkd.study.tables.configs import bare_network
+from segkd.study.tables.step_times import image_size, kind_of
 
-EVALUATED = 1 / 3  # what evaluating an image costs of training on it: a pass forward of one forward and two backward
+OF_THE_KIND, BY_RATE = "finished runs of the kind", "operations"
 
 
-def forecast(
-    configs: list[RunConfig], classes: int, workers: int, device: str, say: Callable[[str], None] = lambda text: None
-) -> pd.DataFrame:
-    """A row a job (a cohort, teachers first), by its beginning, as `execute` would train them with ``workers`` at a time.
+def forecast(configs: list[RunConfig], classes: int, workers: int) -> pd.DataFrame:
+    """A row a job (a cohort, teachers first) in the order in which `execute` begins them, ``workers`` at a time.
 
-    ``begin`` and ``seconds`` of the job, ``runs``, ``steps``, ``ms`` a step of the whole cohort, ``source`` of that number,
-    ``flop`` of the networks' passes, ``bytes`` on disk. Seconds are those of steps and evaluations; reading images and
-    starting processes come on top.
+    ``runs``, ``steps`` and ``flop`` of the job, and its ``seconds`` of training steps: by finished runs of the same kind
+    under `runs_root`, else by the rate at which the runs there did their operations (``source`` says which); NaN where
+    none is finished. A teacher's pass counts once a cohort. Validation comes on top.
     """
-    jobs = plan_jobs(configs, workers)
-    times = step_times([c for job in jobs for c in job], classes, device, say)
-    passes = _evaluation_times(jobs, times)
-    rows = [_row(job, [times[kind_of(c)] for c in job], passes) | {"flop": operations(job, classes)} for job in jobs]
-    begins = _begins(jobs, [row["seconds"] for row in rows], workers)
-    columns = ["begin", "what", "seed", "runs", "steps", "ms", "source", "seconds", "flop", "bytes"]
-    frame = pd.DataFrame([row | {"begin": begin} for row, begin in zip(rows, begins)], columns=columns)
-    return frame.sort_values("begin", kind="stable", ignore_index=True)
+    step, rate = finished(classes)
+    lines = []
+    for job in plan_jobs(configs, workers):
+        steps, flop = job[0].schedule.steps, operations(job, classes)
+        known = [step.get(kind_of(config)) for config in job]
+        if all(known):
+            seconds, source = steps * (sum(own for own, _ in known) + max(teacher for _, teacher in known)), OF_THE_KIND
+        else:
+            seconds, source = flop / rate, BY_RATE if rate == rate else "no finished run"
+        lines.append((_what(job), job[0].seed, len(job), steps, flop, seconds, source))
+    return pd.DataFrame(lines, columns=["what", "seed", "runs", "steps", "flop", "seconds", "source"])
 
 
-def step_times(configs: list[RunConfig], classes: int, device: str, say: Callable[[str], None]) -> dict[str, StepTime]:
-    """The `StepTime` of every kind of run among ``configs``: measured where there are runs, timed here where not."""
-    where = pick_device(device)
-    found = measured_times(torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu")
-    for config in configs:
-        if kind_of(config) not in found:
-            say(f"no finished run of this kind, timing two steps: {_what([config])}")
-            found[kind_of(config)] = timed(config, classes, where)
-    return found
-
-
-def _row(job: Job, times: list[StepTime], passes: dict[str, float]) -> dict:
-    config, sources = job[0], dict.fromkeys(time.source for time in times)
-    steps = config.schedule.steps
-    step = max(time.teacher for time in times) + sum(time.own for time in times)  # one pass of the teacher for all
-    return {
-        "what": _what(job), "seed": config.seed, "runs": len(job), "steps": steps, "ms": 1e3 * step,
-        "source": "; ".join(sources), "seconds": steps * step + sum(passes[c.id] for c in job),
-        "bytes": sum(time.folder for time in times),
-    }  # fmt: skip
+def finished(classes: int) -> tuple[dict[str, tuple[float, float]], float]:
+    """Medians over the runs under `runs_root`: seconds of a step and of the teacher's pass by `kind_of`; FLOP a second (NaN: no run)."""
+    times: dict[str, list[tuple[float, float]]] = {}
+    rates = []
+    for path in sorted(runs_root().glob("*/result.json")):
+        try:
+            run = load_run(path.parent.name)
+            time = run.result["seconds_per_step"], run.result["teacher_seconds_per_step"]
+        except (UserError, KeyError):  # a damaged or an old run tells nothing
+            continue
+        if run.config.schedule.steps:
+            times.setdefault(kind_of(run.config), []).append(time)
+            rates.append(operations([run.config], classes) / (run.config.schedule.steps * sum(time)))
+    median = {kind: tuple(statistics.median(column) for column in zip(*rows)) for kind, rows in times.items()}
+    return median, statistics.median(rates) if rates else float("nan")
 
 
 def operations(job: Job, classes: int) -> float:
@@ -91,64 +84,18 @@ def _what(job: Job) -> str:
     return f"{name}: {', '.join(method if count == 1 else f'{method} ({count})' for method, count in methods.items())}"
 
 
-def _evaluation_times(jobs: list[Job], times: dict[str, StepTime]) -> dict[str, float]:
-    """Seconds that each run spends on validation and its final score; 0 where the data are not here."""
-    fastest: dict[tuple, float] = {}  # of a network's steps: what a method adds to them costs nothing in evaluation
-    key = lambda c: (c.network, image_size(c), c.schedule.batch_size)  # noqa: E731
-    runs = [config for job in jobs for config in job]
-    for config in runs:
-        own = times[kind_of(config)].own / config.schedule.batch_size
-        fastest[key(config)] = min(own, fastest.get(key(config), own))
-    return {c.id: EVALUATED * fastest[key(c)] * _evaluated_images(c) for c in runs}
-
-
-def _evaluated_images(config: RunConfig) -> float:
-    """How many images a run is evaluated on in all, counted in images of the size that it is trained on."""
-    data = config.data
-    (height, width), (h, w) = data.size or image_size(config), image_size(config)
-    try:
-        val, final = (len(create_dataset(data.name, data.root, split)) for split in ("val", data.split))
-    except UserError:
-        return 0.0
-    limit = data.eval_limit or max(val, final)
-    rounds = config.schedule.validations if config.schedule.steps else 1
-    return (rounds * min(val, limit) + min(final, limit)) * height * width / (h * w)
-
-
-def _begins(jobs: list[Job], seconds: list[float], workers: int) -> list[float]:
-    """When each job begins, if every worker takes the first job that is ready as soon as it is free."""
-    inside = {config.id for job in jobs for config in job}
-    waiting, running, done, begins, now = list(jobs), [], set(), [0.0] * len(jobs), 0.0
-    while waiting:
-        ready = ready_jobs(waiting, lambda config: config.id in done or config.id not in inside)
-        for job in ready[: workers - len(running)]:
-            number = jobs.index(job)
-            begins[number] = now
-            heapq.heappush(running, (now + seconds[number], number))
-            waiting.remove(job)
-        now, number = heapq.heappop(running)
-        done |= {config.id for config in jobs[number]}
-    return begins
-
-
-def lines(frame: pd.DataFrame, wanted: list[RunConfig], workers: int, device: str) -> list[str]:
+def lines(frame: pd.DataFrame, wanted: list[RunConfig], workers: int) -> list[str]:
     """A `forecast` as text, with its totals. ``wanted``: all runs of the study, the finished ones too."""
     everything = len(with_teachers(wanted))
     if frame.empty:
         return [f"nothing to train: all {everything} runs are in {runs_root()}"]
-    shown = pd.DataFrame({
-        "begins after": frame["begin"].map(in_words), "what": frame["what"], "seed": frame["seed"], "runs": frame["runs"],
-        "steps": frame["steps"], "ms a step": frame["ms"].map("{:.0f}".format), "from": frame["source"],
-        "takes": frame["seconds"].map(in_words), "MB": (frame["bytes"] / 1e6).map("{:.1f}".format),
-    })  # fmt: skip
-    for column in ("begins after", "what", "from"):
+    takes = frame["seconds"].map(lambda s: in_words(s) if s == s else "?")
+    shown = frame[["what", "seed", "runs", "steps"]].assign(PFLOP=(frame["flop"] / 1e15).map("{:.3g}".format), takes=takes, by=frame["source"])
+    for column in ("what", "by"):
         shown[column] = shown[column].str.ljust(shown[column].str.len().max())
-    runs, work = int(frame["runs"].sum()), frame["seconds"].sum()
-    end, unit = (frame["begin"] + frame["seconds"]).max(), "GPU" if device.startswith("cuda") else "CPU"
-    free = shutil.disk_usage(ROOT).free / 1e9
+    runs, work = int(frame["runs"].sum()), frame["seconds"].sum(skipna=False)
+    time = f"about {in_words(work / workers)} of steps with {workers} at a time" if work == work else "time unknown until one run is finished"
     return [line.rstrip() for line in shown.to_string(index=False, justify="left").splitlines()] + [
-        f"{runs} runs in {len(frame)} jobs to train, {everything - runs} are there; "
-        f"about {in_words(end)} with {workers} at a time, {work / 3600:.2g} {unit} hours, "
-        f"{frame['bytes'].sum() / 1e9:.2g} GB of disk ({free:.0f} GB free), {frame['flop'].sum() / 1e15:.3g} PFLOP; "
-        "nothing was written"
+        f"{runs} runs in {len(frame)} jobs to train, {everything - runs} are there; {time}, "
+        f"{frame['flop'].sum() / 1e15:.3g} PFLOP, {shutil.disk_usage(ROOT).free / 1e9:.0f} GB of disk are free; nothing was written"
     ]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from segkd.registry import UserError
 
 GAP = "application/vnd.segkd.gap+json"  # an output of this kind marks the cell
-BANNER = "application/vnd.segkd.banner+json"  # a warning about a file, shown above everything else of the page
 START = "from segkd.study.gaps import install; install()"  # what the kernel of such a page begins with
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segkd.study.own_data import write_example
+from segkd.study.lab.own_data import write_example
 
 KEEP = os.environ.get("SEGKD_SCREENSHOTS")  # a folder: what the browser showed, to be looked at
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from segkd.config import ROOT
-from segkd.study import report
-from segkd.study.own_data import write_example
+from segkd.study.lab.own_data import write_example
+from segkd.study.report import notebooks as report
 
 
 @pytest.fixture

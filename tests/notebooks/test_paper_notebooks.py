@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from segkd.config import ROOT
-from segkd.study.pages import NOTEBOOK_LINK
-from segkd.study.papers import PAPERS, paper_tables
-from segkd.study.report import parameters_of
+from segkd.study.report.notebooks import parameters_of
+from segkd.study.report.pages import NOTEBOOK_LINK
+from segkd.study.tables.papers import PAPERS, paper_tables
 
 FOLDER = ROOT / "notebooks" / "papers"
 PARAMETERS = {"PROFILE", "DATASET", "SEEDS", "METHODS", "TABLES", "DEVICES", "TEACHER"}

@@ -15,7 +15,7 @@ from segkd.data.sampler import batch_indices
 from segkd.registry import UserError
 from segkd.replay import replay
 from segkd.runs import find, run, run_cohort, split_of
-from segkd.study.executor import execute
+from segkd.study.execute.executor import execute
 from segkd.train import loop, state
 from segkd.train.failure import RunFailed
 from segkd.train.trainee import NonFiniteStep, Trainee

@@ -21,7 +21,7 @@ from segkd.cli import main
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.registry import UserError
 from segkd.runs import Run, find, load_run, run
-from segkd.study.executor import execute
+from segkd.study.execute.executor import execute
 from segkd.train import loop, state
 
 DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)

@@ -25,8 +25,8 @@ CONFIG = RunConfig(
 )  # fmt: skip
 LAUNCHER = """
 import sys, time
-from segkd.train import loop
 from segkd.cli import main
+from segkd.train import loop
 before = loop._cohort_step
 def slow(*arguments):
     time.sleep({pause})

@@ -1,0 +1,91 @@
+"""Beyond the papers: sums of methods that no paper tried, ranked, and whether one beats every single method."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from segkd.runs import find
+from segkd.study.claims.measure import Measured, measure
+from segkd.study.claims.parts import Cell, config_of, method_cell, over
+from segkd.study.claims.tests import baseline
+from segkd.study.execute.executor import execute
+from segkd.study.tables.papers import SUMS, single_methods
+from segkd.study.tables.statistics import LEVEL, Estimate, holm, joint_p
+from segkd.study.tables.study import Study
+
+SINGLE = tuple(Cell(row) for row in single_methods().values())
+CELLS = tuple(method_cell(label, spec) for label, spec in SUMS.items())
+BEATS, LOSES, OPEN, NOT_RUN = "beats every single method", "is beaten by one", "inconclusive", "not run"
+
+
+def train(study: Study) -> None:
+    """Train the combinations and the single methods that they are compared with, where they are not there."""
+    execute([config_of(study, cell, seed) for cell in (baseline, *SINGLE, *CELLS) for seed in study.seeds], study.devices)
+
+
+def ranked(study: Study) -> pd.DataFrame:
+    """One line a combination or single method, best mean first: mIoU %, runs, gain over the baseline with its 95 %
+    interval, and for a combination the single method it is least above, that difference, and the verdict.
+
+    A combination beats every single method if it is above each of them; p of the largest, corrected (Holm) for the number
+    of combinations.
+    """
+    against = {cell.label: [measure(study, c) for c in over(cell, SINGLE)] for cell in CELLS}
+    tests = {label: joint_p([m.estimate for m in parts]) for label, parts in against.items()}
+    adjusted = dict(zip(tests, holm([p for p, _ in tests.values()])))
+    lines = []
+    for cell in (baseline, *SINGLE, *CELLS):
+        line = _line(study, cell)
+        if cell.label in against:
+            line |= _against(against[cell.label], adjusted[cell.label], tests[cell.label][1])
+        lines.append(line)
+    return pd.DataFrame(lines).sort_values("mIoU %", ascending=False, na_position="last", ignore_index=True)
+
+
+def _line(study: Study, cell: Cell) -> dict[str, object]:
+    runs = [r for seed in study.seeds if (r := find(config_of(study, cell, seed))).done]
+    scores = [100 * r.result["miou"] for r in runs]
+    gain = measure(study, over(cell, [baseline])[0]) if cell != baseline else None
+    line = {"row": cell.label, "runs": len(runs), "mIoU %": sum(scores) / len(scores) if scores else math.nan}
+    return line | {"gain": gain.estimate.mean if gain else math.nan, "95 % interval": interval(gain.estimate) if gain else ""}
+
+
+def _against(parts: list[Measured], p: float, supports: bool) -> dict[str, object]:
+    known = [m for m in parts if not m.missing]
+    if not known:
+        return {"verdict": NOT_RUN}
+    least = min(known, key=lambda m: m.estimate.mean)
+    verdict = OPEN if not p < LEVEL or len(known) < len(parts) else BEATS if supports else LOSES
+    found = {"least above": least.comparison.cells[1].label, "by": least.estimate.mean}
+    return found | {"interval of that": interval(least.estimate), "p (Holm)": p, "verdict": verdict}
+
+
+def table_to_show(found: pd.DataFrame) -> pd.io.formats.style.Styler:
+    """`ranked` as a table to show."""
+    formats = {"mIoU %": "{:.1f}", "gain": "{:+.1f}", "by": "{:+.1f}", "p (Holm)": "{:.3f}"}
+    kept = {column: text for column, text in formats.items() if column in found}
+    texts = found.select_dtypes(exclude="number").columns
+    return found.fillna({c: "" for c in texts}).style.hide(axis="index").format(kept, na_rep="–", escape="html")
+
+
+def interval(estimate: Estimate) -> str:
+    """A 95 % interval in words; why there is none otherwise."""
+    if estimate.n == 0:
+        return ""
+    return "one seed" if estimate.n == 1 else f"{estimate.low:+.1f} to {estimate.high:+.1f}".replace("-", "−")
+
+
+def answer(found: pd.DataFrame) -> str:
+    """Does a combination beat every single method? In one sentence, from `ranked`."""
+    sums = found[found["verdict"].notna()]
+    trained = sums[sums["verdict"] != NOT_RUN]
+    if trained.empty:
+        return "No combination is trained yet."
+    best, winners = trained.iloc[0], trained[trained["verdict"] == BEATS]
+    if len(winners):
+        return "Yes: " + "; ".join(f"{w['row']} is above {w['least above']}, its closest, by {w['by']:.1f} points" for _, w in winners.iterrows()) + "."
+    detail = f"{best['row']}, the best of {len(trained)}, differs from {best['least above']} by {best['by']:+.1f} points".replace("-", "−")
+    return f"No combination beats every single method with an interval that leaves zero out: {detail} ({best['interval of that']})."
+

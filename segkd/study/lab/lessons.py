@@ -1,0 +1,230 @@
+"""Worked examples of the paper notebooks: one formula on a few numbers, or on one image and a trained network.
+
+Where a row that an example needs has no finished run, the result is an empty frame, which figures show as a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from segkd.data.augment import to_batch
+from segkd.losses.fakd import ClassStatistics, augmented_channelwise, variance_table
+from segkd.losses.hwd import channel_divergence, class_counts, holistic_weights, standardise
+from segkd.losses.method import create_method
+from segkd.losses.rdd import MODES, confidence, difficulty_mask, hard_pixels
+from segkd.prediction import IGNORE, Prediction, labels_to_grid, resize_scores
+from segkd.registry import UserError
+from segkd.runs import teacher_kind
+from segkd.study.lab import views
+from segkd.study.tables.statistics import half_width
+from segkd.study.tables.study import Study
+from segkd.train.evaluate import feed
+
+PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
+IMAGES = 8  # test images behind a share of pixels
+
+
+def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments, table: str = "main"):
+    """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
+    return make(study, *arguments) if _done(study, rows, table) == list(rows) else pd.DataFrame()
+
+
+def _done(study: Study, rows: Sequence[str], table: str = "main") -> list[str]:
+    """Those of the rows that have a finished run; METHODS may have left some out."""
+    held = {row.label for row in study.rows(table)}
+    return [row for row in rows if row in held and study.runs(table, row)]
+
+
+def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str) -> pd.io.formats.style.Styler:
+    """A frame as a table without its index; ``columns``: formats of their own. An empty frame says that nothing is run."""
+    if frame.empty:
+        frame = pd.DataFrame({"": ["no finished run yet: see the command under the tables"]})
+    formats = {name: digits for name in frame.select_dtypes("number") if frame[name].dtype.kind == "f"} | columns
+    kept = {name: text for name, text in formats.items() if name in frame}
+    return frame.style.hide(axis="index").format(kept, na_rep="–", escape="html")
+
+
+@torch.no_grad()
+def two_answers(study: Study, index: int = 0) -> list[dict]:
+    """Rows of ``pictures.map_sheet``: what LAD's teacher sees and answers for one test image under two draws of noise.
+
+    A row for each draw; the last map is KL(the other row's answer || this one) at each pixel, in nats.
+    """
+    run, test = views.first_run(study, "main", ASSISTED), study.packed(study.data.split)
+    network, index = run.load_model(), min(index, len(test) - 1)
+    kind = teacher_kind(run.config, network.info)
+    images, labels = to_batch(*(torch.from_numpy(a[[index]].copy()) for a in (test.images, test.labels)))
+    seen = [feed(images, labels, kind, run.config.seed, "lesson", draw) for draw in (1, 2)]
+    logs = [resize_scores(network(x).logits, labels.shape[-2:]).log_softmax(1)[0] for x in seen]
+    return [
+        {
+            "image": test.images[index], "label channel": x[0, 3].numpy(), "answer": _coloured(own.argmax(0).numpy(), test),
+            "KL from the other answer": (other.exp() * (other - own)).sum(0).numpy(),
+        }
+        for x, own, other in zip(seen, logs, logs[::-1])
+    ]  # fmt: skip
+
+
+def _coloured(label: np.ndarray, packed) -> np.ndarray:
+    from segkd.analysis.pictures import colorize
+
+    return colorize(label, packed.palette)
+
+
+def bound_by_sampling(
+    strengths: Sequence[float] = (0.0, 0.5, 1.0, 2.5), draws: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """FAKD's theorem in numbers: CWD without noise, its mean over sampled feature noise, and the closed form above it.
+
+    One image of random features, 3 classes on a 6 x 6 grid; all values in cross-entropy form.
+    """
+    random = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
+    feature, weight, teacher = 2 * normal(1, 4, 6, 6), normal(3, 4), 4 * normal(1, 3, 6, 6)
+    labels = torch.randint(3, (1, 6, 6), generator=random)
+    statistics = ClassStatistics(3, 4)
+    statistics.update(feature, labels)
+    loss = lambda x, lam: augmented_channelwise(  # noqa: E731
+        x, (weight, torch.zeros(3).double()), teacher.expand(len(x), -1, -1, -1), labels.expand(len(x), -1, -1), statistics, lam
+    ).item()
+    spread = statistics.covariance[labels[0]].sqrt().permute(2, 0, 1)
+    noise = normal(draws, 4, 6, 6) * spread
+    return pd.DataFrame([
+        {"λ": lam, "CWD": loss(feature, 0.0), f"mean of {draws} noisy CWD": loss(feature + math.sqrt(lam) * noise, 0.0),
+         "closed form (bound)": loss(feature, lam)}
+        for lam in strengths
+    ])  # fmt: skip
+
+
+@torch.no_grad()
+def class_spread(study: Study, row: str = "CWD") -> pd.DataFrame:
+    """How wide each class lies in the features of a student: columns class and spread, the deviation of its own score.
+
+    sqrt(w_c' Sigma_c w_c) in logits, over a few training images (FAKD's quantity at lambda = 1).
+    """
+    network, train = views.model(study, "main", row), study.packed("train")
+    images, labels = to_batch(*(torch.from_numpy(a[: 2 * IMAGES].copy()) for a in (train.images, train.labels)))
+    found = network(images)
+    if found.feature is None or found.classifier is None:
+        raise UserError(f"class_spread: the network of row '{row}' shows no feature before its classifier; choose another")
+    statistics = ClassStatistics(train.num_classes, found.feature.shape[1])
+    statistics.update(found.feature, labels)
+    own = variance_table(found.classifier[0], statistics)[:-1].diagonal().sqrt()
+    seen = statistics.count > 1
+    names = np.asarray(train.classes)[seen.numpy()]
+    return pd.DataFrame({"class": names, "spread": own[seen].numpy()})
+
+
+def _pair(study: Study, student: str, indices: Sequence[int]) -> tuple[Prediction, Prediction, Tensor]:
+    """Student's and plain teacher's predictions on test images, and the labels (B, H, W)."""
+    test = study.packed(study.data.split)
+    images, labels = test.images[list(indices)], test.labels[list(indices)]
+    networks = (views.first_run(study, "main", row) for row in (student, PLAIN))
+    return *(views.predict(run, images, labels) for run in networks), torch.from_numpy(labels.copy()).long()
+
+
+def weight_steps(study: Study, index: int = 0, student: str = "CWD") -> pd.DataFrame:
+    """HWD's weights of one test image step by step, the heaviest channel first; pixels are counted on the score grid."""
+    ours, teacher, labels = _pair(study, student, [index])
+    hyper = create_method("hwd").hyper()["hwd"]
+    grid = labels_to_grid(labels, ours.logits.shape[-2:])
+    pixels = class_counts(grid, ours.logits.shape[1])[0]
+    apart = channel_divergence(ours.logits, teacher.logits, hyper["temperature"], hyper["divergence"], hyper["on_logits"])
+    corrected = apart / (pixels + 1)
+    weights = holistic_weights(ours.logits, teacher.logits, labels)[0]
+    frame = pd.DataFrame({
+        "class": study.packed(study.data.split).classes, "N (pixels)": pixels.numpy(), "CD": apart[0].numpy(),
+        "CD / (N + 1)": corrected[0].numpy(), "standardised g": standardise(corrected)[0].numpy(), "weight": weights.numpy(),
+    })  # fmt: skip
+    return frame.sort_values("weight", ascending=False, ignore_index=True)
+
+
+def weight_settings(study: Study, settings: Mapping[str, Mapping], index: int = 0, student: str = "CWD") -> pd.DataFrame:
+    """HWD's weights of one test image under several settings of ``holistic_weights``: a column each, by name."""
+    ours, teacher, labels = _pair(study, student, [index])
+    found = {name: holistic_weights(ours.logits, teacher.logits, labels, **given)[0] for name, given in settings.items()}
+    frame = pd.DataFrame({name: weights.numpy() for name, weights in found.items()})
+    frame.insert(0, "class", study.packed(study.data.split).classes)
+    return frame.sort_values(frame.columns[1], ascending=False, ignore_index=True)
+
+
+def divergence_ratios(study: Study, student: str = "CWD") -> pd.DataFrame:
+    """TD, NTD and their ratio for each class over a few test images (HWD Table I); columns as `channels.divergence_ratios`."""
+    from segkd.analysis.channels import divergence_ratios as measured
+
+    networks = [views.model(study, "main", row) for row in (student, PLAIN)]
+    return measured(*networks, views.sample(study, 4 * IMAGES))
+
+
+def difficulty_cases(study: Study, student: str = "RDD", threshold: float = 0.7) -> pd.DataFrame:
+    """RDD's four cases on a few test images: share of the labelled pixels, how often each network errs, who keeps them.
+
+    Shares and errors in percent.
+    """
+    test = study.packed(study.data.split)
+    *networks, labels = _pair(study, student, range(min(IMAGES, len(test))))
+    valid = labels != IGNORE
+    hard = [hard_pixels(confidence(x.logits, labels), threshold) for x in networks]
+    wrong = [resize_scores(x.logits, labels.shape[-2:]).argmax(1) != labels for x in networks]
+    lines = []
+    for student_hard, teacher_hard in ((False, False), (True, False), (False, True), (True, True)):
+        here = valid & (hard[0] == student_hard) & (hard[1] == teacher_hard)
+        kept = [mode.upper() for mode in MODES if difficulty_mask(*map(torch.tensor, (student_hard, teacher_hard)), mode)]
+        lines.append({
+            "student": "hard" if student_hard else "easy", "teacher": "hard" if teacher_hard else "easy",
+            "share %": 100 * (here.sum() / valid.sum()).item(), "student wrong %": 100 * wrong[0][here].double().mean().item(),
+            "teacher wrong %": 100 * wrong[1][here].double().mean().item(), "kept by": ", ".join(kept) or "none",
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def differences(study: Study, methods: Sequence[str]) -> pd.io.formats.style.Styler:
+    """Paper against code, a line a switch; with what it does to loss and gradient where the networks are trained."""
+    from segkd.analysis import variants
+
+    needed = ["baseline", PLAIN, *([ASSISTED] if "lad" in methods else [])]
+    measured = if_run(study, needed, _effects, methods)
+    if not measured.empty:
+        return variants.variants_table(measured).set_properties(subset=["source"], **{"min-width": "16rem"})
+    switches = [d for d in variants.differences(methods) if d.source]
+    return shown(pd.DataFrame({
+        "switch": [f"{d.part}: {d.what.replace('_', ' ')}" for d in switches],
+        "other": [str(d.changed[d.what]) for d in switches], "source": [d.source for d in switches],
+    }))  # fmt: skip
+
+
+def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
+    from segkd.analysis import variants
+
+    assisted = ASSISTED if "lad" in methods else PLAIN  # no other method looks at it
+    networks = [views.model(study, "main", row) for row in ("baseline", PLAIN, assisted)]
+    return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)
+
+
+def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, reference: str = "baseline") -> pd.DataFrame:
+    """How many seeds would show an ``effect`` (points of mIoU): the least n with a t half width below it.
+
+    From the deviation of the paired differences to the reference; rows with fewer than two seeds are left out.
+    """
+    scores = 100 * study.scores(table).pivot_table(index="seed", columns="row", values="miou", sort=False).astype(float)
+    lines = []
+    for row in scores.columns.drop(reference, errors="ignore") if reference in scores else ():
+        gap = (scores[row] - scores[reference]).dropna()
+        if len(gap) > 1:
+            sd = float(gap.std(ddof=1))
+            lines.append({
+                "row": row, "seeds": len(gap), "sd of the paired difference": sd,
+                "half width now": half_width(sd, len(gap)), f"seeds for ± {effect:g}": least_seeds(sd, effect),
+            })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def least_seeds(sd: float, effect: float, most: int = 1000) -> int:
+    """The fewest seeds (2 or more) whose half width is at most ``effect``; ``most`` if that is not enough."""
+    return next((n for n in range(2, most) if half_width(sd, n) <= effect), most)

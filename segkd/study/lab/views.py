@@ -1,0 +1,236 @@
+"""What the pages show of a study: frames and pictures' inputs, one function a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from segkd.config import RunConfig
+from segkd.data.augment import to_batch
+from segkd.data.store import Packed
+from segkd.losses.lad import LabelNoise
+from segkd.losses.method import create_method
+from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
+from segkd.prediction import Prediction, resize_scores
+from segkd.registry import UserError, unknown
+from segkd.runs import Run, find, split_of, teacher_kind
+from segkd.study.tables.study import Study
+from segkd.train.evaluate import feed
+from segkd.train.loop import SNAPSHOTS
+from segkd.train.runtime import like
+
+TEACHER = "teacher (plain, larger)"
+
+
+def first_run(study: Study, table: str, row: str) -> Run:
+    """The row's finished run of the lowest seed; UserError that says how to get it if there is none."""
+    found = study.runs(table, row)
+    if not found:
+        raise UserError(f"no finished run for row '{row}' of table '{table}' of {study.paper}: train it with study.run()")
+    return found[0]
+
+
+def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+    """Those of the rows that have a finished run; says which have none: METHODS or TABLES may have left them out."""
+    held = {row.label for row in study.rows(table)}
+    done = [row for row in rows if row in held and study.runs(table, row)]
+    if missing := [row for row in rows if row not in done]:
+        print(f"not run, so not shown here: {', '.join(missing)} (table '{table}' of {study.paper})")
+    return done
+
+
+def sample(study: Study, count: int = 100) -> Packed:
+    """At most ``count`` images of the declared split, evenly spaced, all of one size: the study's, or that of its crops.
+
+    What a page measures by running networks, it measures on these.
+    """
+    data = study.data
+    limit = min(count, data.eval_limit or count)
+    return split_of(RunConfig(replace(data, size=data.size or data.crop, eval_limit=limit)), data.split)
+
+
+def each_run(study: Study, table: str, rows: Sequence[str], measure: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """``measure(run)`` of every finished run of the rows, one below the other, with the columns method and seed in front."""
+    parts = [
+        measure(run).assign(method=row, seed=run.config.seed) for row in rows for run in study.runs(table, row)
+    ]
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "seed"])
+    return frame[["method", "seed", *(c for c in frame if c not in ("method", "seed"))]]
+
+
+def as_line(values: dict) -> pd.DataFrame:
+    """One measurement of `each_run`, {column: value}, as a frame of one line."""
+    return pd.DataFrame([values])
+
+
+def joined(frames: Sequence[pd.DataFrame], keys: Sequence[str] = ("method", "seed")) -> pd.DataFrame:
+    """Frames from several tables, which may share rows: each method and seed (and what else ``keys`` name) once."""
+    return pd.concat(frames, ignore_index=True).drop_duplicates(list(keys), ignore_index=True)
+
+
+def by_seed(frame: pd.DataFrame, value: str, digits: int = 2) -> pd.io.formats.style.Styler:
+    """One line a method, one column a seed, and the mean: a column of `each_run`."""
+    if frame.empty:
+        return frame.style
+    named = frame.assign(seed="seed " + frame["seed"].astype(str))
+    table = named.pivot_table(index="method", columns="seed", values=value, sort=False)
+    table = table.assign(mean=table.mean(axis=1)).rename_axis(index=None, columns=None)
+    return table.style.format(f"{{:.{digits}f}}", na_rep="–")
+
+
+def snapshots(run: Run) -> dict[int, torch.nn.Module]:
+    """The run's network after 10, 25, 50 and 100 % of its steps; says so where only the last was kept."""
+    found = {}
+    for percent in SNAPSHOTS:
+        with suppress(UserError):
+            found[percent] = run.load_model(percent=percent)
+    if not found:
+        print(f"{run.id} kept no network on its way, so only its end is shown: train it again to see its course")
+    return found | {100: run.load_model()}
+
+
+def teacher_of(run: Run) -> torch.nn.Module:
+    """The network that taught a run."""
+    return find(run.config.teacher).load_model()
+
+
+def label_maps(study: Study, table: str, rows: Sequence[str], packed: Packed, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """Predicted classes (n, H, W) of each row's first run on some images of ``packed``."""
+    images, labels = packed.images[list(indices)], packed.labels[list(indices)]
+    found = {}
+    for row in rows:
+        logits = predict(first_run(study, table, row), images, labels).logits
+        found[row] = resize_scores(logits, labels.shape[1:]).argmax(1).numpy()
+    return found
+
+
+def model(study: Study, table: str, row: str) -> torch.nn.Module:
+    """The trained network of a row's first run."""
+    return first_run(study, table, row).load_model()
+
+
+def reference(study: Study, table: str, row: str) -> dict[str, list[float]]:
+    """The mIoU of a row's runs, as the dashed line of a sweep."""
+    scores = study.scores(table)
+    return {row: scores.loc[scores["row"] == row, "miou"].tolist()}
+
+
+def grid(study: Study, table: str) -> pd.DataFrame:
+    """Mean mIoU of teacher and student at each place of a two-axis ablation (LAD Table 9)."""
+    axes = list(study.all_tables[table].axes)
+    scores = study.scores(table)
+    kind = scores["role"].map({"label_teacher": "teacher", "student": "student"})
+    means = scores.assign(kind=kind).groupby([*axes, "kind"], sort=False)["miou"].mean()
+    return means.unstack("kind").reset_index().sort_values(axes)
+
+
+def class_shares(study: Study) -> pd.DataFrame:
+    """Each class's share of the training pixels in percent."""
+    train = study.packed("train")
+    return pd.DataFrame({"class": train.classes, "share": 100 * np.asarray(train.class_shares())})
+
+
+def image_with(packed: Packed, target: int) -> int:
+    """Index of the image with the most pixels of a class."""
+    return int((packed.labels == target).reshape(len(packed), -1).sum(1).argmax())
+
+
+def target_class(study: Study, name: str = "") -> int:
+    """Index of a class by name, capitals aside; without a name "car", or the most frequent class where there is none.
+
+    UserError with the nearest name.
+    """
+    train = study.packed("train")
+    names = {label.lower(): index for index, label in enumerate(train.classes)}
+    if not name:
+        return names.get("car", int(train.class_shares().argmax()))
+    if name.lower() not in names:
+        raise unknown(f"class of {study.dataset}:", name, train.classes)
+    return names[name.lower()]
+
+
+def noise_of(run: Run) -> LabelNoise:
+    """The label noise that a label-assisted teacher is fed when it teaches or is evaluated."""
+    return teacher_kind(run.config, run.load_model().info).teaching_noise
+
+
+def label_teachers(study: Study, table: str) -> pd.DataFrame:
+    """The label-assisted teachers of a table that have a run: row, and its place on the table's axes."""
+    rows = [row for row in study.rows(table) if row.role == "label_teacher"]
+    done = present(study, table, [row.label for row in rows])
+    lines = [{"row": row.label, **row.level} for row in rows if row.label in done]
+    return pd.DataFrame(lines, columns=["row", *study.all_tables[table].axes])
+
+
+def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
+    """Arguments of ``pictures.label_noise_sheet`` for a training image: class-wise noise, pixel noise, their sum."""
+    train = study.packed("train")
+    label = train.labels[index]
+    maps = torch.from_numpy(label.copy()).long()[None]
+    draw = lambda alpha: LabelNoise(train.num_classes, alpha)(maps, torch.Generator().manual_seed(seed))[0, 0].numpy()  # noqa: E731
+    classwise, both = draw(0.0), draw(create_method("lad").hyper()["lad"]["alpha"])
+    parts = {"class-wise noise": classwise, "pixel noise": both - classwise, "what the teacher sees": both}
+    return label, train.palette, parts, train.classes
+
+
+@torch.no_grad()
+def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
+    """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label."""
+    network = run.load_model()
+    kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    with like(network):
+        batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
+        return network(feed(*batch, kind, run.config.seed, "picture"))
+
+
+def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:
+    """Arguments of ``pictures.prediction_sheet``: test images, labels, and each row's label map."""
+    test = study.packed(study.data.split)
+    chosen = [index for index in indices if index < len(test)] or [0]
+    maps = label_maps(study, table, rows, test, chosen)
+    return test.images[chosen], test.labels[chosen], maps, test.palette, test.classes
+
+
+def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
+    """Rows of ``pictures.map_sheet``: RDD's two stages on test images, with the finished RDD student (RDD Fig. 3, 4)."""
+    test = study.packed(study.data.split)
+    chosen = [index for index in indices if index < len(test)] or [0]
+    images, labels = test.images[chosen], test.labels[chosen]
+    student = predict(first_run(study, "main", "RDD"), images, labels)
+    teacher = predict(first_run(study, "main", TEACHER), images, labels)
+    size = labels.shape[1:]
+    trust = resize_scores(teacher_difficulty(teacher.logits, teacher.aux_logits)[:, None], size)[:, 0]
+    sure = {n: resize_scores(p.logits, size).softmax(1).amax(1) for n, p in (("student", student), ("teacher", teacher))}
+    hard = {name: hard_pixels(value) for name, value in sure.items()}
+    modes = {mode: difficulty_mask(hard["student"], hard["teacher"], mode) for mode in ("xor", "or", "and")}
+    return [
+        {
+            "image": image, "TFE weight": trust[i].numpy(), "teacher: hard": hard["teacher"][i].numpy(),
+            "student: hard": hard["student"][i].numpy(), **{m.upper(): mask[i].numpy() for m, mask in modes.items()},
+        }
+        for i, image in enumerate(images)
+    ]  # fmt: skip
+
+
+def hard_easy(frame: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+    """Mean gain in points over the baseline in its harder and its easier half of the classes (FAKD Fig. 2)."""
+    from segkd.analysis.plots import class_order, gains
+
+    if frame.empty:
+        return pd.DataFrame(columns=["hard half", "easy half"])
+    order = class_order(frame, "difficulty", baseline)
+    hard = set(order[: len(order) // 2])
+    gain = gains(frame, baseline)
+    half = gain["class"].isin(hard).map({True: "hard half", False: "easy half"})
+    table = gain.assign(half=half).groupby(["method", "half"], sort=False)["gain"].mean().unstack("half")
+    return table[["hard half", "easy half"]].drop(index=TEACHER, errors="ignore").round(2)
+
+
+def hard_easy_headline(table: pd.DataFrame) -> dict[str, str]:
+    """The two halves of each method as text."""
+    return {row: f"hard {line['hard half']:+.1f}, easy {line['easy half']:+.1f}" for row, line in table.iterrows()}

@@ -1,0 +1,1 @@
+"""From notebooks to pages: run, render, freeze, and the site's first page. Nothing here computes a statistic."""

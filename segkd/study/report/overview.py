@@ -1,0 +1,132 @@
+"""The first page of a report: headline table, forest plot, search, a card for each page, and where the numbers come from."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkd.study.report.markup import clean_html, markdown_html
+from segkd.study.report.page_size import PICTURE, webp
+from segkd.study.report.pages import TEMPLATES, about, links, shell, write
+
+HEADINGS = ("h1", "h2", "h3")
+NO_TEXT = ("details", "style", "script", "nav", "math")  # folded code and what is no text
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the report: its HTML, and its short name for the bar of links (default: the title up to its colon)."""
+
+    html: Path
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands on the first page beside the cards; all but the title may be empty.
+
+    ``text``: Markdown, what this profile can show. ``findings``: Markdown, a finding each. ``facts``, ``provenance``: by name. ``premises``, ``table``: HTML of the table of
+    what must hold and of the headline table.
+    ``forest``: a PNG. ``notes``: what is missing, a sentence each. ``banners``: warnings.
+    """
+
+    title: str
+    text: str = ""
+    facts: Mapping[str, object] | None = None
+    table: str = ""
+    forest: Path | None = None
+    notes: Sequence[str] = ()
+    banners: Sequence[str] = ()
+    provenance: Mapping[str, object] | None = None
+    premises: str = ""
+    findings: Sequence[str] = ()
+
+
+def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> Path:
+    """Write ``report_dir/index.html``."""
+    from jinja2 import Environment, FileSystemLoader
+
+    report_dir = Path(report_dir)
+    cards = [_card(page, report_dir) for page in pages]
+    sections = [section for card in cards for section in card.pop("sections")]
+    nav = [("Overview", "index.html"), *((card["label"], card["href"]) for card in cards)]
+    environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
+    body = environment.get_template("overview.html.j2").render(
+        title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
+        premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        findings=[markdown_html(text) for text in overview.findings],
+        forest=_data_address(overview.forest), provenance=_facts(overview.provenance), cards=cards,
+        nav=links(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
+    )
+    return write(report_dir / "index.html", body)
+
+
+def _facts(values: Mapping[str, object] | None) -> list[tuple[str, str]]:
+    """Facts as text, lists as their items; empty ones are left out."""
+    plain = lambda value: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)  # noqa: E731
+    return [(name.replace("_", " "), plain(value)) for name, value in (values or {}).items() if plain(value)]
+
+
+def _data_address(picture: Path | None) -> str:
+    if picture is None or not picture.exists():
+        return ""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def _script_data(values: object) -> str:
+    """JSON that can stand inside a script element."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
+
+
+def _card(page: Page, report_dir: Path) -> dict:
+    """All that the first page says of a page, read from the page itself: it may be older than its notebook."""
+    from bs4 import BeautifulSoup
+
+    text = Path(page.html).read_text(encoding="utf-8")
+    soup = BeautifulSoup(PICTURE.sub("data:,", text), "html.parser")
+    title, href = soup.title.get_text(), Path(os.path.relpath(page.html, report_dir)).as_posix()
+    first = soup.select_one("section.text p")
+    return {
+        "title": title, "label": page.label or title.split(":")[0], "summary": first_sentence(first), "href": href,
+        "numbers": about(text)["numbers"], "thumbnail": _thumbnail(text), "sections": sections_of(soup, title, href),
+    }  # fmt: skip
+
+
+def sections_of(soup, title: str, href: str) -> list[dict[str, str]]:
+    """What can be searched for: a page's text by its headings, folded code left out. Keys: page, href, heading, text."""
+    from bs4 import NavigableString
+
+    for element in soup.select(", ".join([*NO_TEXT, ".anchor-link", "meta"])):
+        element.decompose()
+    found = [{"page": title, "href": href, "heading": title, "text": []}]
+    for element in (soup.main or soup).descendants:
+        if getattr(element, "name", None) in HEADINGS:
+            place = f"{href}#{element['id']}" if element.get("id") else href
+            found.append({"page": title, "href": place, "heading": element.get_text().strip(), "text": []})
+        elif isinstance(element, NavigableString) and element.find_parent(HEADINGS) is None:
+            found[-1]["text"].append(str(element))
+    joined = [section | {"text": " ".join(" ".join(section["text"]).split())} for section in found]
+    return [section for section in joined if section["text"] or section["heading"] != title]
+
+
+def first_sentence(paragraph) -> str:
+    """The first sentence of a paragraph element, as plain text; a lead-in such as **Question.** is left out."""
+    if paragraph is None:
+        return ""
+    lead = paragraph.find("strong")
+    text = " ".join(paragraph.get_text().split())
+    begins = " ".join(lead.get_text().split()) if lead else ""
+    if begins.endswith((".", ":")) and text.startswith(begins):
+        text = text.removeprefix(begins).strip()
+    return re.split(r"(?<=[.!?])(?<!al\.)(?<!vs\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])", text)[0]
+
+
+def _thumbnail(text: str, side: int = 640) -> str | None:
+    """The page's first picture, scaled down, as a data address; None if it has none."""
+    found = PICTURE.search(text)
+    return webp(base64.b64decode(found[1]), 80, side) if found else None

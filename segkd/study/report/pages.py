@@ -1,0 +1,137 @@
+"""Executed notebooks to HTML: one file a page, at most 3 MB; all of it opens without a network."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from segkd.study.gaps import GAP, gaps_of
+from segkd.study.report.markup import clean_html, markdown_html
+from segkd.study.report.page_size import fit
+
+TEMPLATES = Path(__file__).parent / "templates"
+NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])")  # pages of a report lie in one folder
+PICTURES = ["image/svg+xml", "image/png", "image/jpeg"]
+
+
+def render(
+    executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "", banners: Sequence[str] = ()
+) -> Path:
+    """Write the executed notebook as one HTML file; ``nav``: (label, href) of the report's pages, this one is marked.
+
+    Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
+    its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
+    the page was made of, kept in its head beside the headline numbers and the count of gaps (see `about`). ``banners``:
+    warnings for its top.
+    """
+    from nbconvert import HTMLExporter
+    from nbformat import read
+    from traitlets.config import Config
+
+    node = read(executed, as_version=4)
+    said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
+    contents = _prepare(node)
+    node.metadata["title"] = _title(node, Path(executed).stem)
+    priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
+    config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
+    exporter = HTMLExporter(
+        config=config, template_name="page", extra_template_basedirs=[str(TEMPLATES)], sanitize_html=True,
+        mathjax_url="", require_js_url="", jquery_url="",
+    )
+    exporter.register_filter("clean", clean_html)
+    exporter.register_filter("markdown", markdown_html)
+    resources = {
+        "nav": links(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
+        "about": json.dumps(said),
+    }
+    body, _ = exporter.from_notebook_node(node, resources=resources)
+    return write(html, fit(body, Path(html).name))
+
+
+def about(text: str) -> dict:
+    """What `render` kept in the head of a page: ``numbers`` (label, value), ``gaps`` (count), ``results``."""
+    from bs4 import BeautifulSoup
+
+    tag = BeautifulSoup(text.split("</head>", 1)[0], "html.parser").find("meta", attrs={"name": "segkd"})
+    return json.loads(tag["content"]) if tag else {"numbers": [], "gaps": 0, "results": ""}
+
+
+def numbers_of(node) -> list[tuple[str, str]]:
+    """The headline numbers of an executed notebook: the dict that its cell tagged ``headline`` shows."""
+    for cell in node.cells:
+        if "headline" in cell.metadata.get("tags", []) and cell.outputs and not gaps_of(cell):
+            return list(ast.literal_eval(cell.outputs[-1]["data"]["text/plain"]).items())
+    return []
+
+
+def shell(*scripts: str) -> dict[str, object]:
+    """What every page's head needs: the house's scripts by name, and the policy that lets these and no others run."""
+    texts = [(TEMPLATES / "page" / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
+    return {"scripts": texts, "policy": policy}
+
+
+def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
+    """The bar of links, the current page marked."""
+    return [{"label": label, "href": href, "current": Path(href).name == current} for label, href in nav]
+
+
+def write(html: Path, body: str) -> Path:
+    """The file appears whole or not at all; one that is the same already is left as it is."""
+    html = Path(html)
+    if html.exists() and html.read_text(encoding="utf-8") == body:
+        return html
+    html.parent.mkdir(parents=True, exist_ok=True)
+    partial = html.with_name(f".{html.name}.{os.getpid()}.partial")
+    partial.write_text(body, encoding="utf-8")
+    os.replace(partial, html)
+    return html
+
+
+def _prepare(node) -> list[tuple[str, str]]:
+    """Drop what no reader needs, give code its label, pictures their text, text its HTML; returns the h2 headings."""
+    from bs4 import BeautifulSoup
+
+    heading, contents = "", []
+    node.cells = [cell for cell in node.cells if cell.source.strip()]
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            cell.metadata["html"] = markdown_html(NOTEBOOK_LINK.sub(r"](\1.html", cell.source), cell.get("attachments"))
+            for found in BeautifulSoup(cell.metadata["html"], "html.parser").find_all(["h1", "h2", "h3"]):
+                heading = found.get_text().removesuffix("#").strip()
+                if found.name == "h2" and found.get("id"):
+                    contents.append((found["id"], heading))
+        if cell.cell_type == "code":
+            cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}")
+            for output in cell.outputs:
+                if GAP in output.get("data", {}):
+                    output["data"] = {"text/html": _gap_html(output["data"][GAP]["reason"])}
+    return contents if len(contents) > 2 else []
+
+
+def _gap_html(reason: str) -> str:
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(reason))
+    return f'<p class="gap"><b>Not shown here.</b> {text}</p>'
+
+
+def _code_label(cell) -> str:
+    """What a folded code cell is called: its role, or its first line that does something."""
+    roles = {"parameters": "parameters (defaults)", "injected-parameters": "parameters (this run)"}
+    role = next((roles[tag] for tag in cell.metadata.get("tags", []) if tag in roles), None)
+    lines = [line.strip() for line in cell.source.splitlines()]
+    return role or next((line for line in lines if line and not line.startswith(("#", "%"))), "code")
+
+
+def _title(node, fallback: str) -> str:
+    """The title given at execution, else the first top heading, else the file's name."""
+    text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^#\s+(.+?)\s*#*$", text, re.MULTILINE)
+    return node.metadata.get("title") or (heading[1] if heading else fallback)

@@ -1,0 +1,93 @@
+"""The results block of README.md: table, forest plot and sentences, generated from the committed results, never typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from segkd.config import ROOT
+from segkd.registry import UserError
+from segkd.study.tables.frozen import altered, read_results, warning
+from segkd.study.tables.papers import COMPARISON, comparison_rows
+from segkd.study.tables.results import paired
+
+PAGE_LINK = re.compile(r"\[(\w+)\]\(\w+\.html\)")  # pages are not in the repository of every report
+BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
+
+
+def update_readme(readme: Path = ROOT / "README.md") -> None:
+    """Replace what stands between the two markers; UserError if they are not there."""
+    text = readme.read_text()
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{readme.name}: the markers of the results block are missing; put back '{BEGIN}' and '{END}'")
+    head, rest = text.split(BEGIN, 1)
+    readme.write_text(head + BEGIN + "\n" + results_block() + END + rest.split(END, 1)[1])
+
+
+def results_block(reports: Path = ROOT / "reports") -> str:
+    """One section for every ``reports/<profile>-<dataset>/results.csv`` that is kept in the repository."""
+    kept = [path for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
+    return "".join(_section(path) for path in kept) or "\nNo results yet.\n"
+
+
+def _section(path: Path) -> str:
+    facts, folder = json.loads((path.parent / "study.json").read_text()), path.parent
+    lines = [
+        f"\n### {facts['profile']} on {facts['dataset']}\n",
+        *(f"**{warning(folder, name)}**\n" for name in altered(folder)),
+        f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
+        facts["shows"] + "\n",
+        *_sentences(folder),
+        "| row | runs | mIoU % | gain over the baseline (95 % interval) | verdict | mean of last five validations % |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *_rows(read_results(path)),
+    ]
+    return "\n".join(lines) + "\n" + _forest(folder) + f"\nEvery number with its run: `{_from_root(path)}`.\n"
+
+
+def _sentences(folder: Path) -> list[str]:
+    """What was found, and what a sceptic would sign of the claims, where the pages were made; an empty line follows each."""
+    path = folder / "claims.json"
+    if not path.exists():
+        return []
+    said = json.loads(path.read_text())
+    found = [f"- {PAGE_LINK.sub(r'\1', text)}" for text in said.get("findings", [])]
+    return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
+
+
+def _forest(folder: Path) -> str:
+    """The picture of all claims' effects, where it is kept."""
+    if not (folder / "forest.png").exists():
+        return ""
+    return f"\n![The effect behind each claim of the papers with its 95 % interval]({_from_root(folder / 'forest.png')})\n"
+
+
+def _from_root(path: Path) -> str:
+    """``reports/<profile>-<dataset>/<file>``: how README.md names it."""
+    return "/".join(path.parts[-3:])
+
+
+def _rows(results: pd.DataFrame) -> list[str]:
+    """The four papers' rows with their teachers, then the methods that they compare with, as far as these have two seeds."""
+    main, tables = comparison_rows("main"), ("main", "rivals")
+    shown = results[(results["paper"] == COMPARISON) & results["table"].isin(tables)].drop_duplicates(["row", "seed", "metric"])
+    value = lambda metric: shown[shown["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
+    score, last5 = value("miou"), value("val_last5")
+    lines = []
+    for row in comparison_rows(*tables).values():
+        if row.label not in score.index.get_level_values("row"):
+            continue
+        own = score[row.label]
+        if len(own) < 2 and row.label not in main:
+            continue
+        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
+        gain, verdict = "", ""
+        if row.role == "student" and row.label != "baseline":
+            found = paired(own, score["baseline"])
+            gain = f"{found['mean']:+.1f}" + (f" ({found['low']:+.1f} to {found['high']:+.1f})" if found["n"] > 1 else "")
+            verdict = found["verdict"]
+        lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
+    return lines

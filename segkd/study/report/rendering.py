@@ -1,0 +1,110 @@
+"""The pages of a report: run the notebooks whose inputs changed, keep or leave out what cannot be made here, render the rest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkd.config import ROOT
+from segkd.download import file_sha256
+from segkd.study.gaps import gaps_of
+from segkd.study.report import notebooks as report
+from segkd.study.report.pages import about
+
+
+@dataclass(frozen=True)
+class Making:
+    """How the pages of one report are made. ``labels``: notebook (as below notebooks/, no suffix) to its name in the bar.
+
+    ``digest``: what every page depends on. ``results``: which results, noted in each page. ``banners``: warnings for the top
+    of each. ``gaps``: a cell that needs what is not here shows the reason, instead of stopping its page.
+    """
+
+    folder: Path
+    labels: dict[str, str]
+    parameters: dict[str, str]
+    digest: str
+    results: str = ""
+    gaps: bool = False
+    banners: tuple[str, ...] = ()
+    notebooks: Path = ROOT / "notebooks"
+
+    def source(self, name: str) -> Path:
+        """The notebook as it is committed."""
+        return self.notebooks / f"{name}.ipynb"
+
+    def executed(self, name: str) -> Path:
+        """The executed notebook."""
+        return self.folder / "pages" / f"{Path(name).name}.ipynb"
+
+    def html(self, name: str) -> Path:
+        """The page."""
+        return self.folder / f"{Path(name).name}.html"
+
+
+def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
+    """All pages in the order of ``labels``, and what is missing, a sentence (Markdown) each."""
+    stale = {name: report.stamp(making.source(name), making.parameters, [making.digest]) for name in making.labels}
+    stale = {name: stamp for name, stamp in stale.items() if not report.is_fresh(making.executed(name), stamp)}
+    _side_by_side("notebook", _execute, [(name, making, stamp) for name, stamp in stale.items()])
+    states = {name: _state(name, making) for name in making.labels}
+    shown = {name: label for name, label in making.labels.items() if states[name][0] != "left out"}
+    nav = [("Overview", "index.html"), *((label, making.html(name).name) for name, label in shown.items())]
+    _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
+    pages = [report.Page(making.html(name), label) for name, label in shown.items()]
+    return pages, [f"**{making.labels[name]}**: {note}" for name, (_, note) in states.items() if note]
+
+
+def _side_by_side(what: str, task: Callable[..., str], items: Sequence[tuple]) -> None:
+    """Do the tasks in as many processes as there are cores, one line for each that is done."""
+    if not items:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(items), len(os.sched_getaffinity(0))), context) as pool:
+        for done, future in enumerate(as_completed([pool.submit(task, *item) for item in items]), 1):
+            print(f"{what} {done}/{len(items)}: {future.result()}", flush=True)
+
+
+def _execute(name: str, making: Making, stamp: str) -> str:
+    environment = {"SEGKD_FIGURES": str(making.folder / "figures")}
+    report.execute(
+        making.source(name), making.executed(name), making.parameters, environment=environment, gaps=making.gaps, stamp=stamp
+    )
+    return name
+
+
+def _render(name: str, making: Making, nav: list) -> str:
+    report.render(making.executed(name), making.html(name), nav, making.results, making.banners)
+    return name
+
+
+def _state(name: str, making: Making) -> tuple[str, str]:
+    """What becomes of an executed notebook: ``made``, ``kept`` (the page that is there shows more) or ``left out``; and why.
+
+    Left out is a page whose headline cell is a gap: what it is about cannot be shown here.
+    """
+    from nbformat import read
+
+    cells = read(making.executed(name), as_version=4).cells
+    reasons = [reason for cell in cells for reason in gaps_of(cell)]
+    if not reasons:
+        return "made", ""
+    html = making.html(name)
+    before = about(html.read_text(encoding="utf-8")) if html.exists() else None
+    if before and not before["gaps"]:
+        other = "" if before["results"] == making.results else ", **made of other results than those here**"
+        return "kept", f"the page that was here is kept{other}; to make it anew: {reasons[0]}"
+    if any("headline" in cell.metadata.get("tags", []) and gaps_of(cell) for cell in cells):
+        html.unlink(missing_ok=True)
+        return "left out", f"left out: {reasons[0]}"
+    return "made", f"{len(reasons)} {'place is' if len(reasons) == 1 else 'places are'} empty: {reasons[0]}"
+
+
+def results_digest(folder: Path) -> str:
+    """Which results a page was made of: the hash of the table, short; empty without one."""
+    path = folder / "results.csv"
+    return file_sha256(path)[:16] if path.exists() else ""

@@ -1,0 +1,253 @@
+"""Every printed table of the four papers as rows to train, read from ``data/papers/reported.csv``: nothing is typed twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from segkd.losses.rows import ROW_HYPER, ROWS
+from segkd.models.zoo import NETWORKS
+from segkd.study.tables.reported import SETTING, network_of, note_of, reported_values, short_name
+from segkd.study.tables.table import Row, Table
+
+Line = dict[str, str]
+TITLES = {  # what each table shows, in the order of the papers
+    "lad": {
+        "table1": "LAD Table 1: every method on two students",
+        "table2": "LAD Table 2: the same students from random weights",
+        "table3": "LAD Table 3: the same students on a second data set",
+        "table4": "LAD Table 4: six more students",
+        "table5": "LAD Table 5: four data sets, two larger students",
+        "table6": "LAD Table 6: larger plain teachers against label-assisted ones",
+        "table7": "LAD Table 7: small and large label-assisted teachers for small and large students",
+        "table8": "LAD Table 8: the consistency of the teacher's two paths",
+        "table9": "LAD Table 9: class-wise noise and pixel noise alpha",
+        "dinov2": "LAD section 4.2: DINOv2 with LoRA as student",
+    },
+    "fakd": {
+        "table1": "FAKD Table 1: every method on four pairs of networks",
+        "table2": "FAKD Table 2: three pairs on a second data set",
+        "table3": "FAKD Table 3: four pairs on two more data sets",
+        "table4": "FAKD Table 4: augmentation on either loss",
+        "table5": "FAKD Table 5: final strength lambda",
+    },
+    "hwd": {
+        "table1": "HWD Table I: where the divergence of a channel lies",
+        "table2": "HWD Table II: every method on three students",
+        "table3": "HWD Table III: two more data sets",
+    },
+    "rdd": {
+        "table1": "RDD Table 1: every method on four students",
+        "table2": "RDD Table 2: two students on a second data set",
+        "table3": "RDD Table 3: a third data set",
+        "table4": "RDD Table 4: two students on a fourth data set",
+        "table5": "RDD Table 5: stages and warm-up share",
+        "table6": "RDD Table 6: how the two hard sets are joined",
+        "table7": "RDD Table 7: the threshold of hard pixels",
+        "table8": "RDD Table 8: other methods with and without relative difficulty",
+        "table9": "RDD Table 9: training time",
+    },
+}
+PRINTED = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "text": "dinov2"}
+NOTES = {  # what a reader must know to compare
+    ("lad", "table2"): "the rivals printed for PSPNet-R18 are RDD's for DeepLabV3-R18: one paper has them swapped",
+    ("lad", "table5"): "the paper does not name the teacher of CWD; here it is the study's",
+    ("lad", "table8"): "the paper also prints the teacher's mean pairwise KL under noise, times 100: column mkl_x100",
+    ("hwd", "table1"): "the paper prints the ratio TD/NTD of 19 classes for one student, no mIoU: see the figure of the classes",
+    ("rdd", "table7"): "the paper's values are means of three runs; 76.95 at t = 0.70 is 77.18 elsewhere",
+    ("rdd", "table9"): "the paper prints minutes of training, no mIoU",
+}
+CIRKD_ON_VOC = {"cirkd": {"pixel_weight": 0.01, "region_weight": 0.01}}  # CIRKD's scripts for that set; 0.1 on the others
+METHODS = {
+    "skd": "SKD", "ifvd": "IFVD", "cwd": "CWD", "cirkd": "CIRKD", "maskd": "MasKD", "lad": "LAD", "pd": "PD", "fakd": "FAKD",
+    "fakd_pd": "FAKD on PD", "fakd_cwd": "FAKD on CWD", "mgd": "MGD", "hwd": "HWD", "kd": "KD", "at": "AT", "dsd": "DSD",
+    "rdd": "RDD", "rdd_tfe": "TFE alone", "rdd_tse": "TSE alone",
+}  # fmt: skip
+
+
+def printed_tables(paper: str, dataset: str = "", student: str = "", own: bool = False) -> dict[str, Table]:
+    """Every table of a paper by key (``table1``, ...), with the rows of ``dataset`` or else of the table's first data set.
+
+    A table of one student and the first plain teacher of each leave these networks to the study, unless ``own``; rows of
+    several students name theirs. ``student``: the rows of this network alone, or else the first student's.
+    """
+    return {key: _table(paper, key, dataset, student, own) for key in TITLES[paper]}
+
+
+@lru_cache
+def _values() -> dict[tuple[str, str], list[Line]]:
+    """The lines of reported.csv by paper and key of the table."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for line in reported_values().to_dict("records"):
+        key = PRINTED.get(line["table"], line["table"].lower().replace(" ", ""))
+        found.setdefault((line["paper"], key), []).append(line)
+    return found
+
+
+def settings(paper: str, key: str, dataset: str = "") -> list[Line]:
+    """One line for each setting of a printed table (columns `SETTING`), in order; HWD Table I's classes are one.
+
+    ``dataset``: of that set alone.
+    """
+    found = {}
+    for line in _values()[paper, key]:
+        setting = {column: line[column] for column in SETTING}
+        if setting["setting"].startswith("class="):
+            setting["setting"] = ""
+        if dataset in ("", line["dataset"]):
+            found[tuple(setting.values())] = setting
+    return list(found.values())
+
+
+def here(line: Line) -> bool:
+    """Whether a setting's networks are in the zoo; RDD Table 1 also cites six others."""
+    return all(line[role] in ("", "unknown") or network_of(line[role]) in NETWORKS for role in ("student", "teacher"))
+
+
+@lru_cache(maxsize=256)
+def _table(paper: str, key: str, dataset: str, student: str, own: bool) -> Table:
+    values = _values()[paper, key]
+    data = dataset if any(line["dataset"] == dataset for line in values) else values[0]["dataset"]
+    every = settings(paper, key, data)
+    lines = _of_student([line for line in every if here(line)], student)
+    splits = [v["split"] for v in values if v["dataset"] == data and v["metric"] == "miou" and v["split"] != "unknown"]
+    name = values[0]["table"]
+    source = {"paper": paper, "table": name, "dataset": data} | ({"split": splits[0]} if splits else {})
+    students = {line["student"] for line in lines} - {""}
+    note = note_of(source | ({"student": students.pop()} if len(students) == 1 else {}))
+    if left_out := [line["student"] for line in every if not here(line)]:
+        note += f"; {', '.join(left_out)} are cited there and not trained here"
+    if (paper, key) in NOTES:
+        note += f"; {NOTES[paper, key]}"
+    rows = _with_baselines([_row(paper, name, line, lines, own) for line in lines])
+    if dataset == "voc2012" and paper in ("lad", "rdd"):
+        rows = [replace(row, hyper=row.hyper | CIRKD_ON_VOC) if "cirkd" in row.spec.split("+") else row for row in rows]
+    return Table(TITLES[paper][key], tuple(rows), source, on_request=True, note=note)
+
+
+def _of_student(lines: list[Line], student: str) -> list[Line]:
+    """The lines of one student and of its teachers; all of them where no student is asked for."""
+    names = [line["student"] for line in lines if line["student"]]
+    if not student or not names:
+        return lines
+    kept = next((name for name in names if network_of(name) == student), names[0])
+    teachers = {line["teacher"] for line in lines if line["student"] == kept}
+    return [line for line in lines if line["student"] == kept or (not line["student"] and line["teacher"] in teachers)]
+
+
+def _row(paper: str, table: str, line: Line, lines: list[Line], own: bool) -> Row:
+    """The row of one setting; ``lines`` are all settings of its table."""
+    method, assisted = line["method"], line["teacher"].endswith("+label")
+    teaches = method == "teacher"
+    role = ("label_teacher" if assisted else "teacher") if teaches else "student"
+    spec = {"label_teacher": "lad", "teacher": "baseline"}.get(role) or ROWS[paper, method]
+    network, teacher = _networks(line, lines, own)
+    return Row(
+        _label(line, lines), spec, _hyper(paper, line), role, reported=(method, line["setting"]), network=network,
+        teacher=teacher, start=line["student_init"], source={k: line[k] for k in ("teacher", "student", "student_init")},
+        group=line["student"] and f"{line['student']} {line['student_init']}", printed=table,
+    )  # fmt: skip
+
+
+def _networks(line: Line, lines: list[Line], own: bool) -> tuple[str, str]:
+    """Names of the network that is trained and of its teacher's; "" where the study's own stands for it."""
+    students = {network_of(other["student"]) for other in lines if other["student"]}
+    named = [other["teacher"] for other in lines if other["teacher"] not in ("", "unknown")]
+    plain = [name for name in named if not name.endswith("+label")]
+    ours = set() if own else students if len(students) == 1 else set()
+    theirs = set() if own or not plain else {network_of(plain[0])}
+    assisted = line["teacher"].endswith("+label")
+    teacher = "" if line["teacher"] in ("", "unknown") else network_of(line["teacher"])
+    if line["method"] == "teacher":
+        return "" if teacher in (ours if assisted else theirs) else teacher, ""
+    student = network_of(line["student"])
+    same = teacher == student if assisted else teacher in theirs
+    return "" if student in ours else student, "" if same else teacher
+
+
+def _hyper(paper: str, line: Line) -> dict[str, Any]:
+    """The hyper-parameters that a row's method and setting stand for."""
+    found = dict(ROW_HYPER.get((paper, line["method"]), {}))
+    if line["method"] in ("rdd_tfe", "rdd_tse"):  # TSE alone is the same training as row c, p = 0 %
+        found = {"rdd": found if line["method"] == "rdd_tfe" else {"warmup": 0.0}}
+    for key, value in _parts(line["setting"]).items():
+        match key:
+            case "alpha":
+                found.setdefault("lad", {})["alpha"] = float(value)
+            case "classwise":
+                found.setdefault("lad", {})["class_noise"] = value == "on"
+            case "consistency":
+                found["lad"] = {"consistency": 1.0 if value == "on" else 0.0}
+            case "lambda":
+                found["fakd_cwd"] = {"lam_max": float(value)}
+            case "p" if line["method"] == "rdd":
+                found.setdefault("rdd", {})["warmup"] = float(value.removesuffix("%")) / 100
+            case "mode" if paper == "rdd":
+                found.setdefault("rdd", {})["mode"] = value.lower()
+            case "t":
+                found["rdd"] = {"threshold": float(value)}
+    return found
+
+
+def _parts(setting: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in setting.split(";") if "=" in part)
+
+
+def _label(line: Line, lines: list[Line]) -> str:
+    """What a row is called: its method and setting, and the networks where the table has several."""
+    words = _setting_words(line["setting"])
+    alike = [other for other in lines if (other["method"], other["setting"]) == (line["method"], line["setting"])]
+    teacher, assisted = network_of(line["teacher"]), line["teacher"].endswith("+label")
+    if line["method"] == "teacher":
+        several = sum(other["teacher"].endswith("+label") == assisted for other in alike) > 1
+        plain = "teacher (label-assisted)" if assisted else "teacher (plain, larger)"
+        return ", ".join([f"teacher {short_name(teacher)}{' + label' * assisted}" if several else plain, *words])
+    label = ", ".join([_method_words(line["method"]), *words])
+    pair = line["student"], line["student_init"]
+    if sum((other["student"], other["student_init"]) == pair for other in alike) > 1:
+        label += f" from {short_name(teacher)}{' + label' * assisted}"
+    pairs = {(other["student"], other["student_init"]) for other in lines if other["student"]}
+    if len(pairs) == 1:
+        return label
+    scratch = pair[1] == "scratch" and sum(name == pair[0] for name, _ in pairs) > 1
+    return f"{short_name(network_of(pair[0]))}{' from scratch' * scratch}: {label}"
+
+
+def _method_words(method: str) -> str:
+    if method in METHODS or "+" not in method:
+        return METHODS.get(method, method)
+    return " + ".join(METHODS[part] for part in method.split("+"))
+
+
+def _setting_words(setting: str) -> list[str]:
+    parts = _parts(setting)
+    words = []
+    for key, value in parts.items():
+        match key:
+            case "alpha":
+                words.append(f"alpha {float(value):g}")
+            case "classwise":
+                words.append(f"class noise {value}")
+            case "mode":
+                words.append(value.replace("-", " "))
+            case "p" if "mode" not in parts:
+                words.append(f"p = {value.replace('%', ' %')}")
+            case "t":
+                words.append(f"t = {value}")
+            case "consistency" | "lambda":
+                words.append(f"{key} {value}")
+    return words
+
+
+def _with_baselines(rows: list[Row]) -> list[Row]:
+    """The rows, and for each network without a baseline one of ours before it, so that every gain has its reference."""
+    found: list[Row] = []
+    known = {row.group for row in rows if row.spec == "baseline" and row.role == "student"}
+    for row in rows:
+        if row.role == "student" and row.group not in known:
+            known.add(row.group)
+            prefix = row.label.split(": ")[0] + ": " if ": " in row.label else ""
+            found.append(replace(row, label=f"{prefix}baseline", spec="baseline", hyper={}, reported=None, teacher=""))
+        found.append(row)
+    return found

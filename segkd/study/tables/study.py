@@ -1,0 +1,315 @@
+"""A study: one paper's tables at one profile on one data set, from configs to tables and figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.data.catalog import DATASETS
+from segkd.data.folder import content
+from segkd.data.store import Packed
+from segkd.data.verify import splits_of
+from segkd.losses.method import create_method
+from segkd.models import check_model_name
+from segkd.registry import unknown
+from segkd.runs import Run, environment, find, split_of
+from segkd.study.execute.executor import execute
+from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
+from segkd.study.tables import costs
+from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
+from segkd.study.tables.papers import COMPARISON, PAPERS, paper_tables
+from segkd.study.tables.profiles import Profile, get_profile, seed_list
+from segkd.study.tables.results import base_row, by_seed, summary, tidy
+from segkd.study.tables.show import as_table, facts_of, same_runs, shown, with_runs
+from segkd.study.tables.table import Row, Table
+
+
+NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
+
+
+def _names(value: str | Iterable[str] | None) -> list[str] | None:
+    if not value:
+        return None
+    return [v.strip() for v in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def open_study(
+    paper: str,
+    profile: str = "quick",
+    dataset: str = "scenes",
+    seeds: int | str | None = None,
+    methods: str | None = None,
+    tables: str | None = None,
+    devices: str | None = None,
+    teacher: str | None = None,
+    student: str | None = None,
+    teacher_network: str | None = None,
+) -> Study:
+    """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
+
+    ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
+    paper's alone); ``devices`` such as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: a trained network,
+    "NETWORK:FILE" or a run's folder (`teacher_from_file`), used as it is wherever the profile would train a plain teacher.
+    ``student`` and ``teacher_network``: networks of `list_models`, such as "deeplabv3/resnet18", in place of the profile's.
+    """
+    for name in filter(None, (student, teacher_network)):
+        check_model_name(name)
+    scale = with_networks(get_profile(profile), paper, dataset, student or "", teacher_network or "")
+    if seeds:
+        scale = replace(scale, tables=dict.fromkeys(scale.tables))
+    data = data_of(scale, dataset)
+    for name in _names(methods) or []:
+        create_method(name)
+    own = teacher_from_file(teacher, dataset) if teacher else None
+    own_networks = scale.own_protocols and not student
+    beside = "" if scale.own_protocols else scale.student.name
+    found = paper_tables(paper, scale.levels, dataset, student or "", own_networks, beside)
+    keep = _tables(paper, tables, found)
+    keep = [k for k, v in found.items() if not v.on_request and k in (scale.tables or found)] if keep is None else keep
+    chosen = {k: v for k, v in found.items() if k in keep}
+    return Study(Setting(paper, scale, data, own), seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
+
+
+def _tables(paper: str, tables: str | None, found: dict[str, Table]) -> list[str] | None:
+    """The keys of TABLES that are of this paper; UserError for one that no paper has."""
+    if not _names(tables):
+        return None
+    keep = []
+    for name in _names(tables):
+        owner, _, key = name.rpartition("/")
+        if owner and owner not in (*PAPERS, COMPARISON):
+            raise unknown("paper in TABLES:", owner, (*PAPERS, COMPARISON))
+        owners = [owner] if owner else [paper, *PAPERS, COMPARISON]
+        if not any(key in paper_tables(p, 1) for p in owners):
+            raise unknown(f"table of {owner or paper}:", key, paper_tables(owner, 1) if owner else found)
+        if owner in ("", paper) and key in found:
+            keep.append(key)
+    return keep
+
+
+def data_of(profile: Profile, dataset: str) -> DataConfig:
+    """The images of a study. UserError: an unknown set, or one whose splits must be read and that is not there."""
+    if dataset != "folder":
+        splits = DATASETS.get(dataset).splits
+        return profile.data_config(dataset, splits)
+    return replace(profile.data_config(dataset, splits_of(dataset)), content=content())
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of one paper's tables, the runs behind them, and what came out. Made by ``open_study``."""
+
+    setting: Setting
+    seeds: list[int]
+    tables: dict[str, Table]  # to be run
+    all_tables: dict[str, Table]
+    methods: list[str] | None = None
+    devices: list[str] | None = None
+
+    @property
+    def paper(self) -> str:
+        """Name of the paper, or ``all``."""
+        return self.setting.paper
+
+    @property
+    def profile(self) -> Profile:
+        """The scale."""
+        return self.setting.profile
+
+    @property
+    def data(self) -> DataConfig:
+        """The images, as the rows see them that have no protocol of their own."""
+        return self.setting.images()
+
+    @property
+    def own_teacher(self) -> NetworkConfig | None:
+        """A trained network from a file instead of the profile's teacher."""
+        return self.setting.own_teacher
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.data.name
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of every row but those of the table "tuning" and of printed tables with a protocol of their own."""
+        return self.setting.schedule()
+
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table that this study runs."""
+        if table not in self.all_tables:
+            raise unknown(f"table of {self.paper}:", table, self.all_tables)
+        rows = self.all_tables[table].rows
+        keep = self.methods and {"baseline", *self.methods}  # gains are against the baseline
+        return [r for r in rows if not keep or r.role != "student" or r.spec in keep]
+
+    def config(self, row: Row, seed: int) -> RunConfig:
+        """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
+        return row_config(self.setting, row, seed)
+
+    def configs(self, tables: Iterable[str] | None = None) -> list[RunConfig]:
+        """Every run of the chosen tables (or of these), each once; without those that the images are too small for."""
+        found = [
+            self.config(row, seed)
+            for name in (self.tables if tables is None else tables)
+            for row in self.rows(name)
+            for seed in self.seeds[: 1 if self.all_tables[name].first_seed else self.profile.tables.get(name)]
+        ]
+        return [c for c in {c.id: c for c in found}.values() if not too_small(c)]
+
+    def missing(self, table: str) -> str:
+        """The command that trains what a table lacks; "" if it lacks nothing."""
+        if all(find(c).done for c in self.configs([table])):
+            return ""
+        usual = with_networks(get_profile(self.profile.name), self.paper, self.dataset, "", "")
+        networks = {"STUDENT": (self.profile.student, usual.student), "TEACHER_NETWORK": (self.profile.teacher, usual.teacher)}
+        chosen = {name: own.name for name, (own, plain) in networks.items() if own != plain} | {
+            "SEEDS": ",".join(map(str, self.seeds)) if self.seeds != seed_list(None, self.profile) else "",
+            "METHODS": ",".join(self.methods or []),
+            "TEACHER": as_source(self.own_teacher) if self.own_teacher else "",
+        }
+        words = [f"{name}={value}" for name, value in chosen.items() if value]
+        head = f"make reproduce PROFILE={self.profile.name} DATASET={self.dataset} TABLES={self.paper}/{table}"
+        return " ".join([head, *words])
+
+    def run(self) -> None:
+        """Train what is missing; finished runs are left alone."""
+        if not os.environ.get(NO_TRAINING):
+            execute(self.configs(), self.devices)
+
+    def runs(self, table: str, row: str) -> list[Run]:
+        """Finished runs of a row, by its label."""
+        labels = {r.label: r for r in self.rows(table)}
+        if row not in labels:
+            raise unknown(f"row of table '{table}':", row, labels)
+        found = [find(self.config(labels[row], seed)) for seed in self.seeds]
+        return [r for r in found if r.done]
+
+    def results(self, table: str | None = None) -> pd.DataFrame:
+        """Tidy results of finished runs: profile, dataset, paper, table, row, seed, run, metric, value."""
+        names = list(self.all_tables) if table is None else [table]
+        lines = [
+            line
+            for name in names
+            for row in self.rows(name)
+            for run in self.runs(name, row.label)
+            for line in tidy(self.paper, name, row, run)
+        ]
+        columns = ["profile", "dataset", "paper", "table", "row", "role", "method", "level", "seed", "run", "split", "metric", "value"]
+        return pd.DataFrame(lines, columns=columns).assign(profile=self.profile.name)
+
+    def scores(self, table: str) -> pd.DataFrame:
+        """mIoU of each finished run: row, role, seed, miou, and the row's place on the table's axes."""
+        lines = [
+            {"row": row.label, "role": row.role, "seed": run.config.seed, "miou": run.result["miou"], **row.level}
+            for row in self.rows(table)
+            for run in self.runs(table, row.label)
+        ]
+        return pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes])
+
+    def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
+        """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
+        lines = [
+            {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
+            for row in self.rows(table)
+            if rows is None or row.label in rows
+            for run in self.runs(table, row.label)
+            for name, value, share in zip(run.result["classes"], run.result["iou"], self._train_shares(run))
+            if value is not None
+        ]
+        return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
+
+    def _train_shares(self, run: Run) -> Iterable[float]:
+        """Each class's share of the training pixels, of kept runs as it was; the data need not be here."""
+        return run.result.get("train_shares") or self.packed("train").class_shares()
+
+    def curves(self, table: str) -> pd.DataFrame:
+        """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
+        lines = [
+            {"row": row.label, "seed": run.config.seed, "step": m["step"], "loss": m.get("task"), "miou": m.get("miou")}
+            for row in self.rows(table)
+            for run in self.runs(table, row.label)
+            for m in run.metrics()
+        ]
+        return pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"])
+
+    def headline(self, table: str = "main") -> dict[str, str]:
+        """The few numbers for the report's first page: scores, and each student's gain with its verdict."""
+        found = {}
+        for line in self.summary(table).to_dict("records"):
+            if line["runs"]:
+                gain = f" ({line['gain']:+.1f}, {line['verdict']})" if line["verdict"] else ""
+                found[line["row"]] = f"{line['mIoU %']:.1f}{gain}"
+        return found
+
+    def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
+        """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
+        alike = same_runs({row.label: self.config(row, self.seeds[0]).id for row in self.rows(name)})
+        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name), alike)
+        return with_runs(style, {row.label: [run.id for run in self.runs(name, row.label)] for row in self.rows(name)})
+
+    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
+        """The numbers behind ``table``; a sweep without a baseline is compared with its first row (the plain loss)."""
+        rows = self.rows(name)
+        table = replace(self.all_tables[name], rows=tuple(rows))
+        labels = [r.label for r in rows]
+        if reference not in labels and not (reference == "baseline" and any(r.group for r in rows)):
+            reference = labels[0] if rows[0].role == "student" else None
+        results = self.results(name)
+        found = summary(table, results, reference)
+        cannot = [too_small(self.config(row, self.seeds[0])) for row in rows]
+        found["verdict"] = found["verdict"].mask(cannot, "images too small")
+        lines = [self._cost(table, row, results, reference) for row in rows]
+        return pd.concat([found, pd.DataFrame(lines, index=found.index)], axis=1)
+
+    def _cost(self, table: Table, row: Row, results: pd.DataFrame, reference: str | None) -> dict:
+        """The columns of a row that more than its own results are needed for."""
+        base = next((r for r in table.rows if r.label == base_row(table, row, reference)), None)
+        value = {r.label: by_seed(results[results["row"] == r.label]) for r in (row, base) if r}
+        found = costs.printed_costs(table, row)
+        if "paper minutes" in found and base:
+            found["paper time ratio"] = found["paper minutes"] / costs.printed_costs(table, base)["paper minutes"]
+        if "paper mAcc %" in found:
+            found["mAcc %"] = 100 * value[row.label]["macc"].mean()
+        extra = costs.extra_parameters(self.config(row, self.seeds[0])) if row.role == "student" else math.nan
+        plain = base and base.spec == "baseline" and not base.control and row.control != "longer" and row.tuning is None
+        times = self._equal_time(row, base, value[row.label], value[base.label]) if plain else {}
+        return {"extra parameters": extra, **times, **found}
+
+    def _equal_time(self, row: Row, base: Row, own: pd.DataFrame, plain: pd.DataFrame) -> dict:
+        ratio = costs.time_ratio(self.config(row, self.seeds[0]), self.config(base, self.seeds[0]), own, plain)
+        longer = [find(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
+        scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
+        gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)
+        return {"time ratio": ratio, "gain at equal time": 100 * gain, "seeds at equal time": seeds}
+
+    def protocol(self) -> pd.io.formats.style.Styler:
+        """What is run, as a table to show."""
+        return as_table(self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What is run: data, networks, schedule, each in words."""
+        few = [name for name in self.all_tables if self.profile.tables.get(name) == 1]
+        return facts_of(self.setting, self.seeds, few, self._teacher_from_file() if self.own_teacher else None)
+
+    def packed(self, split: str) -> Packed:
+        """A split of the data at the study's size."""
+        return split_of(RunConfig(self.data), split)
+
+    def provenance(self) -> pd.io.formats.style.Styler:
+        """Where the numbers come from: versions, commit, and the number of runs behind this page."""
+        done = [find(c) for c in self.configs()]
+        values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
+        if self.own_teacher:
+            values["teacher"] = self._teacher_from_file()
+        return as_table(values)
+
+    def _teacher_from_file(self) -> str:
+        return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))
+

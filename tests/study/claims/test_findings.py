@@ -1,0 +1,92 @@
+"""What was found: each rule on made-up results, and the numbers in its sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from segkd.runs import find
+from segkd.study.claims import findings, mechanisms
+from segkd.study.claims.parts import Cell, config_of
+from segkd.study.claims.tests import baseline, cwd, hwd, label_teacher, lad, teacher
+from segkd.study.tables.papers import comparison_rows
+from segkd.study.tables.statistics import points, t_estimate
+from segkd.study.tables.study import open_study
+
+BASE = [30.0, 31.0, 29.0]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Three seeds without a run, but for a baseline and a teacher seven points above it."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    found = open_study("all", seeds=3)
+    fake(found, baseline, BASE)
+    fake(found, teacher, [37.0, 38.1, 35.9])
+    return found
+
+
+def fake(study, cell, values):
+    for seed, value in zip(study.seeds, values):
+        run = find(config_of(study, cell, seed))
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / "result.json").write_text(json.dumps({"id": run.id, "miou": value / 100, "iou": [0.5], "classes": ["Sky"], "num_classes": 1}))
+
+
+@pytest.mark.parametrize("gains, said", [
+    ([2.0, 2.1, 1.9], "**HWD is above CWD**: +2.0 (+1.8 to +2.2, 3 seeds)."),
+    ([-2.0, -2.1, -1.9], "**HWD is below CWD**: −2.0 (−2.2 to −1.8, 3 seeds)."),
+    ([1.0, -1.0, 0.0], "**HWD and CWD cannot be told apart**: +0.0 (−2.5 to +2.5, 3 seeds). An effect of 3.3 points"),
+    ([1.0], "**One seed, no verdict**: HWD less CWD is +1.0 (1 seed)."),
+])  # fmt: skip
+def test_a_method_against_the_row_that_lacks_its_idea(study, gains, said):
+    fake(study, cwd, BASE)
+    fake(study, hwd, [value + gain for value, gain in zip(BASE, gains)])
+    assert findings.of_paper(study, "hwd").startswith(said)
+
+
+def test_the_seeds_for_one_point_are_those_at_which_it_would_be_seen():
+    from segkd.study.tables.statistics import smallest_effect
+
+    found = findings._seeds(t_estimate([1.0, -1.0, 0.0]))
+    assert found.startswith("for one point it takes about 10 seeds") and smallest_effect(1.0, 10) <= 1 < smallest_effect(1.0, 9)
+    assert "more than 100" in findings._seeds(t_estimate([10.0, -10.0, 0.0]))
+
+
+def test_without_its_premise_a_result_is_no_test(study, monkeypatch):
+    monkeypatch.setattr(mechanisms, "input_scores", lambda run: mechanisms.InputScores(0.3, 0.05, 0.29))
+    for cell in (cwd, lad):
+        fake(study, cell, BASE)
+    fake(study, label_teacher, [v - 1 for v in BASE])
+    found = findings.of_paper(study, "lad")
+    assert found.startswith("**Premise not met**, so LAD less CWD, +0.0 (3 seeds), is no test of LAD.")
+    assert "label-assisted teacher − student: −1.0, n = 3. Nothing to teach" in found
+    fake(study, teacher, [v - 3 for v in BASE])
+    fake(study, hwd, BASE)
+    assert findings.of_paper(study, "hwd").startswith("**Premise not met**, so HWD less CWD")
+
+
+def test_what_was_not_trained_is_said_with_the_command(study):
+    found = findings.of_paper(study, "fakd")
+    assert found.startswith("Not run: not trained: FAKD, CWD. `make reproduce PROFILE=quick DATASET=scenes TABLES=all/main SEEDS=")
+
+
+def test_all_methods_together(study):
+    rows = {label: Cell(row) for label, row in comparison_rows("main", "rivals", "controls").items()}
+    assert findings.whole(study) == []
+    for label, gains in {"CWD": [2.0, 2.1, 1.9], "KD": [-1.0, -1.1, -0.9], "RDD": [1.0, -1.0, 0.0], "HWD": [0.5]}.items():
+        fake(study, rows[label], [value + gain for value, gain in zip(BASE, gains)])
+    fake(study, rows[findings.LONGER], [v + g for v, g in zip(BASE, [1.0, 1.1, 0.9])])
+    fake(study, rows[findings.SHUFFLED], [10.0, 10.1])
+    gains, time, ignorance = findings.whole(study)
+    assert gains.startswith("**1 of 4 methods lies above the baseline** with the whole interval: CWD +2.0 (+1.8 to +2.2, 3 seeds). Below it: KD −1.0")
+    assert "Not told apart from it: RDD. One seed, so no verdict: HWD +0.5 (1 seed)." in gains
+    assert "gains +1.0 (+0.8 to +1.2, 3 seeds); CWD less that longer baseline is +1.0" in time
+    assert findings.SHUFFLED in ignorance and findings.UNTRAINED not in ignorance and "2 seeds" in ignorance
+
+
+def test_points_are_printed_in_one_way():
+    assert [points(v) for v in (-0.04, 0.0, 1.25, -3.0)] == ["+0.0", "+0.0", "+1.2", "−3.0"]
+    assert math.isnan(t_estimate([1.0]).low) and findings.said(t_estimate([1.0])) == "+1.0 (1 seed)"

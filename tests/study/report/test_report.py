@@ -1,0 +1,262 @@
+"""Report pages from notebooks: run with checked parameters, whole or not at all, and readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from segkd.registry import UserError
+from segkd.study.report import notebooks as report
+from segkd.study.report.markup import clean_html, formula_html, markdown_html
+
+PARAMETERS = 'PROFILE = "quick"  # which\nSEEDS = [0, 1]\nALPHA = 0.5\nLIMIT: int = 3\nDEVICES = None'
+INTRODUCTION = (
+    "# LAD: label-assisted distillation\n\n**Question.** Does $\\tilde y = y + \\alpha\\epsilon$ help a teacher "
+    "(Liu et al. 2023)? More words."
+)
+FORMULA = r"""## Method
+
+$$L = \frac{\tau^2}{C} \sum_{c=1}^{C} \mathrm{KL}(p_c \,\|\, q_c)$$
+
+<script>alert(1)</script>"""
+FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()"
+TABLE = (
+    "import pandas as pd\n"
+    "pd.DataFrame({'mIoU': [51.25, 52.5], 'verdict': ['holds', '–']}, index=pd.Index(['CWD', 'LAD'], name='row'))"
+)
+
+
+def visible(page: str) -> str:
+    """The page without its folded code."""
+    return re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+
+
+def write(path: Path, *cells) -> Path:
+    parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    made = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    nbformat.write(new_notebook(cells=[new_markdown_cell(INTRODUCTION), parameters, *made]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """One real run of a notebook with all that a page shows."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pyproject.toml").touch()
+    (folder / "notebooks").mkdir()
+    cells = [
+        new_markdown_cell(FORMULA),
+        "import os, sys\nprint(PROFILE, SEEDS, sys.executable, os.getcwd())",
+        new_markdown_cell("## Results"), TABLE, FIGURE, new_markdown_cell("## End"),
+        "from IPython.display import HTML\nHTML('<b onclick=\"x()\">raw</b><img src=\"http://far.example/a.png\">')",
+        "print('<script>alert(2)</script>')",
+    ]
+    notebook = write(folder / "notebooks" / "lad.ipynb", *cells)
+    output = folder / "reports" / "pages" / "lad.ipynb"
+    assert report.execute(notebook, output, {"PROFILE": "smoke", "SEEDS": (4,)}) == output
+    return output
+
+
+@pytest.fixture(scope="module")
+def page(executed) -> str:
+    nav = [("Overview", "index.html"), ("A <& B", "lad.html")]
+    return report.render(executed, executed.parents[1] / "lad.html", nav).read_text(encoding="utf-8")
+
+
+def test_execution_uses_this_python_the_parameters_and_the_project_root(executed):
+    node = nbformat.read(executed, as_version=4)
+    text = "".join(o.text for c in node.cells for o in c.get("outputs", []) if o.output_type == "stream")
+    assert f"smoke [4] {sys.executable} {executed.parents[2]}" in text
+    assert str(executed.parents[2]) not in json.dumps(node.metadata)
+    assert sorted(p.name for p in executed.parent.iterdir()) == ["lad.ipynb"]
+
+
+def test_page_opens_offline_and_holds_nothing_active(page):
+    elements = BeautifulSoup(page, "html.parser").find_all(True)
+    assert not {"iframe", "link", "object", "embed", "base", "form"} & {e.name for e in elements}
+    (script,) = [e for e in elements if e.name == "script"]  # the house's own, which the policy knows by its hash
+    digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
+    (policy,) = [e["content"] for e in elements if e.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    attributes = [(name, value) for element in elements for name, value in element.attrs.items()]
+    assert not [name for name, _ in attributes if name.startswith("on")]
+    assert all(value.startswith("data:image/") for name, value in attributes if name == "src")
+    assert not [value for name, value in attributes if "://" in str(value)]
+    assert not any("url(" in style.text or "@import" in style.text for style in elements if style.name == "style")
+    assert "<b>raw</b>" in page and "far.example" not in visible(page)
+
+
+def test_page_shows_formulas_tables_figures_and_folded_code(page):
+    assert page.count("<math") == 2 and "<mfrac>" in page and "$$" not in page
+    assert '<td class="num">51.25</td>' in page and "<td>holds</td>" in page
+    assert '<th>row</th><th class="num">mIoU</th>' in re.sub(r"\s*\n\s*", "", page)
+    assert 'src="data:image/png;base64,' in page and 'alt="Figure: Results"' in page
+    assert page.count("<details") == page.count("<details class=") and "<details open" not in page
+    assert "parameters (this run)" in page
+
+
+def test_wide_tables_scroll_in_a_box_that_the_keyboard_reaches(page):
+    boxes = BeautifulSoup(page, "html.parser").select("div.scroll")
+    assert boxes and all(box["tabindex"] == "0" and box["role"] == "region" and box.table for box in boxes)
+
+
+def test_page_has_its_title_its_links_and_its_contents(page):
+    assert "<title>LAD: label-assisted distillation</title>" in page
+    assert 'aria-current="page" href="lad.html">A &lt;&amp; B</a>' in page
+    assert [label for label in ("Method", "Results", "End") if f'">{label}</a>' in page] == ["Method", "Results", "End"]
+    assert len(page) < 100_000
+
+
+@pytest.mark.parametrize("parameters, words", [
+    ({"PROFIL": "x"}, "did you mean 'PROFILE'"),
+    ({"seed": 1}, "did you mean 'SEEDS'"),
+    ({"PROFILE": 3}, "PROFILE takes str such as 'quick', got 3"),
+    ({"SEEDS": 3}, "SEEDS takes list"),
+    ({"SEEDS": ["a"]}, "SEEDS takes list"),
+    ({"LIMIT": 2.5}, "LIMIT takes int"),
+    ({"LIMIT": True}, "LIMIT takes int"),
+])
+def test_bad_parameters_are_one_line_before_anything_runs(tmp_path, parameters, words):
+    notebook = write(tmp_path / "n.ipynb", "1/0")
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        report.execute(notebook, tmp_path / "out" / "n.ipynb", parameters)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_fitting_parameters():
+    assert report._fits(1, 0.5) and report._fits((1, 2), [0]) and report._fits("x", None) and report._fits([1], [])
+
+
+def test_failing_cell_is_named_and_the_old_page_stays(tmp_path):
+    notebook = write(tmp_path / "n.ipynb", "x = 1", "# first\nboom(\n  x)\n", "never = 1")
+    output = tmp_path / "out" / "n.ipynb"
+    output.parent.mkdir()
+    output.write_text("old")
+    with pytest.raises(report.ReportError) as caught:
+        report.execute(notebook, output, {"PROFILE": "smoke"})
+    message = str(caught.value)
+    assert "cell 4 stopped at `# first`: NameError: name 'boom' is not defined" in message and "\n" not in message
+    assert caught.value.partial == output.with_name("n.failed.ipynb")
+    assert "NameError" in caught.value.partial.read_text()
+    assert output.read_text() == "old"
+    again = pickle.loads(pickle.dumps(caught.value))  # errors travel between the processes that make the pages
+    assert str(again) == message and again.partial == caught.value.partial
+    assert sorted(p.name for p in output.parent.iterdir()) == ["n.failed.ipynb", "n.ipynb"]
+
+
+def test_dying_kernel_is_an_error_and_success_clears_the_failed_copy(tmp_path):
+    output = tmp_path / "o.ipynb"
+    notebook = write(tmp_path / "n.ipynb", "import os\nif PROFILE == 'quick': os._exit(1)", "never = 1")
+    with pytest.raises(report.ReportError, match="cell 3 stopped at `import os`"):
+        report.execute(notebook, output, {})
+    assert (tmp_path / "o.failed.ipynb").exists() and not output.exists()
+    report.execute(notebook, output, {"PROFILE": "other"}, title="Given")
+    assert not (tmp_path / "o.failed.ipynb").exists() and nbformat.read(output, 4).metadata.title == "Given"
+
+
+def test_kernel_name_in_the_home_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    spec = tmp_path / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "x", "language": "python"}))
+    with report._kernel_of_this_python():
+        from jupyter_client.kernelspec import KernelSpecManager
+
+        assert KernelSpecManager().get_kernel_spec("python3").argv[0] == sys.executable
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path)
+
+
+def test_notebooks_without_a_proper_parameters_cell(tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("A = 1")]), tmp_path / "n.ipynb")
+    with pytest.raises(UserError, match="0 cells are tagged 'parameters'"):
+        report.parameters_of(tmp_path / "n.ipynb")
+    computed = new_code_cell("A = len('x')", metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[computed]), tmp_path / "m.ipynb")
+    with pytest.raises(UserError, match="parameter A must be a plain literal"):
+        report.parameters_of(tmp_path / "m.ipynb")
+    with pytest.raises(UserError, match="no notebook"):
+        report.execute(tmp_path / "gone.ipynb", tmp_path / "o.ipynb", {})
+
+
+def test_stamp_follows_notebook_parameters_and_inputs(tmp_path):
+    notebook, made = write(tmp_path / "n.ipynb", "1"), tmp_path / "r" / "n.ipynb"
+    first = report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"])
+    assert first == report.stamp(notebook, {"B": [2], "A": 1}, ["y", "x"])
+    assert len({first, report.stamp(notebook, {"A": 2, "B": [2]}, ["x", "y"]), report.stamp(notebook, {}, ["x"])}) == 3
+    assert not report.is_fresh(made, first)  # not there yet
+    report.execute(notebook, made, {}, stamp=first)
+    assert report.is_fresh(made, first)
+    write(notebook, "2")
+    assert not report.is_fresh(made, report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"]))
+
+
+@pytest.mark.parametrize("latex, part", [
+    (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"),
+    (r"\begin{cases} 1 & x > 0.7 \\ 0 & \text{otherwise} \end{cases}", "<mtext>otherwise</mtext>"),
+    (r"\operatorname*{arg\,max}_c p_c", "<mtext>arg\xa0max</mtext>"),
+    (r"\arg\min_x", "<mtext>arg\xa0min</mtext>"),
+    (r"\epsilon \sim \mathcal{N}(0, 1)", "<mo>∼</mo>"),
+    (r"a < b", "<mo>&lt;</mo>"),
+    (r"\lVert z \rVert_2 \in \mathbb{R}^{C \times A}", "<mi>ℝ</mi>"),
+])
+def test_formulas_become_mathml(latex, part):
+    assert part in formula_html(latex)
+
+
+@pytest.mark.parametrize("latex", [r"\frac{", r"\nosuchcommand x", ""])
+def test_formulas_that_cannot_be_converted_are_shown_as_source_or_empty(latex):
+    assert "<math" not in formula_html(latex) or not latex
+
+
+@pytest.mark.parametrize("text", [
+    r"$\text{<script>alert(1)</script>}$", r"$\href{javascript:alert(1)}{x}$", r"$\style{x:expression(1)}{y}$",
+    "[x](javascript:alert(1))", "<img src=x onerror=alert(1)>", "<iframe src='http://a'></iframe>",
+    "[x](data:text/html,<script>alert(1)</script>)", "<svg onload=alert(1)><p>x</p></svg>",
+    "<style>@import 'http://a';</style>", "<p style='background:url(http://a)'>x</p>", "![x](http://a/b.png)",
+])
+def test_nothing_active_gets_through(text):
+    html = re.sub(r"&lt;.*?&gt;", "", markdown_html(text))
+    assert not re.search(r"<(script|iframe|svg)|onerror|onload|@import|url\(|(src|href|style)=\"\w", html)
+
+
+@given(st.text(alphabet="<>&\"'=$\\{}scriptonload/ \n#*`|[]()!-", max_size=60))
+def test_no_text_makes_a_script_or_a_handler(text):
+    html = markdown_html(text)
+    assert not re.search(r"<script|<[a-z][^>]*\son\w+=", re.sub(r'"[^"]*"', '""', html), re.IGNORECASE)
+
+
+def test_code_spans_keep_their_dollars():
+    html = markdown_html("`a = $x$` costs \\$5")
+    assert "a = $x$" in html and "<math" not in html
+
+
+def test_styler_colours_stay_and_other_style_goes():
+    text = "<style>#T_a1_row0_col0 { background-color: #eee; } body { display: none }</style><table id='T_a1'></table>"
+    assert clean_html(text).startswith("<style>#T_a1_row0_col0 { background-color: #eee; }</style>")
+
+
+def test_tables_with_two_levels_keep_their_headings():
+    pd = pytest.importorskip("pandas")
+    columns = pd.MultiIndex.from_product([["val", "test"], ["mIoU", "mAcc"]])
+    index = pd.MultiIndex.from_product([["PSP", "DLv3"], ["CE", "LAD"]], names=["net", "row"])
+    html = clean_html(pd.DataFrame([[1.5, 2, 3, 4]] * 4, index=index, columns=columns).to_html())
+    assert html.count("<tr>") == 6 and html.count('<td class="num">') == 16
+    assert re.sub(r"\s", "", html).count('<th>net</th><th>row</th><thclass="num">mIoU</th>') == 1
+
+
+def test_run_ids_of_a_number_stay_for_the_mouse():
+    cleaned = clean_html('<table><tbody><tr><td title="run-a, run-b" onclick="x()">35.1</td></tr></tbody></table>')
+    assert '<td class="num" title="run-a, run-b">35.1</td>' in cleaned
