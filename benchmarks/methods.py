@@ -15,8 +15,8 @@ from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.runs import as_teacher
-from segkd.study.tables.step_times import digest, image_size, kind_of
 from segkd.study.tables.papers import COMPARISON, PAPERS
+from segkd.study.tables.step_times import digest, image_size, kind_of
 from segkd.study.tables.study import open_study
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network

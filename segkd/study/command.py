@@ -12,6 +12,7 @@ from segkd.study.execute.jobs import with_teachers
 from segkd.study.execute.ray_cluster import cluster_slots
 from segkd.study.tables.costs import classes_of
 from segkd.study.tables.study import open_study
+from segkd.train.runtime import pick_device
 
 
 def study_lines(
@@ -26,7 +27,10 @@ def study_lines(
     check_executor(executor, study.devices, resources)
     configs = study.configs()
     if dry_run:
-        workers = cluster_slots(resources) if executor == "ray" else len(study.devices or default_devices())
+        devices = study.devices or default_devices()
+        for device in devices:
+            pick_device(device)
+        workers = cluster_slots(resources) if executor == "ray" else len(devices)
         yield from forecast.lines(forecast.forecast(configs, classes_of(dataset), workers), configs, workers)
         return
     for split in ("train", "val", study.data.split):

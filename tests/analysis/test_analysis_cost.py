@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segkd.analysis import cost
-from segkd.study.tables.results import REPORTED
+from segkd.study.tables.reported import REPORTED
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
 from segkd.runs import MEASURED, Run, find, split_of, teacher_kind
 from segkd.train.evaluate import batches
-from segkd.train.loop import SNAPSHOT
 from segkd.train.state import read_json, write_json
 
 LIMIT = 64  # images
@@ -106,13 +105,6 @@ def seen(run: Run) -> Packed:
     return Packed(split.images[:LIMIT], split.labels[:LIMIT], replace(split.meta, names=split.names[:LIMIT]), split.path)
 
 
-def network(run: Run, percent: int = 100) -> nn.Module:
-    """The trained network, or that of ``percent`` of its steps; UserError where that was not kept."""
-    if percent != 100 and not (run.path / SNAPSHOT.format(percent)).exists():
-        raise UserError(f"its network after {percent} % of the training was not kept (a run of an older version)")
-    return run.load_model(percent=percent)
-
-
 def plain_teacher(run: Run) -> nn.Module:
     """The network that taught the run from images alone."""
     return find(run.config.teacher).load_model()
@@ -129,7 +121,7 @@ def thin_iou(run: Run) -> float:
 @once
 def boundary_miou(run: Run) -> float:
     """mIoU in [0, 1] of the pixels within BAND of a label boundary (RDD Fig. 5 and 6)."""
-    return _miou(network(run), seen(run), lambda labels: boundary_band(labels, BAND))
+    return _miou(run.load_model(), seen(run), lambda labels: boundary_band(labels, BAND))
 
 
 def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like) -> float:
@@ -143,7 +135,7 @@ def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like) -
 @once
 def plain_image_drop(run: Run) -> float:
     """mIoU in [0, 1] that a network without a label channel loses when each image becomes its mean colour."""
-    model, packed = network(run), seen(run)
+    model, packed = run.load_model(), seen(run)
     colours = [np.broadcast_to(np.mean(image, (0, 1)).round().astype(np.uint8), image.shape) for image in packed.images]
     return _miou(model, packed) - _miou(model, Packed(np.stack(colours), packed.labels, packed.meta, packed.path))
 
@@ -159,7 +151,7 @@ class InputScores(NamedTuple):
 @once
 def input_scores(run: Run) -> InputScores:
     """What a label-assisted network loses when one of its inputs is taken away (LAD Fig. 4)."""
-    model = network(run)
+    model = run.load_model()
     noise = teacher_kind(run.config, model.info).teaching_noise
     miou = input_ablation(model, seen(run), noise, seed=run.config.seed).set_index("input")["miou"]
     both, label, image = (float(miou[name]) for name in ("image and label", "label only", "image only"))
@@ -169,7 +161,7 @@ def input_scores(run: Run) -> InputScores:
 @once
 def pairwise_kl(run: Run) -> float:
     """Mean KL between a label-assisted network's answers to three draws of the label noise (LAD Table 8)."""
-    model = network(run)
+    model = run.load_model()
     return noise_sensitivity(model, seen(run), teacher_kind(run.config, model.info).teaching_noise, seed=run.config.seed)
 
 
@@ -183,7 +175,7 @@ def rare_classes(packed: Packed) -> list[str]:
 @once
 def activation_ratio(run: Run) -> float:
     """Mean absolute head feature on pixels of the rarer half of the classes over that on the other pixels (FAKD Fig. 3)."""
-    found = inside_outside(network(run), seen(run), rare_classes(seen(run)))
+    found = inside_outside(run.load_model(), seen(run), rare_classes(seen(run)))
     return float(found.set_index("class").loc["together", "ratio"])
 
 
@@ -191,13 +183,13 @@ def activation_ratio(run: Run) -> float:
 def divergence_ratio(run: Run) -> float:
     """Smallest TD/NTD over the classes: how far teacher and student differ on a class's own pixels against all others
     (HWD Table I)."""
-    return float(divergence_ratios(network(run), plain_teacher(run), seen(run))["ratio"].min())
+    return float(divergence_ratios(run.load_model(), plain_teacher(run), seen(run))["ratio"].min())
 
 
 @once
 def feature_silhouette(run: Run) -> float:
     """Mean silhouette in [-1, 1] of head features by class, on a balanced sample of test pixels (HWD Fig. 5)."""
-    return silhouette(*pixel_features(network(run), seen(run)))
+    return silhouette(*pixel_features(run.load_model(), seen(run)))
 
 
 @once
@@ -215,7 +207,7 @@ def order_change(run: Run) -> float:
 
 def _weights(run: Run, percent: int) -> np.ndarray:
     """HWD's weights (images, C) with the student of ``percent`` of the training, at the paper's settings."""
-    student, teacher, found = network(run, percent), plain_teacher(run), []
+    student, teacher, found = run.load_model(percent=percent), plain_teacher(run), []
     for _, images, labels in batches(seen(run)):
         logits = student(images).logits
         found.append(holistic_weights(logits, resize_scores(teacher(images).logits, logits.shape[-2:]), labels))
@@ -232,7 +224,7 @@ class DifficultyGaps(NamedTuple):
 @once
 def difficulty_gaps(run: Run) -> DifficultyGaps:
     """Where the weights of RDD's first stage are high: the agreement of a network's two heads (RDD Fig. 3)."""
-    model, packed = network(run), seen(run)
+    model, packed = run.load_model(), seen(run)
     by_outcome = weights_by_outcome(model, packed)
     near, inside = near_boundaries(model, packed, split_bins(packed, (BAND,)), edges=(BAND,))["weight"]
     return DifficultyGaps(by_outcome["right"] - by_outcome["wrong"], float(inside - near))
@@ -242,6 +234,6 @@ def difficulty_gaps(run: Run) -> DifficultyGaps:
 def xor_balance(run: Run, percent: int = 100) -> float:
     """Of the pixels that RDD's XOR picks: the share that only the student finds hard less the share that only the teacher
     does, in [-1, 1], with the student of ``percent`` of the training (RDD Fig. 1 and 4)."""
-    found = training_cases({percent: network(run, percent)}, plain_teacher(run), seen(run)).iloc[0]
+    found = training_cases({percent: run.load_model(percent=percent)}, plain_teacher(run), seen(run)).iloc[0]
     student, teacher = found["student alone"], found["teacher alone"]
     return float((student - teacher) / (student + teacher)) if student + teacher else math.nan

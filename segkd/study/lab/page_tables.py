@@ -14,7 +14,7 @@ from segkd.analysis.features import class_silhouettes
 from segkd.analysis.pictures import colorize
 from segkd.analysis.thin import chosen_frames, thinnest
 from segkd.prediction import IGNORE
-from segkd.study.tables.results import reported_values
+from segkd.study.tables.reported import reported_values
 from segkd.study.tables.study import Study
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def _sentences(folder: Path) -> list[str]:
     if not path.exists():
         return []
     said = json.loads(path.read_text())
-    found = [f"- {PAGE_LINK.sub(r'\1', text)}" for text in said.get("findings", [])]
+    found = ["- " + PAGE_LINK.sub(r"\1", text) for text in said.get("findings", [])]
     return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import pandas as pd
@@ -55,16 +56,17 @@ def step_seconds(runs: pd.DataFrame) -> float:
     return float(runs[["seconds_per_step", "teacher_seconds_per_step"]].sum(axis=1, min_count=1).median())
 
 
-def time_ratio(own: RunConfig, base: RunConfig, own_runs: pd.DataFrame, base_runs: pd.DataFrame) -> float:
-    """How many times as long as the baseline's a step takes, the teacher's pass included.
+def step_ms(configs: Mapping[str, RunConfig], runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, float], bool]:
+    """Milliseconds of a step by row, the teacher's pass included, and whether all are of steps measured by themselves.
 
-    By the times of steps measured by themselves (`step_times.alone`) where both are there: the clock of a run also counts
-    what else the machine did, and runs trained at different hours differ by more than methods do. Else by `step_seconds`.
+    ``runs``: a row's `results.by_seed`, for the rows that have some. Measured by themselves (`step_times.alone`) where all
+    of these are: the clock of a run also counts what else the machine did, and runs trained at different hours differ by
+    more than methods do. Else all by that clock (`step_seconds`), so that one table has one clock.
     """
-    known, kinds = step_times.alone(step_times.ALONE), [step_times.digest(config) for config in (own, base)]
-    if all(kind in known for kind in kinds):
-        return known[kinds[0]] / known[kinds[1]]
-    return step_seconds(own_runs) / step_seconds(base_runs)
+    known, kinds = step_times.alone(step_times.ALONE), {label: step_times.digest(configs[label]) for label in runs}
+    if alone := all(kind in known for kind in kinds.values()):
+        return {label: known[kind] for label, kind in kinds.items()}, alone
+    return {label: 1000 * step_seconds(own) for label, own in runs.items()}, alone
 
 
 def equal_time_gain(own: pd.Series, base: pd.Series, longer: pd.Series, ratio: float) -> tuple[float, int]:

@@ -147,6 +147,7 @@ def _row(paper: str, table: str, line: Line, lines: list[Line], own: bool) -> Ro
         _label(line, lines), spec, _hyper(paper, line), role, reported=(method, line["setting"]), network=network,
         teacher=teacher, start=line["student_init"], source={k: line[k] for k in ("teacher", "student", "student_init")},
         group=line["student"] and f"{line['student']} {line['student_init']}", printed=table,
+        words=_words(line),
     )  # fmt: skip
 
 
@@ -194,16 +195,21 @@ def _parts(setting: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in setting.split(";") if "=" in part)
 
 
+def _words(line: Line) -> str:
+    """What a row is called without its networks: method and setting."""
+    teacher = "teacher (label-assisted)" if line["teacher"].endswith("+label") else "teacher (plain, larger)"
+    return ", ".join([teacher if line["method"] == "teacher" else _method_words(line["method"]), *_setting_words(line["setting"])])
+
+
 def _label(line: Line, lines: list[Line]) -> str:
-    """What a row is called: its method and setting, and the networks where the table has several."""
+    """What a row is called in the paper: its method and setting, and the networks where the table has several."""
     words = _setting_words(line["setting"])
     alike = [other for other in lines if (other["method"], other["setting"]) == (line["method"], line["setting"])]
     teacher, assisted = network_of(line["teacher"]), line["teacher"].endswith("+label")
     if line["method"] == "teacher":
         several = sum(other["teacher"].endswith("+label") == assisted for other in alike) > 1
-        plain = "teacher (label-assisted)" if assisted else "teacher (plain, larger)"
-        return ", ".join([f"teacher {short_name(teacher)}{' + label' * assisted}" if several else plain, *words])
-    label = ", ".join([_method_words(line["method"]), *words])
+        return ", ".join([f"teacher {short_name(teacher)}{' + label' * assisted}", *words]) if several else _words(line)
+    label = _words(line)
     pair = line["student"], line["student_init"]
     if sum((other["student"], other["student_init"]) == pair for other in alike) > 1:
         label += f" from {short_name(teacher)}{' + label' * assisted}"
@@ -248,6 +254,6 @@ def _with_baselines(rows: list[Row]) -> list[Row]:
         if row.role == "student" and row.group not in known:
             known.add(row.group)
             prefix = row.label.split(": ")[0] + ": " if ": " in row.label else ""
-            found.append(replace(row, label=f"{prefix}baseline", spec="baseline", hyper={}, reported=None, teacher=""))
+            found.append(replace(row, label=f"{prefix}baseline", spec="baseline", hyper={}, reported=None, teacher="", words="baseline"))
         found.append(row)
     return found

@@ -1,80 +1,151 @@
-"""A study's tables and facts as a page shows them; each number of a table names its runs, where the mouse rests on it."""
+"""A study's tables and facts as a page shows them: what was run, named by its runs; what it cost and what the paper prints, folded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import pandas as pd
 
+from segkd.config import DataConfig, RunConfig
 from segkd.losses.rows import LONGER
 from segkd.study.tables.configs import Setting
-from segkd.study.tables.table import Table
+from segkd.study.tables.statistics import points
+from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks
 CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
-FORMATS = {
-    "mIoU %": "{:.1f}", "gain": "{:+.1f}", "paper mIoU %": "{:.2f}", "paper gain": "{:+.2f}", "ms a step": "{:.0f}",
-    "MiB": "{:.0f}", "extra parameters": "{:,.0f}", "time ratio": "{:.2f}", "paper mAcc %": "{:.2f}", "params M": "{:.1f}",
-    "paper params M": "{:.1f}", "GMACs": "{:.1f}", "paper GMACs": "{:.1f}", "paper ms a step": "{:.0f}", "paper minutes": "{:.0f}",
-    "paper time ratio": "{:.2f}", "mAcc %": "{:.1f}", "paper mkl_x100": "{:.1f}",
+SCORES = ("row", "runs", "mIoU %", "± 95 %", "reference %", "gain", "95 % interval", "verdict", "gain at equal time", "mAcc %")
+COST = ("row", "ms a step", "time ratio", "extra parameters", "params M", "GMACs")
+TWO = "{:.2f}"  # the papers' own values have two digits
+PAPER = {
+    "paper mIoU %": TWO, "paper gain": "{:+.2f}", "paper mAcc %": TWO, "paper params M": "{:.1f}", "paper GMACs": "{:.1f}",
+    "paper ms a step": "{:.0f}", "paper minutes": "{:.0f}", "paper time ratio": TWO, "paper mkl_x100": "{:.1f}",
 }  # fmt: skip
-NOT_MEASURED = ("row", "paper", "extra")  # how columns begin that no run stands behind
+FORMATS = PAPER | {
+    "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
+    "time ratio": "{:.2f}", "extra parameters": "{:,.0f}", "params M": "{:.1f}", "GMACs": "{:.1f}",
+}  # fmt: skip
+NAMES = {"paper gain": "gain (computed)", "paper mkl_x100": "KL between draws of noise, x 100"}  # else without the first word
 NOTES = {  # what a column means, said below a table that has it
     "± 95 %": "± 95 %: t interval of the mean over seeds",
-    "gain": "gain: paired by seed, over the baseline of the same network",
-    "ms a step": "ms a step: training time, the teacher's pass included, the median over seeds; other work may have run beside",
-    "MiB": "MiB: peak of the process, which on a CPU trains several rows together",
-    "extra parameters": "extra parameters: what the method trains or holds beside the student",
-    "time ratio": "time ratio: over the baseline's step, each measured by itself (benchmarks/results/methods.md) where it is there, "
-    "else by ms a step",
+    "gain": "gain: over {reference}, paired by seed; mean and reference are those of the same seeds",
     "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
     f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still; n: on so many of the seeds)",
+    "extra parameters": "extra parameters: what the method trains or holds beside the student",
     "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
 }
+CLOCKS = {
+    True: "ms a step: training time, the teacher's pass included, each measured by itself (benchmarks/results/methods.md)",
+    False: "ms a step: by the clock of the runs, the teacher's pass included; other work may have run beside",
+}
+NOT_MEASURED = ("row", "extra", "params", "GMACs")  # how columns begin that no run stands behind
 
 
-def shown(summary: pd.DataFrame, table: Table, missing: str = "", alike: str = "") -> pd.io.formats.style.Styler:
-    """The numbers of ``Study.summary`` as a table to show, with what is needed to read them; empty columns are left out.
+@dataclass(frozen=True)
+class TableView:
+    """A table as a notebook or a page shows it."""
 
-    ``missing``: the command that trains what is missing, rows without a number are then left out beside others that have
-    some; ``alike``: which rows are one run (`same_runs`).
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def to_html(self) -> str:
+        """The HTML."""
+        return self.html
+
+
+def view(
+    summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
+    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False,
+) -> TableView:
+    """The numbers of ``Study.summary`` as a table to show.
+
+    ``called``: by a row's label what its runs are, ``runs``: their ids. A run that serves two rows is shown once; rows
+    without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
+    above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
+    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves.
     """
-    numbers = summary.filter(regex="^(mIoU|paper)").notna().any(axis=1) | (summary["verdict"] == "images too small")
-    summary = summary[numbers] if missing and numbers.any() else summary
-    empty = [c for c in summary if summary[c].isna().all() or (summary[c] == "").all()]
-    found = summary.drop(columns=[*empty, *({"± sd"} & set(summary) - {*empty})])
-    if "± 95 %" in summary:
-        half = ["" if n == 0 else "one seed" if n == 1 else f"{v:.1f}" for n, v in zip(summary["runs"], summary["± 95 %"])]
-        found = found.drop(columns="± 95 %", errors="ignore")
-        if any(half):
-            found.insert(found.columns.get_loc("mIoU %") + 1, "± 95 %", half)
-    if "95 % interval" in found:
-        found["95 % interval"] = found["95 % interval"].str.replace(" to ", f"{TIE}to{TIE}")
-    if "gain at equal time" in found:
-        found["gain at equal time"] = [_equal_time(line) for line in found.to_dict("records")]
-    found = found.drop(columns="seeds at equal time", errors="ignore")
-    formats = {column: text for column, text in FORMATS.items() if column in found}
-    notes = [table.note, alike, *(text for column, text in NOTES.items() if column in found)]
-    notes += [f"to train what is missing: {missing}"] if missing else []
-    style = found.style.hide(axis="index").format(formats, na_rep="–", escape="html").format_index(lambda name: name.replace(" %", f"{TIE}%"), axis="columns", escape="html")
+    small = summary["verdict"] == "images too small"
+    ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
+    here = summary[((summary["runs"] > 0) & ~ids.mask(ids == "").duplicated()) | small]
+    here = here.assign(row=here["row"].map(lambda label: called.get(label, label)))
+    titles = {called.get(label, label): ids for label, ids in runs.items() if ids}
+    parts = [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran and len(here) else []
+    if len(here):
+        columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
+        notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
+        parts.append(with_runs(_style(_in_words(here)[columns], notes), titles).to_html())
+    if lacking := int((summary["runs"] == 0).sum() - small.sum()):
+        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else "Nothing of this table is run here"
+        parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
+    if len(columns := _shown(here, COST)) > 1:
+        notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
+        parts.append(_fold("What it costs", with_runs(_style(here[columns], notes), titles)))
+    columns = _shown(summary, ("row", *PAPER))
+    if len(columns) > 1 and not comparable:
+        printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
+        parts.append(_fold(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: NAMES.get(c, c.removeprefix("paper ")))))
+    return TableView("\n".join(parts))
+
+
+def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, str]:
+    """What each row with a run is called: its method and setting, never a network that its runs do not have.
+
+    Rows of a printed table carry the names of the paper's networks; where ours differ from row to row, ours are named.
+    ``configs``: by label.
+    """
+    several = len({configs[row.label].network.label for row in rows if row.role == "student"}) > 1
+    teachers = {configs[row.label].teacher.network.label for row in rows if row.role == "student" and configs[row.label].teacher}
+    found = {}
+    for row in rows:
+        own, words = configs[row.label], row.words or row.label
+        more = [own.network.label] if row.printed and (several or row.role != "student") else []
+        more += [f"from {own.teacher.network.label}"] if row.printed and len(teachers) > 1 and own.teacher else []
+        found[row.label] = f"{words}: {', '.join(more)}" if more else words
+    return found
+
+
+def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
+    """What the runs of a table have in common, in words: images, student, start."""
+    students = dict.fromkeys(c.network.label for c in configs.values() if not c.network.extra_channels and (c.teacher or len(configs) == 1))
+    starts = dict.fromkeys(c.network.weights or "random" for c in configs.values())
+    size = f" at {data.size[0]}x{data.size[1]}" if data.size else ""
+    return f"{data.name}{size}; student {' or '.join(students)}, {' or '.join(starts)} start" if students else f"{data.name}{size}"
+
+
+def _fold(title: str, style: pd.io.formats.style.Styler) -> str:
+    return f"<details><summary>{escape(title)}</summary>\n{style.to_html()}\n</details>"
+
+
+def _shown(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that say anything."""
+    return [c for c in columns if c in frame and not (frame[c].isna().all() or (frame[c] == "").all())]
+
+
+def _in_words(frame: pd.DataFrame) -> pd.DataFrame:
+    half = ["one seed" if n == 1 else f"{v:.1f}" for n, v in zip(frame["runs"], frame["± 95 %"])]
+    found = frame.assign(**{"± 95 %": half})
+    return found.assign(**{"gain at equal time": [_equal_time(line) for line in frame.to_dict("records")]}) if "time ratio" in frame else found
+
+
+def _style(frame: pd.DataFrame, notes: Sequence[str], rename: Callable[[str], str] = str) -> pd.io.formats.style.Styler:
+    formats = {c: FORMATS[c] for c in frame if c in FORMATS}
+    style = frame.style.hide(axis="index").format(formats, na_rep="–", escape="html")
+    style = style.format_index(lambda name: rename(name).replace(" %", f"{TIE}%"), axis="columns", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
-    return style.set_caption(escape(". ".join(filter(None, notes)) + ".")).set_table_styles(below)
+    return style.set_caption(escape(". ".join(notes) + ".")).set_table_styles(below) if notes else style
 
 
-def same_runs(ids: dict[str, str]) -> str:
-    """Which rows are one run, as a note; at a profile whose networks all start alike, the paper's starts are.
-
-    ``ids``: the run of each row's label.
-    """
-    by_run: dict[str, list[str]] = {}
-    for label, run in ids.items():
-        by_run.setdefault(run, []).append(label)
-    alike = [" and ".join(labels) for labels in by_run.values() if len(labels) > 1]
-    if len(alike) > 1:
-        return f"{len(alike)} pairs of rows are the same run at this profile, such as {alike[0]}"
-    return f"{alike[0]} are the same run at this profile" if alike else ""
+def with_runs(style: pd.io.formats.style.Styler, runs: Mapping[str, Sequence[str]]) -> pd.io.formats.style.Styler:
+    """The table with a title attribute for each measured cell. ``runs``: ids by the row's label (column ``row``)."""
+    shown = style.data
+    ids = [", ".join(runs.get(label, ())) for label in shown["row"]]
+    tips = pd.DataFrame({column: "" if column.startswith((*NOT_MEASURED, "paper")) else ids for column in shown}, index=shown.index)
+    return style.set_tooltips(tips, as_title_attribute=True)
 
 
 def _equal_time(line: dict) -> str:
@@ -82,7 +153,7 @@ def _equal_time(line: dict) -> str:
     if math.isnan(gain):
         return "–"
     few = f" (n{TIE}={TIE}{seeds:.0f})" if seeds < line["runs"] else ""
-    return f"{gain:+.1f}{'*' if line['time ratio'] > LONGER else ''}{few}"
+    return f"{points(gain)}{'*' if line['time ratio'] > LONGER else ''}{few}"
 
 
 def as_table(values: dict) -> pd.io.formats.style.Styler:
@@ -116,11 +187,3 @@ def facts_of(setting: Setting, seeds: list[int], few: list[str], own_teacher: st
         "start": p.student.weights or "random weights, the same for all methods of a seed",
     }
     return found | ({"protocol": setting.protocol().source} if p.own_protocols else {})
-
-
-def with_runs(style: pd.io.formats.style.Styler, runs: Mapping[str, Sequence[str]]) -> pd.io.formats.style.Styler:
-    """The table with a title attribute for each measured cell. ``runs``: ids by the row's label (column ``row``)."""
-    shown = style.data
-    ids = [", ".join(runs.get(label, ())) for label in shown["row"]]
-    tips = pd.DataFrame({column: "" if column.startswith(NOT_MEASURED) else ids for column in shown}, index=shown.index)
-    return style.set_tooltips(tips, as_title_attribute=True)

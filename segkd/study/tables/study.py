@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,13 +18,14 @@ from segkd.models import check_model_name
 from segkd.registry import unknown
 from segkd.runs import Run, environment, find, split_of
 from segkd.study.execute.executor import execute
-from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
-from segkd.study.tables import costs
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
+from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
 from segkd.study.tables.papers import COMPARISON, PAPERS, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
-from segkd.study.tables.results import base_row, by_seed, summary, tidy
-from segkd.study.tables.show import as_table, facts_of, same_runs, shown, with_runs
+from segkd.study.tables.results import tidy
+from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
+from segkd.study.tables.statistics import points
+from segkd.study.tables.summaries import cost_columns, summary
 from segkd.study.tables.table import Row, Table
 
 
@@ -244,50 +244,48 @@ class Study:
         found = {}
         for line in self.summary(table).to_dict("records"):
             if line["runs"]:
-                gain = f" ({line['gain']:+.1f}, {line['verdict']})" if line["verdict"] else ""
+                gain = f" ({points(line['gain'])}, {line['verdict']})" if line["verdict"] else ""
                 found[line["row"]] = f"{line['mIoU %']:.1f}{gain}"
         return found
 
-    def table(self, name: str, reference: str | None = "baseline") -> pd.io.formats.style.Styler:
-        """The paper's table as measured here, ready to show. ``reference``: the row that gains are against."""
-        alike = same_runs({row.label: self.config(row, self.seeds[0]).id for row in self.rows(name)})
-        style = shown(self.summary(name, reference), self.all_tables[name], self.missing(name), alike)
-        return with_runs(style, {row.label: [run.id for run in self.runs(name, row.label)] for row in self.rows(name)})
+    def table(self, name: str, reference: str | None = "baseline") -> TableView:
+        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against."""
+        rows, table = self.rows(name), self.all_tables[name]
+        found, alone = self._summary(name, reference)
+        configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
+        runs = {row.label: [run.id for run in self.runs(name, row.label)] for row in rows}
+        kinds = {label: configs[label] for label in configs if runs[label]}
+        words = called([row for row in rows if row.label in kinds], kinds)
+        comparable = self.profile.own_protocols and self.dataset == table.source.get("dataset")
+        first = self._reference(name, reference)
+        over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
+        ran = in_common(self.data, kinds) if table.source else ""
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone)
 
-    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
-        """The numbers behind ``table``; a sweep without a baseline is compared with its first row (the plain loss)."""
+    def _reference(self, name: str, reference: str | None) -> str | None:
+        """A sweep without a baseline is compared with its first row (the plain loss)."""
         rows = self.rows(name)
-        table = replace(self.all_tables[name], rows=tuple(rows))
         labels = [r.label for r in rows]
         if reference not in labels and not (reference == "baseline" and any(r.group for r in rows)):
-            reference = labels[0] if rows[0].role == "student" else None
-        results = self.results(name)
+            return labels[0] if rows[0].role == "student" else None
+        return reference
+
+    def summary(self, name: str, reference: str | None = "baseline") -> pd.DataFrame:
+        """The numbers behind ``table``, a line a row, the rows without a run too."""
+        return self._summary(name, reference)[0]
+
+    def _summary(self, name: str, reference: str | None) -> tuple[pd.DataFrame, bool]:
+        rows, reference = self.rows(name), self._reference(name, reference)
+        table, results = replace(self.all_tables[name], rows=tuple(rows)), self.results(name)
+        configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
         found = summary(table, results, reference)
-        cannot = [too_small(self.config(row, self.seeds[0])) for row in rows]
-        found["verdict"] = found["verdict"].mask(cannot, "images too small")
-        lines = [self._cost(table, row, results, reference) for row in rows]
-        return pd.concat([found, pd.DataFrame(lines, index=found.index)], axis=1)
+        found["verdict"] = found["verdict"].mask([too_small(configs[row.label]) for row in rows], "images too small")
+        beside, alone = cost_columns(table, results, reference, configs, self._longer)
+        return pd.concat([found, beside], axis=1), alone
 
-    def _cost(self, table: Table, row: Row, results: pd.DataFrame, reference: str | None) -> dict:
-        """The columns of a row that more than its own results are needed for."""
-        base = next((r for r in table.rows if r.label == base_row(table, row, reference)), None)
-        value = {r.label: by_seed(results[results["row"] == r.label]) for r in (row, base) if r}
-        found = costs.printed_costs(table, row)
-        if "paper minutes" in found and base:
-            found["paper time ratio"] = found["paper minutes"] / costs.printed_costs(table, base)["paper minutes"]
-        if "paper mAcc %" in found:
-            found["mAcc %"] = 100 * value[row.label]["macc"].mean()
-        extra = costs.extra_parameters(self.config(row, self.seeds[0])) if row.role == "student" else math.nan
-        plain = base and base.spec == "baseline" and not base.control and row.control != "longer" and row.tuning is None
-        times = self._equal_time(row, base, value[row.label], value[base.label]) if plain else {}
-        return {"extra parameters": extra, **times, **found}
-
-    def _equal_time(self, row: Row, base: Row, own: pd.DataFrame, plain: pd.DataFrame) -> dict:
-        ratio = costs.time_ratio(self.config(row, self.seeds[0]), self.config(base, self.seeds[0]), own, plain)
-        longer = [find(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
-        scores = pd.Series({run.config.seed: run.result["miou"] for run in longer if run.done}, dtype=float)
-        gain, seeds = costs.equal_time_gain(own["miou"], plain["miou"], scores, ratio)
-        return {"time ratio": ratio, "gain at equal time": 100 * gain, "seeds at equal time": seeds}
+    def _longer(self, base: Row) -> pd.Series:
+        runs = [find(self.config(replace(base, control="longer"), seed)) for seed in self.seeds]
+        return pd.Series({run.config.seed: run.result["miou"] for run in runs if run.done}, dtype=float)
 
     def protocol(self) -> pd.io.formats.style.Styler:
         """What is run, as a table to show."""

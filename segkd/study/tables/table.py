@@ -15,7 +15,7 @@ class Row:
     ``network`` and ``teacher`` are names of `list_models`; "" stands for the study's own.
     """
 
-    label: str
+    label: str  # of a printed table: with the paper's own networks
     spec: str = "baseline"
     hyper: dict[str, Any] = field(default_factory=dict)
     role: str = "student"
@@ -29,6 +29,7 @@ class Row:
     source: dict[str, str] = field(default_factory=dict)  # columns of reported.csv beside the table's
     group: str = ""  # rows that share a baseline: the same network from the same start
     printed: str = ""  # the paper's name of its table, such as "Table 5": some have a protocol of their own
+    words: str = ""  # the label without networks; "": it names none
 
 
 @dataclass(frozen=True)

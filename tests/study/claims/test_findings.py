@@ -59,10 +59,10 @@ def test_without_its_premise_a_result_is_no_test(study, monkeypatch):
     monkeypatch.setattr(mechanisms, "input_scores", lambda run: mechanisms.InputScores(0.3, 0.05, 0.29))
     for cell in (cwd, lad):
         fake(study, cell, BASE)
-    fake(study, label_teacher, [v - 1 for v in BASE])
+    fake(study, label_teacher, [v - 1 + shift for v, shift in zip(BASE, (0.0, 0.04, -0.04))])
     found = findings.of_paper(study, "lad")
     assert found.startswith("**Premise not met**, so LAD less CWD, +0.0 (3 seeds), is no test of LAD.")
-    assert "label-assisted teacher − student: −1.0, n = 3. Nothing to teach" in found
+    assert "label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
     fake(study, teacher, [v - 3 for v in BASE])
     fake(study, hwd, BASE)
     assert findings.of_paper(study, "hwd").startswith("**Premise not met**, so HWD less CWD")

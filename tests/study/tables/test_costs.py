@@ -1,30 +1,40 @@
 """What stands beside a score: intervals, gain at equal time, parameters of a method, and tables that are refused."""
 
+import json
 import math
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from scipy import stats
 
 from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.method import create_method
 from segkd.models import create_model
 from segkd.registry import UserError
+from segkd.runs import find
 from segkd.study.tables import step_times
-from segkd.study.tables.step_times import digest
-from segkd.study.tables.costs import equal_time_gain, extra_parameters, time_ratio
+from segkd.study.tables.costs import equal_time_gain, extra_parameters, step_ms
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.printed import printed_tables
-from segkd.study.tables.results import summary
-from segkd.study.tables.show import shown
+from segkd.study.tables.show import view
 from segkd.study.tables.statistics import half_width
+from segkd.study.tables.step_times import digest
 from segkd.study.tables.study import open_study
+from segkd.study.tables.summaries import summary
 
 
 def lines(row, seed, miou, seconds=0.1, teacher=0.0, **more):
     metrics = {"miou": miou, "macc": miou + 0.1, "seconds_per_step": seconds, "teacher_seconds_per_step": teacher}
     return [{"row": row, "seed": seed, "metric": k, "value": v, **more} for k, v in metrics.items()]
+
+
+def write_result(run, miou):
+    run.path.mkdir(parents=True, exist_ok=True)
+    result = {"id": run.id, "split": "test", "miou": miou, "macc": miou, "iou": [miou], "classes": ["Sky"], "num_classes": 1}
+    (run.path / "result.json").write_text(json.dumps(result | {"seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}))
 
 
 def test_equal_time_is_interpolated_between_the_two_lengths():
@@ -40,17 +50,20 @@ def test_equal_time_is_interpolated_between_the_two_lengths():
     assert math.isnan(gain) and seeds == 0
 
 
-def test_time_ratio_is_of_steps_measured_alone_where_both_are_there(tmp_path, monkeypatch):
-    base = RunConfig(network=NetworkConfig("pspnet/resnet18", 0.125))
-    kd, cwd = (replace(base, method=name, teacher=base) for name in ("kd", "cwd"))
-    lines = ["row,ms a step,ms of the teacher's pass,kind", f"baseline,100,0,{digest(base)}", f"KD,110,40.5,{digest(kd)}"]
-    (tmp_path / "methods.csv").write_text("\n".join(lines))
+def test_a_table_has_one_clock(tmp_path, monkeypatch):
+    """Steps measured by themselves where all rows with runs are, else the runs' own time for all of them."""
+    student, taught = RunConfig(), RunConfig(network=NetworkConfig("deeplabv3/resnet50"))
+    configs = {"baseline": student, "KD": replace(student, method="kd", teacher=taught), "CWD": replace(student, method="cwd", teacher=taught)}
+    table = ["row,ms a step,ms of the teacher's pass,kind"]
+    table += [f"baseline,100,0,{digest(configs['baseline'])}", f"KD,110,40.5,{digest(configs['KD'])}"]
+    (tmp_path / "methods.csv").write_text("\n".join(table))
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
-    by_the_clock = [pd.DataFrame({"seconds_per_step": [v], "teacher_seconds_per_step": [0.0]}) for v in (0.5, 0.25)]
-    assert time_ratio(kd, base, *by_the_clock) == pytest.approx(1.505)
-    assert time_ratio(cwd, base, *by_the_clock) == pytest.approx(2.0)  # not measured: by the runs
+    clock = pd.DataFrame({"seconds_per_step": [0.1, 0.3, 0.1], "teacher_seconds_per_step": [0.05, 0.05, 0.05]})
+    assert step_ms(configs, {"baseline": clock, "KD": clock}) == ({"baseline": 100.0, "KD": 150.5}, True)
+    both = pytest.approx(150)
+    assert step_ms(configs, {"baseline": clock, "CWD": clock}) == ({"baseline": both, "CWD": both}, False)
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
-    assert time_ratio(kd, base, *by_the_clock) == pytest.approx(2.0)
+    assert step_ms(configs, {"KD": clock}) == ({"KD": both}, False)
 
 
 def test_half_width_is_the_t_interval_of_the_mean():
@@ -82,20 +95,23 @@ def test_each_students_gain_is_over_its_own_baseline():
 def test_a_row_whose_baseline_was_not_run_says_so():
     table = paper_tables("hwd", None)["main"]
     found = summary(table, pd.DataFrame(lines("HWD", 0, 0.4, 0.1, 0.05)), "baseline").set_index("row")
-    assert found.loc["HWD", "verdict"] == "baseline not run" and found.loc["HWD", "ms a step"] == pytest.approx(150)
+    assert found.loc["HWD", "verdict"] == "reference not run"
 
 
-def test_one_seed_is_said_in_the_cell():
+def test_a_table_says_what_was_run_and_folds_the_rest():
     table = paper_tables("hwd", None)["main"]
     results = pd.DataFrame(lines("baseline", 0, 0.4) + lines("HWD", 0, 0.5) + lines("HWD", 1, 0.5))
-    page = shown(summary(table, results, "baseline"), table, missing="make <b>").to_html()
-    assert "make &lt;b&gt;" in page
-    assert page.count("one seed") == 2  # the baseline's own interval, and that of the gain
-    assert "one run" in page and "t interval" in page
-    assert "CWD" in page  # has no run, but the paper's number
-    plain = paper_tables("all", None)["main"]
-    page = shown(summary(plain, results, "baseline"), plain, missing="make").to_html()
-    assert "HWD" in page and "CWD" not in page  # nor a number of a paper
+    made = view(summary(table, results, "baseline"), table, {"HWD": "ours <b>"}, {"HWD": ["run-a"], "baseline": ["run-b"]}, missing="make <b>", reference="baseline")
+    page = BeautifulSoup(made.to_html(), "html.parser")
+    folds = {fold.summary.get_text(): fold.extract().get_text() for fold in page.find_all("details")}
+    text = page.get_text()
+    assert "ours <b>" in text and page.find("td", title="run-a").get_text() == "1" and "make <b>" in page.find_all("code")[-1].get_text()
+    assert "more rows are not run here" in text and "CWD" not in text, "a row that was not run is counted, not shown"
+    assert text.count("one seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
+    (title,) = folds
+    assert title.startswith("In the paper (Table II") and "CWD" in folds[title] and "33.85" in folds[title], "the paper's stand apart"
+    beside = view(summary(table, results, "baseline"), table, {}, {"HWD": ["run-a"]}, comparable=True).to_html()
+    assert "33.85" in beside and "<details" not in beside
 
 
 @pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
@@ -112,13 +128,21 @@ def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkey
     assert found.loc["baseline", "GMACs"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
     assert (found["runs"] == 0).all() and found.loc["SKD", "extra parameters"] > 1e6
     page = study.table("table4").to_html()
-    assert "not run" in page and "make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
+    assert "Nothing of this table is run here: <code>make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
 
 
-def test_rows_of_one_run_are_said_to_be(tmp_path, monkeypatch):
+def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(tmp_path, monkeypatch):
+    """FAKD Table 1 names four pairs of networks; at `quick` one pair of another width is run, once for both starts."""
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
-    study = open_study("rdd", "quick", "scenes")
-    said = "6 pairs of rows are the same run at this profile, such as DeepLabV3-R18: baseline and DeepLabV3-R18 from scratch: baseline"
-    assert said in study.table("table1").to_html()
-    assert "TSE alone and RDD, p = 0 % are the same run" in study.table("table5").to_html()
-    assert "the same run" not in study.table("table7").to_html()
+    study = open_study("fakd", "quick", "scenes")
+    for row in study.rows("table1"):
+        if not row.network or row.network == "pspnet/resnet18":
+            config = study.config(row, 0)
+            write_result(find(config), 0.3)
+    page = BeautifulSoup(study.table("table1").to_html(), "html.parser")
+    for fold in page.find_all("details"):
+        fold.extract()
+    rows = [cells[0].get_text() for line in page.find_all("tr") if (cells := line.find_all("td"))]
+    assert rows == ["teacher (plain, larger): pspnet/resnet18 (width 0.25)", "baseline", "SKD", "IFVD", "CIRKD", "CWD", "FAKD"]
+    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), random start"
+    assert not re.search("R101|R18|PSPNet|from scratch", page.get_text())

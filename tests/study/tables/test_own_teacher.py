@@ -64,7 +64,7 @@ def test_a_study_with_an_own_teacher_runs_and_says_so(file, tmp_path):
     assert student.result["origin"]["teacher"]["run"] == teacher.id
     words = f"layout {layout}, content {content}; own score {100 * teacher.result['miou']:.1f} % mIoU on test"
     assert words in study.facts()["teacher"] and words in study.provenance().to_html()
-    written = json.dumps(facts(study, {student.id: student}))
+    written = json.dumps(facts(study, {student.id: student}, tmp_path))
     assert words in written and str(tmp_path) not in written
     scores = study.scores("main").set_index("row")["miou"]
     assert scores["teacher (plain, larger)"] == teacher.result["miou"]
