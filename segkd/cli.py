@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("report", metavar="REPORT", help="a folder of reports, such as scratch-camvid")
     thaw = add("thaw", _thaw, "put the committed results of a report among the runs, to go on with its study")
     thaw.add_argument("report", metavar="REPORT", help="a folder of reports, such as small-camvid")
-    add("readme", _readme, "rewrite the numbers of README.md from the committed results")
+    add("readme", _readme, "rewrite the numbers of README.md and reports/index.html from the committed results")
     return parser
 
 
@@ -208,8 +208,10 @@ def _thaw(arguments: argparse.Namespace) -> None:
 
 def _readme(arguments: argparse.Namespace) -> None:
     from segkd.study.report.readme import update_readme
+    from segkd.study.report.site import build_site
 
     update_readme()
+    build_site()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def shell(*scripts: str) -> dict[str, object]:
 
 def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
     """The bar of links, the current page marked."""
-    return [{"label": label, "href": href, "current": Path(href).name == current} for label, href in nav]
+    return [{"label": label, "href": href, "current": href == current} for label, href in nav]
 
 
 def write(html: Path, body: str) -> Path:

@@ -13,6 +13,7 @@ from segkd.registry import UserError
 from segkd.study.tables.frozen import altered, read_results, warning
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
+from segkd.study.tables.statistics import points
 
 PAGE_LINK = re.compile(r"\[(\w+)\]\(\w+\.html\)")  # pages are not in the repository of every report
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
@@ -29,8 +30,12 @@ def update_readme(readme: Path = ROOT / "README.md") -> None:
 
 def results_block(reports: Path = ROOT / "reports") -> str:
     """One section for every ``reports/<profile>-<dataset>/results.csv`` that is kept in the repository."""
-    kept = [path for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
-    return "".join(_section(path) for path in kept) or "\nNo results yet.\n"
+    return "".join(_section(folder / "results.csv") for folder in kept_reports(reports)) or "\nNo results yet.\n"
+
+
+def kept_reports(reports: Path = ROOT / "reports") -> list[Path]:
+    """The folders of reports with results in the repository."""
+    return [path.parent for path in sorted(reports.glob("*/results.csv")) if not path.parent.name.startswith("smoke")]
 
 
 def _section(path: Path) -> str:
@@ -41,7 +46,7 @@ def _section(path: Path) -> str:
         f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
         facts["shows"] + "\n",
         *_sentences(folder),
-        "| row | runs | mIoU % | gain over the baseline (95 % interval) | verdict | mean of last five validations % |",
+        "| row | seeds | mIoU % (± sd over seeds) | gain over the baseline of the same seeds (95 % interval) | verdict | mean of last five validations % |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(read_results(path)),
     ]
@@ -80,14 +85,15 @@ def _rows(results: pd.DataFrame) -> list[str]:
     for row in comparison_rows(*tables).values():
         if row.label not in score.index.get_level_values("row"):
             continue
-        own = score[row.label]
+        own, base = score[row.label], score["baseline"]
         if len(own) < 2 and row.label not in main:
             continue
-        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         gain, verdict = "", ""
         if row.role == "student" and row.label != "baseline":
-            found = paired(own, score["baseline"])
-            gain = f"{found['mean']:+.1f}" + (f" ({found['low']:+.1f} to {found['high']:+.1f})" if found["n"] > 1 else "")
+            own = own[own.index.intersection(base.index)]  # its mean and its gain are of the same seeds
+            found = paired(own, base)
+            gain = points(found["mean"]) + (f" ({points(found['low'])} to {points(found['high'])})" if found["n"] > 1 else "")
             verdict = found["verdict"]
+        spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
     return lines

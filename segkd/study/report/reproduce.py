@@ -22,6 +22,7 @@ from segkd.study.report import notebooks as report
 from segkd.study.report.first_page import findings_of, first_page, keep_claims
 from segkd.study.report.freeze import finished, freeze, freeze_measures
 from segkd.study.report.rendering import Making, make_pages, results_digest
+from segkd.study.report.site import build_site
 from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import get_profile
@@ -193,4 +194,6 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     pages, notes = make_pages(making)
     found = findings_of(study)
     first = first_page(study, runs.values(), folder, found, notes, keep_claims(folder, found), banners)
-    return report.build_index(folder, pages, first)
+    index = report.build_index(folder, pages, first)
+    build_site(folder.parent)
+    return index

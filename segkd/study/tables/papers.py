@@ -218,3 +218,20 @@ def comparison_rows(*tables: str) -> dict[str, Row]:
 def single_methods() -> dict[str, Row]:
     """The students of the comparison that one method taught: the four papers', then those that they compare with."""
     return {label: row for label, row in comparison_rows("main", "rivals").items() if row.role == "student" and row.spec != "baseline"}
+
+
+def keys_of(paper: str, names: list[str] | None, found: dict[str, Table]) -> list[str] | None:
+    """Those of TABLES (``names``) that are keys of this paper, whose tables are ``found``; UserError for one that no paper has."""
+    if not names:
+        return None
+    keep = []
+    for name in names:
+        owner, _, key = name.rpartition("/")
+        if owner and owner not in (*PAPERS, COMPARISON):
+            raise unknown("paper in TABLES:", owner, (*PAPERS, COMPARISON))
+        owners = [owner] if owner else [paper, *PAPERS, COMPARISON]
+        if not any(key in paper_tables(p, 1) for p in owners):
+            raise unknown(f"table of {owner or paper}:", key, paper_tables(owner, 1) if owner else found)
+        if owner in ("", paper) and key in found:
+            keep.append(key)
+    return keep

@@ -167,5 +167,5 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def points(value: float) -> str:
-    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus, no -0.0."""
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus; zero has no sign."""
+    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")

@@ -20,14 +20,13 @@ from segkd.runs import Run, environment, find, split_of
 from segkd.study.execute.executor import execute
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
 from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
-from segkd.study.tables.papers import COMPARISON, PAPERS, paper_tables
+from segkd.study.tables.papers import keys_of, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
 from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
 from segkd.study.tables.statistics import points
 from segkd.study.tables.summaries import cost_columns, summary
 from segkd.study.tables.table import Row, Table
-
 
 NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
 
@@ -69,27 +68,10 @@ def open_study(
     own_networks = scale.own_protocols and not student
     beside = "" if scale.own_protocols else scale.student.name
     found = paper_tables(paper, scale.levels, dataset, student or "", own_networks, beside)
-    keep = _tables(paper, tables, found)
+    keep = keys_of(paper, _names(tables), found)
     keep = [k for k, v in found.items() if not v.on_request and k in (scale.tables or found)] if keep is None else keep
     chosen = {k: v for k, v in found.items() if k in keep}
     return Study(Setting(paper, scale, data, own), seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
-
-
-def _tables(paper: str, tables: str | None, found: dict[str, Table]) -> list[str] | None:
-    """The keys of TABLES that are of this paper; UserError for one that no paper has."""
-    if not _names(tables):
-        return None
-    keep = []
-    for name in _names(tables):
-        owner, _, key = name.rpartition("/")
-        if owner and owner not in (*PAPERS, COMPARISON):
-            raise unknown("paper in TABLES:", owner, (*PAPERS, COMPARISON))
-        owners = [owner] if owner else [paper, *PAPERS, COMPARISON]
-        if not any(key in paper_tables(p, 1) for p in owners):
-            raise unknown(f"table of {owner or paper}:", key, paper_tables(owner, 1) if owner else found)
-        if owner in ("", paper) and key in found:
-            keep.append(key)
-    return keep
 
 
 def data_of(profile: Profile, dataset: str) -> DataConfig:

@@ -38,7 +38,7 @@ def fake(study, cell, values):
 @pytest.mark.parametrize("gains, said", [
     ([2.0, 2.1, 1.9], "**HWD is above CWD**: +2.0 (+1.8 to +2.2, 3 seeds)."),
     ([-2.0, -2.1, -1.9], "**HWD is below CWD**: −2.0 (−2.2 to −1.8, 3 seeds)."),
-    ([1.0, -1.0, 0.0], "**HWD and CWD cannot be told apart**: +0.0 (−2.5 to +2.5, 3 seeds). An effect of 3.3 points"),
+    ([1.0, -1.0, 0.0], "**HWD and CWD cannot be told apart**: 0.0 (−2.5 to +2.5, 3 seeds). An effect of 3.3 points"),
     ([1.0], "**One seed, no verdict**: HWD less CWD is +1.0 (1 seed)."),
 ])  # fmt: skip
 def test_a_method_against_the_row_that_lacks_its_idea(study, gains, said):
@@ -61,7 +61,7 @@ def test_without_its_premise_a_result_is_no_test(study, monkeypatch):
         fake(study, cell, BASE)
     fake(study, label_teacher, [v - 1 + shift for v, shift in zip(BASE, (0.0, 0.04, -0.04))])
     found = findings.of_paper(study, "lad")
-    assert found.startswith("**Premise not met**, so LAD less CWD, +0.0 (3 seeds), is no test of LAD.")
+    assert found.startswith("**Premise not met**, so LAD less CWD, 0.0 (3 seeds), is no test of LAD.")
     assert "label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
     fake(study, teacher, [v - 3 for v in BASE])
     fake(study, hwd, BASE)
@@ -88,5 +88,5 @@ def test_all_methods_together(study):
 
 
 def test_points_are_printed_in_one_way():
-    assert [points(v) for v in (-0.04, 0.0, 1.25, -3.0)] == ["+0.0", "+0.0", "+1.2", "−3.0"]
+    assert [points(v) for v in (-0.04, 0.0, 1.25, -3.0)] == ["0.0", "0.0", "+1.2", "−3.0"]
     assert math.isnan(t_estimate([1.0]).low) and findings.said(t_estimate([1.0])) == "+1.0 (1 seed)"
