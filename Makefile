@@ -26,7 +26,7 @@ STUDY = $(CHOICE) $(if $(DEVICES),--devices "$(DEVICES)") $(if $(EXECUTOR),--exe
 .PHONY: help env test test-all reproduce lab data report bench gpu-check clean
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=file]"
+	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=network:file]"
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 	@echo "env takes PYTHON=python3.12 and PIP_FLAGS=... (for example an index of CPU-only wheels)."
 

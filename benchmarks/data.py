@@ -21,7 +21,7 @@ from table import cell, environment, write
 
 from segkd.config import DataConfig, RunConfig, Schedule
 from segkd.data.store import Packed, pack
-from segkd.models.naming import IMAGENET
+from segkd.models.images import IMAGENET
 from segkd.registry import UserError
 from segkd.study.tables.profiles import get_profile
 from segkd.train.ahead import Ahead

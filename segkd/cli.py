@@ -85,7 +85,7 @@ def _add_rows(study: argparse.ArgumentParser) -> None:
         "seeds": "a number of seeds, or a list such as 0,3",
         "methods": "only these, comma separated",
         "tables": "only these tables of each paper, such as main",
-        "teacher": "file of a trained network to use in place of every plain teacher",
+        "teacher": "NETWORK:FILE or a run's folder: a trained network in place of every plain teacher",
     }.items():
         study.add_argument(f"--{name}", default=None, help=text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,33 +17,17 @@ from segkd.registry import UserError, unknown
 Grid = Callable[[int, int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Places:
-    """Names of modules (as in ``named_modules``): all but ``classifier`` mean the module's output."""
-
-    logits: str
-    feature: str | None
-    classifier: str | None
-    aux_logits: str | None
-    stages: tuple[str, ...]
-
-    def outputs(self) -> dict[str, str]:
-        """{what: module name} of everything that is the output of a module."""
-        found = {"logits": self.logits, "feature": self.feature, "aux_logits": self.aux_logits}
-        found |= {f"stages[{number}]": stage for number, stage in enumerate(self.stages)}
-        return {what: name for what, name in found.items() if name is not None}
-
-
 class Adapted(nn.Module):
     """A network of the user's that gives a `Prediction`; made by `adapt`, which says what the arguments mean.
 
     ``network`` is the user's module itself, shared and unchanged: it keeps its own forward and names. ``info``,
     ``align_corners`` and ``encoder.first_conv`` are what segkd's training and analysis ask of a network.
+    ``places``: {what: name of a module, as in ``named_modules``}: its output, or the module itself for "classifier".
     """
 
     info: NetworkInfo
 
-    def __init__(self, network: nn.Module, places: Places, align_corners: bool, grid: Grid | None):
+    def __init__(self, network: nn.Module, places: dict[str, str], align_corners: bool, grid: Grid | None):
         super().__init__()
         self.network, self.places = network, places
         self.align_corners, self.grid = align_corners, grid or token_grid
@@ -69,54 +53,49 @@ class Adapted(nn.Module):
         if images.ndim != 4 or images.shape[1] != self.info.in_channels or not images.is_floating_point():
             want = f"floats (B, {self.info.in_channels}, H, W) in [0, 1]"
             raise UserError(f"{self.info.name}: images are {images.dtype} {tuple(images.shape)}; give {want}")
-        seen, size = self._watch(self._normalised(images)), tuple(images.shape[-2:])
+        seen = self._watch(images if self.mean is None else (images - self.mean) / self.std)
+        size = tuple(images.shape[-2:])
         maps = {what: self._as_map(tensor, what, size) for what, tensor in seen.items()}
         logits, feature = maps["logits"], maps.get("feature")
         if feature is not None:
             feature = resize_scores(feature, tuple(logits.shape[-2:]), self.align_corners)
-        stages = tuple(maps[f"stages[{number}]"] for number in range(len(self.places.stages)))
+        stages = tuple(maps[what] for what in self.places if what.startswith("stages"))
         return Prediction(logits, maps.get("aux_logits"), feature, stages, self._classifier())
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images if self.mean is None else (images - self.mean) / self.std
 
     def _watch(self, images: Tensor) -> dict[str, Tensor]:
         """One pass of the network; what its named modules gave (the last call, where one is called more than once).
 
-        Hooks live for this pass alone: no copy of the network writes to another's, and no tensor is kept alive.
+        Copies, as the next module may change its input in place. Hooks live for this pass alone: no copy of the network
+        writes to another's, and no tensor is kept alive.
         """
         seen: dict[str, Tensor] = {}
-        handles = []
-        for what, name in self.places.outputs().items():
-            keep = lambda module, inputs, output, what=what: seen.__setitem__(what, _tensor(output, what))  # noqa: E731
-            handles.append(self.network.get_submodule(name).register_forward_hook(keep))
-        if self.places.classifier is not None and self.places.feature is None:
-            keep = lambda module, inputs: seen.__setitem__("feature", inputs[0])  # noqa: E731
-            handles.append(self.network.get_submodule(self.places.classifier).register_forward_pre_hook(keep))
-        try:
+        with ExitStack() as hooks:
+            for what, name in self.places.items():
+                module = self.network.get_submodule(name)
+                if what != "classifier":
+                    keep = lambda module, inputs, output, what=what: seen.update({what: _tensor(output, what).clone()})  # noqa: E731
+                    hooks.enter_context(module.register_forward_hook(keep))
+                elif "feature" not in self.places:
+                    keep = lambda module, inputs: seen.update(feature=inputs[0].clone())  # noqa: E731
+                    hooks.enter_context(module.register_forward_pre_hook(keep))
             self.network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for what, name in {"feature": self.places.classifier, **self.places.outputs()}.items():
-            if name is not None and what not in seen:
+        for what, name in self.places.items():
+            what = "feature" if what == "classifier" else what
+            if what not in seen:
                 raise UserError(f"adapt: module '{name}' ({what}) was not called in the forward pass: name another")
         return seen
 
     def _as_map(self, tensor: Tensor, what: str, size: tuple[int, int]) -> Tensor:
         if what not in self.layouts:  # found once, on the first image
-            self.layouts[what] = layout_of(tensor, what, self._linear(what), size)
+            module = self.network.get_submodule(self.places.get(what, self.places.get("classifier", "")))
+            self.layouts[what] = layout_of(tensor, what, isinstance(module, nn.Linear), size)
         layout = self.layouts[what]
         return as_map(tensor, layout, self.grid(tensor.shape[1], *size) if layout == "tokens" else None)
 
-    def _linear(self, what: str) -> bool:
-        name = self.places.outputs().get(what, self.places.classifier)
-        return isinstance(self.network.get_submodule(name), nn.Linear)
-
     def _classifier(self) -> tuple[Tensor, Tensor] | None:
-        if self.places.classifier is None:
+        if "classifier" not in self.places:
             return None
-        module = self.network.get_submodule(self.places.classifier)
+        module = self.network.get_submodule(self.places["classifier"])
         weight = module.weight.flatten(1)
         return weight, weight.new_zeros(len(weight)) if module.bias is None else module.bias
 
@@ -151,16 +130,17 @@ def adapt(
     ``mean``, ``std``: normalisation of images in [0, 1]; without it the network gets them as they are.
     ``align_corners``: how its scores are brought to label size.
     """
-    places = Places(logits, feature, classifier, aux_logits, (stages,) if isinstance(stages, str) else tuple(stages))
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"adapt: size is (H, W) in pixels, both positive: {size}")
-    known = dict(module.named_modules())
-    for what, place in [*places.outputs().items(), ("classifier", classifier)]:
-        if place is not None and place not in known:
+    named = {"logits": logits, "feature": feature, "classifier": classifier, "aux_logits": aux_logits}
+    named |= {f"stages[{number}]": name for number, name in enumerate([stages] if isinstance(stages, str) else stages)}
+    places, known = {what: name for what, name in named.items() if name is not None}, dict(module.named_modules())
+    for what, place in places.items():
+        if place not in known:
             near = difflib.get_close_matches(place, known, n=5, cutoff=0.3)
             raise unknown(f"module of the network ({what})", place, near or [n for n, _ in module.named_children()])
     if classifier is None and _pointwise(known[logits]):
-        places = Places(logits, feature, logits, aux_logits, places.stages)
+        places["classifier"] = logits
     elif classifier is not None and not _pointwise(known[classifier]):
         raise UserError(f"adapt: classifier '{classifier}' is a {type(known[classifier]).__name__}; name a Linear or 1x1 Conv2d")
     adapted = Adapted(module, places, align_corners, grid)
@@ -201,7 +181,7 @@ def _describe(adapted: Adapted, label: str, size: tuple[int, int], classes: int 
     try:
         shown = adapted.eval()(images)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        shape, line = tuple(images.shape), _first_line(error)
+        shape, line = tuple(images.shape), (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"adapt: {label} fails on images {shape} ({line}); try another size=(H, W)") from error
     finally:
         for part, training in modes:
@@ -217,27 +197,23 @@ def _describe(adapted: Adapted, label: str, size: tuple[int, int], classes: int 
     return NetworkInfo(label, found, channels, width, stages, shown.aux_logits is not None, stride, max(size))
 
 
-def _check_classifier(shown: Prediction, places: Places) -> None:
+def _check_classifier(shown: Prediction, places: dict[str, str]) -> None:
     """Feature times classifier must be the scores, as losses such as FAKD's rely on it."""
     if shown.classifier is None:
         return
     weight, bias = shown.classifier
     if shown.feature.shape[1] != weight.shape[1] or len(weight) != shown.logits.shape[1]:
         raise UserError(
-            f"adapt: classifier '{places.classifier}' maps {weight.shape[1]} channels to {len(weight)}, but the feature has "
+            f"adapt: classifier '{places['classifier']}' maps {weight.shape[1]} channels to {len(weight)}, but the feature has "
             f"{shown.feature.shape[1]} and the scores have {shown.logits.shape[1]}"
         )
     made = torch.einsum("ca,bahw->bchw", weight, shown.feature) + bias[:, None, None]
     scale = shown.logits.abs().max().clamp(min=1e-6)
     if not (made - shown.logits).abs().max() <= 1e-2 * scale:
         raise UserError(
-            f"adapt: classifier '{places.classifier}' on its feature does not give the scores of '{places.logits}': "
+            f"adapt: classifier '{places['classifier']}' on its feature does not give the scores of '{places['logits']}': "
             "name the module that does, or leave classifier out"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _tensor(output: Any, what: str) -> Tensor:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from segkd.models.backbone import replace_modules
-from segkd.models.dinov2 import LinearHead, merge_lora
+from segkd.models.encoders.dinov2 import merge_lora
+from segkd.models.heads.linear import LinearHead
+from segkd.models.layers import replace_modules
 
 
 class Deployed(nn.Module):

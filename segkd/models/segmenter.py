@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segkd.models.backbone import Encoder, inflate, scaled
-from segkd.models.encoders import encoder_spec
-from segkd.models.heads import Head, Plan
-from segkd.models.images import add_normalisation, check_images, normalise
-from segkd.models.naming import IMAGENET, Normalisation
+from segkd.models.checkpoints import load_encoder_weights
+from segkd.models.encoders.base import Encoder
+from segkd.models.heads.base import Head, Plan
+from segkd.models.images import IMAGENET, Normalisation, add_normalisation, check_images, normalise
+from segkd.models.layers import inflate, scaled
 from segkd.models.smp import SmpSegmenter, check_smp_name, create_smp, is_smp
-from segkd.models.weights import load_encoder_weights
-from segkd.models.zoo import NETWORKS, network_spec
+from segkd.models.zoo import ENCODERS, NETWORKS, network_spec
 from segkd.prediction import NetworkInfo, Prediction
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
 
 
 class Segmenter(nn.Module):
@@ -71,14 +70,9 @@ def list_models() -> list[str]:
 def check_model_name(name: str) -> None:
     """UserError with the nearest name unless ``name`` is one of `list_models` or ``smp.<Arch>/<encoder>``."""
     if is_smp(name):
-        check_smp_name(*_split(name))
-    elif name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
-
-
-def _split(name: str) -> tuple[str, str]:
-    arch, _, encoder_name = name.partition("/")
-    return arch, encoder_name
+        check_smp_name(*name.split("/", 1))
+    else:
+        network_spec(name)
 
 
 def create_model(
@@ -95,7 +89,7 @@ def create_model(
 ) -> Segmenter | SmpSegmenter:
     """Build a network of `list_models`, or ``arch="smp.<Arch>"`` with an encoder of smp, whose argument order this is.
 
-    ``encoder_weights``: None, "imagenet" (timm's; DINOv2's are from LVD-142M) or a file (see `segkd.models.weights`).
+    ``encoder_weights``: None, "imagenet" (timm's; DINOv2's are from LVD-142M) or a file (see `segkd.models.checkpoints`).
     ``in_channels`` >= 3. ``aux``: auxiliary head, and with it STDC's detail head; None as in the papers (ResNets, OCRNet
     and STDC yes, MobileNetV2, HRNet with FCN and DINOv2 no). ``output_stride``: of the dilated encoders; HRNet, STDC,
     DINOv2 and smp have their own, and refuse any other value than the default.
@@ -107,8 +101,11 @@ def create_model(
     if is_smp(arch):
         fixed = {"aux": (aux, None), "output_stride": (output_stride, 8), "head_channels": (head_channels, None)}
         return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
-    network, spec = network_spec(arch, encoder_name), encoder_spec(encoder_name)
+    network, spec = network_spec(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
     encoder = spec.build(width, output_stride)
+    encoder.name = encoder_name
+    if output_stride not in (8, encoder.output_stride):
+        raise UserError(f"create_model: output_stride={output_stride}; {encoder_name} always has {encoder.output_stride}, leave it out")
     natural = network.head.natural_width(encoder.channels)
     default = natural if network.channels is None else scaled(network.channels, width)
     plan = Plan(encoder.channels, head_channels or default, classes, encoder.output_stride, width)

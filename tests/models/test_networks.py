@@ -5,49 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.models import Segmenter, create_model, list_models
+from segkd.models import Segmenter, create_model
 from segkd.registry import UserError
-
-ENCODERS = ("mobilenet_v2", "resnet101", "resnet18", "resnet50")
-MODELS = [f"{arch}/{encoder}" for arch in ("deeplabv3", "fcn", "pspnet") for encoder in ENCODERS]
 
 
 def small(name: str = "deeplabv3/resnet18", classes: int = 5, width: float = 0.125, **options) -> Segmenter:
     torch.manual_seed(0)
     return create_model(*name.split("/"), classes=classes, width=width, **options)
-
-
-def test_list_models_holds_the_papers_networks():
-    names = list_models()
-    assert set(MODELS) < set(names) and names == sorted(names)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_forward_shapes_and_gradients(name):
-    model = small(name).train()
-    prediction = model(torch.rand(2, 3, 40, 56))
-    info = model.info
-    assert prediction.logits.shape == (2, 5, 5, 7)
-    assert prediction.feature.shape == (2, info.feature_channels, 5, 7)
-    assert tuple(s.shape[1] for s in prediction.stages) == info.stage_channels
-    assert [tuple(s.shape[-2:]) for s in prediction.stages] == [(10, 14), (5, 7), (5, 7), (5, 7)]
-    weight, bias = prediction.classifier
-    assert weight.shape == (5, info.feature_channels) and bias.shape == (5,)
-    assert info.has_aux == ("resnet" in name) == (prediction.aux_logits is not None)
-    aux = 0 if prediction.aux_logits is None else prediction.aux_logits.square().sum()
-    (prediction.logits.square().sum() + aux).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert info.name == f"{name}-w0.125" and model.align_corners is True
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_classifier_reproduces_logits_from_the_feature(name):
-    model = small(name)
-    for mode in (True, False):
-        prediction = model.train(mode)(torch.rand(2, 3, 33, 47))
-        weight, bias = prediction.classifier
-        rebuilt = torch.einsum("bahw,ca->bchw", prediction.feature, weight) + bias[:, None, None]
-        torch.testing.assert_close(rebuilt, prediction.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_lies_before_the_feature():
@@ -110,18 +74,6 @@ def test_extra_channels_change_nothing_else(encoder):
     torch.testing.assert_close(wide.eval()(padded).logits, plain.eval()(images).logits)
     wide.train()(torch.rand(2, 5, 40, 40)).logits.sum().backward()
     assert conv.weight.grad.shape == conv.weight.shape
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_state_dict_round_trip(name, tmp_path):
-    model = small(name)
-    model.train()(torch.rand(2, 3, 40, 40))  # moves the running statistics
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    other = small(name)
-    torch.nn.init.zeros_(other.head.classifier.weight)
-    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    images = torch.rand(1, 3, 40, 40)
-    assert torch.equal(model.eval()(images).logits, other.eval()(images).logits)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3/resnet18", "deeplabv3/mobilenet_v2"])
@@ -201,9 +153,9 @@ def test_one_image_in_training():
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("deeplab", "resnet18"), {}, "did you mean 'deeplabv3'"),
-        (("pspnet", "resnet8"), {}, "did you mean 'resnet"),
-        (("ocrnet", "hrnet_w19"), {}, "encoder of ocrnet .* did you mean 'hrnet_w18'"),
+        (("deeplab", "resnet18"), {}, "did you mean 'deeplabv3/resnet18'"),
+        (("pspnet", "resnet8"), {}, "did you mean 'pspnet/resnet"),
+        (("ocrnet", "hrnet_w19"), {}, "did you mean 'ocrnet/hrnet_w18'"),
         (("ocrnet", "hrnet_w18"), {"aux": False}, "leave aux out"),
         (("fcn", "hrnet_w18"), {"output_stride": 16}, "always has 4"),
         (("dinov2", "vits14"), {"output_stride": 16}, "always has 14"),

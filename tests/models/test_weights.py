@@ -1,120 +1,131 @@
-"""Encoder weights: torchvision's names, refusals that name the key, the file of the project when it is there."""
+"""Files of weights: found, read safely, taken out of what wraps them, refused with the reason, and named by content."""
 
-from pathlib import Path
+import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
 from segkd.models import create_model
-from segkd.models.encoders import ENCODERS
+from segkd.models.weights import content_hash, describe, fingerprint, read_state
 from segkd.registry import UserError
 
-FILE = Path(__file__).parents[3] / "shared" / "weights" / "mobilenet_v2.safetensors"
+
+@pytest.fixture(scope="module")
+def state():
+    return make().state_dict()
 
 
-@pytest.fixture
-def resnet_state():
-    """A ResNet-18 state at width 0.125 with a classifier that no encoder uses."""
+def make():
     torch.manual_seed(1)
-    state = ENCODERS["resnet18"].build(0.125, 8).state_dict()
-    return {**state, "fc.weight": torch.zeros(3, 64), "fc.bias": torch.zeros(3)}
+    return create_model("fcn", "resnet18", classes=3, width=0.125)
 
 
-def narrow(source, **options):
-    torch.manual_seed(2)
-    return create_model("fcn", "resnet18", str(source), classes=3, width=0.125, **options)
+def optimiser():
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    found = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    found.step()
+    return found.state_dict()
 
 
-def test_a_state_dict_file_fills_every_key(resnet_state, tmp_path):
-    torch.save({"state_dict": resnet_state}, tmp_path / "r18.pt")
-    loaded = narrow(tmp_path / "r18.pt", in_channels=4).encoder.state_dict()
-    first = loaded.pop("conv1.0.weight")
-    assert torch.equal(first[:, :3], resnet_state["conv1.0.weight"])
-    assert all(torch.equal(value, resnet_state[key]) for key, value in loaded.items())
+def under(state, *prefixes):
+    return {prefix + key: value for prefix in prefixes for key, value in state.items()}
 
 
-def test_files_are_also_found_under_the_weights_folder(resnet_state, tmp_path, monkeypatch):
-    torch.save(resnet_state, tmp_path / "r18.pt")
+WRITTEN = {  # as training scripts file a state
+    "bare": lambda s: s,
+    "with a number": lambda s: {**s, "epoch": 3},
+    "DataParallel": lambda s: {"state_dict": under(s, "module."), "best": torch.tensor(0.5)},
+    "compiled": lambda s: under(s, "module._orig_mod."),
+    "Lightning": lambda s: {"state_dict": under(s, "model."), "optimizer_states": [optimiser()], "hyper_parameters": {"lr": 0.1}},
+    "with optimiser": lambda s: {"model": s, "optimizer": optimiser(), "rng": {"cpu": torch.get_rng_state()}},
+    "distiller": lambda s: under(s, "student."),
+    "one EMA copy": lambda s: {"ema": s, "decay": 0.99},
+    "average": lambda s: AveragedModel(make()).state_dict(),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_state_in_what_scripts_write(how, state, tmp_path):
+    torch.save(WRITTEN[how](state), tmp_path / "a.pth")
+    assert content_hash(read_state(tmp_path / "a.pth")) == content_hash(state)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_content_tells_the_format(name, save, state, tmp_path):
+    save(state, tmp_path / name)
+    assert content_hash(read_state(tmp_path / name)) == content_hash(state)
+
+
+@pytest.mark.parametrize("content, words", [
+    (lambda s: [1, 2], "no state dict"), (lambda s: {}, "no state dict"), (lambda s: {"state": 1}, "no state dict"),
+    (lambda s: {"state_dict": s, "state_dict_ema": s}, r"several state dicts \(state_dict, state_dict_ema\)"),
+])  # fmt: skip
+def test_what_is_no_state_dict_is_said(content, words, state, tmp_path):
+    torch.save(content(state), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=f"a.pth': holds {words}"):
+        read_state(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"<!DOCTYPE html><title>sign in", "is text, not weights .*<!DOCTYPE"), (b"version https://git-lfs", "is text, not weights"),
+    (b"", "cannot be read"), (b"\x80\x02\x00\xff", "not a pickle of tensors|cannot be read"),
+])  # fmt: skip
+def test_broken_files_are_refused(content, words, tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            read_state(tmp_path / name)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_file_cut_short_is_refused(save, state, tmp_path):
+    save(state, tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:-1000])
+    with pytest.raises(UserError, match="a.pth': cannot be read"):
+        read_state(tmp_path / "a.pth")
+
+
+class Code:
+    """Pickled, this is an order to make a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path):
+    torch.save({"state_dict": Code(tmp_path / "owned")}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="bad.pth': is not a pickle of tensors alone, and nothing else in it is run"):
+        read_state(tmp_path / "bad.pth")
+    assert not (tmp_path / "owned").exists()
+    torch.load(tmp_path / "bad.pth", weights_only=False)
+    assert (tmp_path / "owned").exists(), "the file of this test must be a dangerous one"
+
+
+def test_files_are_also_found_under_the_weights_folder(state, tmp_path, monkeypatch):
+    torch.save(state, tmp_path / "r18.pt")
     with pytest.raises(UserError, match="no file at"):
-        narrow("r18.pt")
+        read_state("r18.pt")
     monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
-    assert torch.equal(narrow("r18.pt").encoder.state_dict()["conv1.3.weight"], resnet_state["conv1.3.weight"])
+    assert read_state("r18.pt").keys() == state.keys()
 
 
-def test_missing_surplus_and_misshapen_keys_are_named(resnet_state, tmp_path):
-    path = tmp_path / "r18.pt"
-    torch.save({k: v for k, v in resnet_state.items() if k != "layer1.0.conv1.weight"}, path)
-    with pytest.raises(UserError, match="lacks layer1.0.conv1.weight"):
-        narrow(path)
-    torch.save({**resnet_state, "layer9.weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="unexpected layer9.weight"):
-        narrow(path)
-    torch.save({**resnet_state, "bn1.weight": torch.zeros(7)}, path)
-    with pytest.raises(UserError, match="another shape for bn1.weight"):
-        narrow(path)
-
-
-def test_broken_files_are_refused(tmp_path):
-    (tmp_path / "junk.pt").write_bytes(b"no weights here")
-    (tmp_path / "junk.safetensors").write_bytes(b"nor here")
-    torch.save([1, 2], tmp_path / "list.pt")
-    for name in ("junk.pt", "junk.safetensors", "list.pt"):
-        with pytest.raises(UserError, match=name):
-            narrow(tmp_path / name)
-
-
-def test_imagenet_refusals():
-    with pytest.raises(UserError, match="timm has none for resnet18"):
-        create_model("deeplabv3", "resnet18", "imagenet")
-    with pytest.raises(UserError, match="width 1 only"):
-        create_model("deeplabv3", "mobilenet_v2", "imagenet", width=0.5)
-
-
-@pytest.mark.parametrize("encoder", ["resnet50", "mobilenet_v2"])
-def test_imagenet_takes_timms_network_of_the_same_layout(encoder, monkeypatch):
-    import timm
-
-    build, torch_state = timm.create_model, {}
-
-    def without_download(name, pretrained):
-        net = build(name, pretrained=False)
-        torch_state.update(net.state_dict())
-        return net
-
-    monkeypatch.setattr(timm, "create_model", without_download)
-    loaded = create_model("fcn", encoder, "imagenet").encoder.state_dict()
-    assert all(torch.equal(value, torch_state[key]) for key, value in loaded.items())
-
-
-def test_a_failed_download_says_what_to_do(monkeypatch):
-    import timm
-
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("offline")))
-    with pytest.raises(UserError, match="could not fetch 'mobilenetv2_100'"):
-        create_model("fcn", "mobilenet_v2", "imagenet")
-
-
-def test_torchvision_names_give_torchvisions_network(tmp_path):
-    """The same features as torchvision's own network at stride 32, where the two are the same function."""
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(3)
-    reference = models.mobilenet_v2(weights=None).eval()
-    torch.save(reference.state_dict(), tmp_path / "mbv2.pt")
-    model = create_model("fcn", "mobilenet_v2", str(tmp_path / "mbv2.pt"), output_stride=32).eval()
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        expected = reference.features[:18](images)
-        torch.testing.assert_close(model.encoder(images)[-1], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.skipif(not FILE.is_file(), reason="the ImageNet weights of MobileNetV2 are not beside the repository")
-def test_the_projects_imagenet_weights_load():
-    from safetensors.torch import load_file
-
-    state = load_file(FILE)
-    model = create_model("deeplabv3", "mobilenet_v2", str(FILE), in_channels=4)
-    encoder = model.encoder.state_dict()
-    assert torch.equal(encoder["conv_stem.weight"][:, :3], state["features.0.0.weight"].float())
-    assert torch.equal(encoder["blocks.6.0.bn3.running_var"], state["features.17.conv.3.running_var"].float())
-    assert all(value.dtype == torch.float32 for value in encoder.values() if value.is_floating_point())
-    assert model.eval()(torch.rand(1, 4, 64, 64)).logits.isfinite().all()
+def test_fingerprint_is_of_the_layout_and_content_of_the_values(state, tmp_path):
+    turned = dict(reversed(state.items()))
+    other = {key: value + 1 for key, value in state.items()}
+    assert fingerprint(state) == fingerprint(turned) == fingerprint(other) and len(fingerprint(state)) == 16
+    assert content_hash(state) == content_hash(turned) != content_hash(other)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    renamed = {key.replace("layer4", "layer5"): value for key, value in state.items()}
+    reshaped = {key: value[None] for key, value in state.items()}
+    assert len({fingerprint(s) for s in (state, half, renamed, reshaped)}) == 4
+    assert content_hash({"x": torch.ones(2, 3).T}) == content_hash({"x": torch.ones(3, 2)})
+    save_file(state, tmp_path / "a.safetensors")
+    found = describe(str(tmp_path / "a.safetensors"))
+    assert found == {"file": "a.safetensors", "layout": fingerprint(state), "content": content_hash(state)}

@@ -19,7 +19,7 @@ from segkd.registry import unknown
 from segkd.runs import Run, find, split_of
 from segkd.study.execute.executor import execute
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
-from segkd.study.tables.own_teacher import about_teacher, teacher_from_file
+from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
 from segkd.study.tables.papers import keys_of, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
@@ -53,8 +53,8 @@ def open_study(
     """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
 
     ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
-    paper's alone); ``devices`` such as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: the file of a whole
-    trained network (see `segkd.models.checkpoints`), used as it is wherever the profile would train a plain teacher.
+    paper's alone); ``devices`` such as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: a trained network,
+    "NETWORK:FILE" or a run's folder (`teacher_from_file`), used as it is wherever the profile would train a plain teacher.
     ``student`` and ``teacher_network``: networks of `list_models`, such as "deeplabv3/resnet18", in place of the profile's.
     """
     for name in filter(None, (student, teacher_network)):
@@ -155,7 +155,7 @@ class Study:
         chosen = {name: own.name for name, (own, plain) in networks.items() if own != plain} | {
             "SEEDS": ",".join(map(str, self.seeds)) if self.seeds != seed_list(None, self.profile) else "",
             "METHODS": ",".join(self.methods or []),
-            "TEACHER": self.own_teacher.checkpoint if self.own_teacher else "",
+            "TEACHER": as_source(self.own_teacher) if self.own_teacher else "",
         }
         words = [f"{name}={value}" for name, value in chosen.items() if value]
         head = f"make reproduce PROFILE={self.profile.name} DATASET={self.dataset} TABLES={self.paper}/{table}"

@@ -1,4 +1,4 @@
-"""A reader's own teacher in a study: recognised, used by every plain student, named on the pages."""
+"""A reader's own teacher in a study: checked to the last key, used by every plain student, named on the pages."""
 
 import dataclasses
 import json
@@ -8,12 +8,16 @@ import torch
 from safetensors.torch import save_file
 
 from segkd.cli import main
+from segkd.config import NetworkConfig, RunConfig, to_dict
 from segkd.models import create_model
 from segkd.models.weights import content_hash, fingerprint
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.report.freeze import facts
+from segkd.study.tables.own_teacher import as_source, teacher_from_file
 from segkd.study.tables.study import open_study
+
+NETWORK = "fcn/resnet18@width=0.1875:"
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def save(path, **options):
 
 def test_every_plain_teacher_is_the_file_and_nothing_else_changes(file):
     layout, content = json.loads(open(file.replace(".safetensors", ".json")).read())
-    plain, own = open_study("all", "smoke"), open_study("all", "smoke", teacher=file)
+    plain, own = open_study("all", "smoke"), open_study("all", "smoke", teacher=NETWORK + file)
     for row in own.rows("main") + own.rows("controls"):
         before, after = plain.config(row, 0), own.config(row, 0)
         taught = after if row.role == "teacher" else after.teacher
@@ -51,7 +55,7 @@ def test_every_plain_teacher_is_the_file_and_nothing_else_changes(file):
 
 
 def test_a_study_with_an_own_teacher_runs_and_says_so(file, tmp_path):
-    study = open_study("hwd", "smoke", methods="cwd", tables="main", devices="cpu", teacher=file)
+    study = open_study("hwd", "smoke", methods="cwd", tables="main", devices="cpu", teacher=NETWORK + file)
     study.run()
     layout, content = json.loads(open(file.replace(".safetensors", ".json")).read())
     rows = {row.label: row for row in study.rows("main")}
@@ -64,13 +68,45 @@ def test_a_study_with_an_own_teacher_runs_and_says_so(file, tmp_path):
     assert words in written and str(tmp_path) not in written
     scores = study.scores("main").set_index("row")["miou"]
     assert scores["teacher (plain, larger)"] == teacher.result["miou"]
+    again = teacher_from_file(str(teacher.path), "scenes")  # a run knows its own network
+    assert again.label == teacher.config.network.label and again.checkpoint_hash == content
+    assert teacher_from_file(str(teacher.path / "model.safetensors"), "scenes") == again
+    assert teacher_from_file(as_source(again), "scenes") == again
 
 
-def test_files_that_cannot_teach_are_refused_before_anything_runs(file, tmp_path, capsys):
-    with pytest.raises(UserError, match="knows 19 classes, scenes has 11"):
-        open_study("hwd", "smoke", teacher=save(tmp_path / "city.safetensors"))
+def test_sizes_stand_behind_the_name(file):
+    found = teacher_from_file(f"fcn/resnet18@width=0.1875,output_stride=16:{file}", "scenes")
+    assert (found.width, found.output_stride, found.head_channels) == (0.1875, 16, None)
+    assert as_source(found) == f"fcn/resnet18@width=0.1875,output_stride=16:{file}"
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"classes": 19}, r"with the 11 classes of scenes has another shape for head.classifier.weight \(19, 24, 1, 1\) where \(11,"),
+    ({"classes": 11, "in_channels": 4}, r"has another shape for mean \(1, 4, 1, 1\) where \(1, 3, 1, 1\) is needed"),
+    ({"classes": 11, "aux": False}, r"lacks aux_head.0.weight, .* and \d more under aux_head."),
+])  # fmt: skip
+def test_files_that_do_not_fit_are_refused(options, words, file, tmp_path):
+    with pytest.raises(UserError, match=words):
+        open_study("hwd", "smoke", teacher=NETWORK + save(tmp_path / "other.safetensors", **options))
+
+
+@pytest.mark.parametrize("source, words", [
+    ("FILE", "which network is it. give NETWORK:FILE, such as"), ("fcn/resnet81:FILE", "did you mean 'fcn/resnet18'"),
+    ("fcn/resnet18@wide=2:FILE", "did you mean 'width'"), ("fcn/resnet18@width=wide:FILE", "width=wide is no number"),
+    ("fcn/resnet18@width=9:FILE", "width=9"),
+])  # fmt: skip
+def test_mistakes_in_the_name_are_refused(source, words, file):
+    with pytest.raises(UserError, match=words):
+        teacher_from_file(source.replace("FILE", file), "scenes")
+
+
+def test_a_label_assisted_run_and_a_lost_file_are_refused_before_anything_runs(file, tmp_path, capsys):
+    config = RunConfig(network=NetworkConfig("fcn/resnet18", 0.1875, extra_channels=1))
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run" / "model.safetensors", classes=11, in_channels=4)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_dict(config)))
     with pytest.raises(UserError, match="reads 4 channels; give a plain teacher"):
-        open_study("hwd", "smoke", teacher=save(tmp_path / "label.safetensors", classes=11, in_channels=4))
-    assert main(["reproduce", "--profile", "smoke", "--teacher", "nowhere.pth"]) == 2
+        teacher_from_file(str(tmp_path / "run"), "scenes")
+    assert main(["reproduce", "--profile", "smoke", "--teacher", "fcn/resnet18:nowhere.pth"]) == 2
     printed = capsys.readouterr().err
     assert "'nowhere.pth': no file at" in printed and len(printed.splitlines()) == 1 and not (tmp_path / "runs").exists()

@@ -1,35 +1,13 @@
-"""Heads on HRNet's joined maps: FCN (Wang et al., 2020) and object-contextual representations (OCRNet, Yuan et al., 2020)."""
+"""OCRNet (object-contextual representations, Yuan et al., 2020) on HRNet's joined maps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from segkd.models.backbone import bilinear
-from segkd.models.heads import AuxHead, Head, Plan, conv_bn_relu
-
-
-def join(maps: tuple[Tensor, ...]) -> Tensor:
-    """All maps at the size of the first, channels side by side."""
-    return torch.cat([bilinear(x, maps[0].shape[-2:]) for x in maps], dim=1)
-
-
-class JoinedFCNHead(Head):
-    """One 1x1 over the joined maps, classifier; no dropout. An auxiliary head reads the joined maps too."""
-
-    def __init__(self, plan: Plan):
-        super().__init__(plan, dropout=0.0)
-        self.block = conv_bn_relu(sum(plan.maps), plan.channels)
-
-    @staticmethod
-    def make_aux(plan: Plan) -> nn.Module:
-        return AuxHead(sum(plan.maps), plan.classes)
-
-    def aux_map(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return join(maps)
-
-    def embed(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return self.block(join(maps))
+from segkd.models.heads.base import Head, Maps, Plan, Said
+from segkd.models.heads.fcn import join
+from segkd.models.layers import Attention, conv_bn_relu
 
 
 class OCRHead(Head):
@@ -51,9 +29,7 @@ class OCRHead(Head):
         joined = sum(plan.maps)
         return nn.Sequential(conv_bn_relu(joined, joined), nn.Conv2d(joined, plan.classes, 1))
 
-    def forward(
-        self, maps: tuple[Tensor, ...], aux_head: nn.Module | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    def forward(self, maps: Maps, aux_head: nn.Module | None = None) -> Said:
         joined = join(maps)
         coarse = aux_head(joined)
         pixels = self.pixels(joined)
@@ -68,15 +44,8 @@ def object_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
     return (pixels.flatten(2) @ share.mT).unsqueeze(-1)
 
 
-class ObjectAttention(nn.Module):
+class ObjectAttention(Attention):
     """Each pixel's mean of the regions, weighted by likeness (Eq. 9 to 11): (B, A, h, w), (B, A, C, 1) -> (B, A, h, w)."""
-
-    def __init__(self, channels: int, key: int):
-        super().__init__()
-        self.query = nn.Sequential(conv_bn_relu(channels, key), conv_bn_relu(key, key))
-        self.key = nn.Sequential(conv_bn_relu(channels, key), conv_bn_relu(key, key))
-        self.value = conv_bn_relu(channels, key)
-        self.out = conv_bn_relu(key, channels)
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         query = self.query(pixels)

@@ -1,16 +1,24 @@
-"""DINOv2 (Oquab et al., 2023), timm's, frozen, with LoRA (Hu et al., 2022) on its attention, and its linear head."""
+"""DINOv2 (Oquab et al., 2023), timm's, frozen, with LoRA (Hu et al., 2022) on its attention."""
 
 from __future__ import annotations
+
+import math
+import re
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.models.backbone import Encoder, replace_modules, scaled
-from segkd.models.heads import Head, Plan
+from segkd.models.encoders.base import Encoder
+from segkd.models.heads.linear import LinearHead
+from segkd.models.layers import replace_modules, scaled
+from segkd.models.weights import State
+from segkd.models.zoo import EncoderSpec, register
 from segkd.registry import UserError
 
 PATCH = 14
+GRID = (37, 37)  # of the position embedding: images of 518x518
 # LAD (section 4.2) gives neither rank nor place of its adapters; these are peft's defaults, on the projections to query,
 # key and value, which timm holds in one layer. The LoRA paper's own study (section 7.2) finds ranks of 4 to 8 enough.
 RANK, ALPHA, DROPOUT = 8, 8, 0.0
@@ -33,8 +41,6 @@ class DINOv2Encoder(Encoder):
         super().__init__()
         import timm
 
-        if output_stride != 8:  # what create_model passes when nothing was asked for
-            raise UserError(f"create_model: output_stride={output_stride}; DINOv2 always has {PATCH}, leave it out")
         net = timm.create_model(name, pretrained=False, embed_dim=heads * scaled(64, width), num_heads=heads)
         self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
         self.cls_token, self.pos_embed = net.cls_token, net.pos_embed
@@ -80,33 +86,18 @@ def merge_lora(network: nn.Module) -> None:
     replace_modules(network, {module: module.base_layer for module in adapted})
 
 
-class LinearHead(Head):
-    """Batch norm and a 1x1 classifier on the last map: DINOv2's own linear evaluation (Oquab et al., section 7.4).
+def renamed(state: State, what: str) -> tuple[State, bool]:
+    """Names under LoRA, and the position embedding of any square grid (beside the class token) on DINOv2's own."""
+    names = {re.sub(r"\.attn\.qkv\.(weight|bias)$", r".attn.qkv.base_layer.\1", key): value for key, value in state.items()}
+    place = names.get("pos_embed")
+    if place is not None and place.ndim == 3 and math.isqrt(place.shape[1] - 1) ** 2 == place.shape[1] - 1:
+        from timm.layers import resample_abs_pos_embed
 
-    A cell stands for its patch and not for a point, so corners are not aligned when scores are resized.
-    """
+        names["pos_embed"] = resample_abs_pos_embed(place, GRID)
+    return names, False
 
-    align_corners = False
 
-    def __init__(self, plan: Plan):
-        super().__init__(plan, dropout=0.0)
-        if plan.channels != plan.maps[-1]:
-            asked, own = plan.channels, plan.maps[-1]
-            raise UserError(f"create_model: head_channels={asked}; a linear head is as wide as its encoder ({own}), leave it out")
-        self.norm = nn.BatchNorm2d(plan.channels)
-
-    @staticmethod
-    def natural_width(maps: tuple[int, ...]) -> int:
-        return maps[-1]
-
-    def embed(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return self.norm(maps[-1])
-
-    @torch.no_grad()
-    def fold_norm(self) -> None:
-        """Let the classifier do what the batch norm does in eval mode, in place: scores keep their values."""
-        scale = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
-        shift = self.norm.bias - scale * self.norm.running_mean
-        self.classifier.bias += self.classifier.weight.flatten(1) @ shift
-        self.classifier.weight *= scale[:, None, None]
-        self.norm = nn.Identity()
+for _name, _timm, _attention_heads in (("vits14", "vit_small_patch14_dinov2", 6), ("vitb14", "vit_base_patch14_dinov2", 12)):
+    _facts = {"pretrained": f"{_timm}.lvd142m", "unused": ("mask_token",), "renamed": renamed}
+    _build = partial(DINOv2Encoder, _timm, _attention_heads)
+    register(_name, EncoderSpec(_build, {"dinov2": (LinearHead, None)}, aux=False, **_facts))

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from segkd.models import create_model
-from segkd.models.encoders import ENCODERS
-from segkd.models.naming import FIRST
+from segkd.models.zoo import ENCODERS
 from segkd.registry import UserError
 
+FIRST = ("conv1.0.weight", "conv_stem.weight")  # what reads the image
 STEM = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
 BLOCK = {"conv_pw": "0", "bn1": "1", "conv_dw": "3", "bn2": "4", "conv_pwl": "6", "bn3": "7"}
 FIRST_BLOCK = {"conv_dw": "0", "bn1": "1", "conv_pw": "3", "bn2": "4"}
@@ -17,7 +17,7 @@ MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red in 0-255
 def state_of(encoder, width=0.125):
     """An encoder's random state, with batch norms that are not trivial."""
     torch.manual_seed(5)
-    state = ENCODERS[encoder].build(width, 8).state_dict()
+    state = ENCODERS.get(encoder).build(width, 8).state_dict()
     for key, value in state.items():
         if value.is_floating_point() and value.ndim == 1:
             value.copy_(torch.rand_like(value) + 0.5)
@@ -74,7 +74,7 @@ def test_the_cirkd_family_fills_every_key_and_sees_bgr(encoder, rename, prefix, 
     assert set(loaded) == set(state)
     for key, value in state.items():
         assert torch.equal(loaded[key], value.flip(1) if key in FIRST else value), key
-    reference = ENCODERS[encoder].build(0.125, 8).eval()
+    reference = ENCODERS.get(encoder).build(0.125, 8).eval()
     reference.load_state_dict(state)
     images = torch.rand(2, 3, 48, 64)
     bgr = images.flip(1) * 255 - torch.tensor(MEAN).view(1, 3, 1, 1)
@@ -121,14 +121,23 @@ def test_weights_that_saw_0_to_255_are_not_taken_for_normalised(tmp_path):
     assert load(tmp_path, state, "resnet18", "rgb:").std[0, 0, 0, 0] == pytest.approx(0.229)
 
 
-@pytest.mark.parametrize("encoder, fits", [
-    ("resnet18", "What fits: the CIRKD family's resnet18-imagenet.pth"), ("resnet50", "timm's resnet50s"),
-    ("resnet101", "timm's resnet101s"),
-])  # fmt: skip
-def test_torchvisions_resnets_have_another_stem(encoder, fits, tmp_path):
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_torchvisions_resnets_have_another_stem(encoder, tmp_path):
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):
         names = getattr(models, encoder)(weights=None).state_dict()
     state = {key: torch.empty(()).expand(value.shape) for key, value in names.items()}
-    with pytest.raises(UserError, match=f"7x7 convolution .*torchvision.*64-64-128.*{fits}"):
+    with pytest.raises(UserError, match="7x7 convolution .*torchvision.*64-64-128.*resnet.-imagenet.pth.*timm's resnet50s"):
         load(tmp_path, state, encoder)
+
+
+def test_torchvision_names_give_torchvisions_network(tmp_path):
+    """The same features as torchvision's own MobileNetV2 at stride 32, where the two are the same function."""
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(3)
+    reference = models.mobilenet_v2(weights=None).eval()
+    torch.save(reference.state_dict(), tmp_path / "mbv2.pt")
+    model = create_model("fcn", "mobilenet_v2", str(tmp_path / "mbv2.pt"), output_stride=32).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encoder(images)[-1], reference.features[:18](images), rtol=1e-4, atol=1e-5)

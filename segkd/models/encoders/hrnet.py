@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
-from segkd.models.backbone import Encoder, bilinear, scaled
+from segkd.models.encoders.base import Encoder
+from segkd.models.heads.fcn import JoinedFCNHead
+from segkd.models.heads.ocrnet import OCRHead
+from segkd.models.layers import bilinear, scaled
 from segkd.models.recompute import recomputed
-from segkd.registry import UserError
+from segkd.models.zoo import EncoderSpec, register
 
 
 class HRNetEncoder(Encoder):
@@ -25,8 +28,6 @@ class HRNetEncoder(Encoder):
 
     def __init__(self, name: str, width: float, output_stride: int):
         super().__init__()
-        if output_stride != 8:  # what create_model passes when nothing was asked for
-            raise UserError(f"create_model: output_stride={output_stride}; {name} always has 4, leave it out")
         net = _timm_net(name, width)
         parts = "conv1 bn1 act1 conv2 bn2 act2 layer1 transition1 stage2 transition2 stage3 transition3 stage4"
         for part in parts.split():
@@ -47,7 +48,6 @@ class HRNetEncoder(Encoder):
         for transition, stage in ((self.transition2, self.stage3), (self.transition3, self.stage4)):
             maps = self._stage(stage, [*maps, transition[-1](maps[-1])])  # the new branch starts from the coarsest
         return tuple(maps)
-
 
     def _stage(self, stage: nn.Module, maps: list[Tensor]) -> list[Tensor]:
         for module in stage:
@@ -84,3 +84,9 @@ def _scaled_config(value: dict | int, width: float) -> dict | int:
     if not isinstance(value, dict):
         return scaled(value, width)  # the stem's width, the only plain number
     return value | {"num_channels": tuple(scaled(n, width) for n in value["num_channels"])}
+
+
+for _name in ("hrnet_w18_small", "hrnet_w18", "hrnet_w48"):
+    _heads = {"fcn": (JoinedFCNHead, None), "ocrnet": (OCRHead, 512)}
+    _beyond = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+    register(_name, EncoderSpec(partial(HRNetEncoder, _name), _heads, aux=False, pretrained=_name, unused=_beyond))

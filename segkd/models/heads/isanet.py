@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from segkd.models.heads import Head, Plan, conv_bn_relu
+from segkd.models.heads.base import Head, Maps, Plan
+from segkd.models.layers import Attention, conv_bn_relu
 
 DOWN = 8  # cells of a near group a side; far groups take every eighth cell
 # (B, A, P, 8, Q, 8) -> batch, the two axes that number a group, the two that run inside it, channels.
@@ -23,25 +24,20 @@ class ISAHead(Head):
         self.far, self.near = SparseAttention(plan.channels, FAR), SparseAttention(plan.channels, NEAR)
         self.fuse = conv_bn_relu(2 * plan.channels, plan.channels)
 
-    def embed(self, maps: tuple[Tensor, ...]) -> Tensor:
+    def embed(self, maps: Maps) -> Tensor:
         x = self.reduce(maps[-1])
         return self.fuse(torch.cat([x, self.near(self.far(x))], dim=1))
 
 
-class SparseAttention(nn.Module):
+class SparseAttention(Attention):
     """Attention (B, A, h, w) -> (B, A, h, w) within groups of cells, with keys and values half as wide.
 
     A grid that is no multiple of 8 is padded after the projections: padded cells reach no batch norm and no softmax.
     """
 
     def __init__(self, channels: int, order: tuple[int, ...]):
-        super().__init__()
-        half = max(1, channels // 2)
+        super().__init__(channels, max(1, channels // 2))
         self.order = order
-        self.query = nn.Sequential(conv_bn_relu(channels, half), conv_bn_relu(half, half))
-        self.key = nn.Sequential(conv_bn_relu(channels, half), conv_bn_relu(half, half))
-        self.value = conv_bn_relu(channels, half)
-        self.out = conv_bn_relu(half, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
