@@ -14,8 +14,8 @@ from torch import Tensor
 
 from segkd.data.catalog import Dataset, create_dataset
 from segkd.data.files.unpack import locked
-from segkd.data.packing import first_pixels, measure, same_size, write
 from segkd.data.overlap import check_overlap
+from segkd.data.packing import first_pixels, measure, same_size, write
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.prediction import IGNORE
 from segkd.registry import UserError

@@ -10,7 +10,7 @@ import torch
 from segkd.config import NetworkConfig, RunConfig
 from segkd.models import create_model, imagenet
 from segkd.registry import UserError
-from segkd.runs import origin
+from segkd.train.record import origin
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.data.files import decode
 from segkd.data.catalog import DATASETS, root_candidates
-from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
+from segkd.data.files import decode
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, join
-from segkd.data.readers.reader import Reader
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
+from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
+from segkd.data.readers.reader import Reader
 from segkd.registry import UserError
 
 DESCRIPTION = "segkd.yaml"

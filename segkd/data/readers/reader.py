@@ -11,14 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkd.data.files import decode
 from segkd.data.catalog import DATASETS, Dataset, root_candidates
+from segkd.data.files import decode
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
-from segkd.data.readers.sets import About, about
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
+from segkd.data.readers.sets import About, about
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 

@@ -13,8 +13,8 @@ from segkd.models.checkpoints import check_fit, network_state
 from segkd.models.weights import content_hash, describe, find_weights, read_state
 from segkd.registry import UserError, unknown
 from segkd.runs import Run
-from segkd.study.tables.configs import bare_network
 from segkd.train.state import read_json
+from segkd.train.trainee import bare_network
 
 SIZES = {"width": float, "output_stride": int, "head_channels": int}  # "NETWORK@width=0.5,output_stride=16:FILE"
 FORM = "NETWORK:FILE, such as deeplabv3/resnet18:teacher.pt or deeplabv3/resnet18@width=0.5,output_stride=16:teacher.pt"
