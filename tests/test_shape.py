@@ -165,7 +165,7 @@ def test_files_and_functions_stay_short():
     wrong = []
     for path in sources("segkd", "tests", "benchmarks"):
         length = len(path.read_text(encoding="utf-8").splitlines())
-        if length > 400:
+        if length > (400 if path.parent.name == "benchmarks" else 300):
             wrong.append(f"{where(path)} has {length} lines")
         for node in ast.walk(tree(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 60:

@@ -123,59 +123,6 @@ def _mean_and_points(axes, values: np.ndarray, y: float, colour: str, marker: st
 
 
 @styled
-def sweep(
-    df: pd.DataFrame, x: str, reference: dict | float | None = None, hue: str | None = None, label: str | None = None,
-    y: tuple[str, str] = ("miou", "mIoU (%)"),
-):  # fmt: skip
-    """mIoU against one hyper-parameter: mean line, a point per seed, dashed references (HWD Fig. 6-7, RDD Tables 5, 7).
-
-    ``df``: columns ``x``, seed, miou and, if given, ``hue`` (one line per value). ``reference``: a number or ``{name:
-    one number or one per seed}``; several values give a band of ± sd, none leave the line out. ``label``: of the axis.
-    ``y``: another column that is a share, and its label.
-    Values that are not numbers or span more than a factor of 30 are drawn at equal steps, so that 0, 0.001, ..., 1 stay
-    readable.
-    """
-    import matplotlib.pyplot as plt
-
-    reference = reference if isinstance(reference, dict) else {} if reference is None else {"reference": reference}
-    reference = {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in reference.items() if np.size(v)}
-    factor = percent_factor(df[y[0]], *reference.values())
-    figure, axes = plt.subplots(figsize=(6, 3.6))
-    values = list(dict.fromkeys(df[x])) if df[x].dtype.kind not in "iuf" else sorted(df[x].unique())
-    position = dict(zip(values, range(len(values)) if _at_equal_steps(values) else values))
-    series = {None: df} if hue is None else dict(list(df.groupby(hue, sort=False)))
-    tint = {None: "#333333"} if hue is None else colours(list(map(str, series)))
-    for i, (name, part) in enumerate(series.items()):
-        colour = tint[name if hue is None else str(name)]
-        at, value = part[x].map(position), part[y[0]] * factor
-        mean = value.groupby(at).mean()
-        title = "mean" if hue is None else f"{hue} = {name}"
-        axes.plot(mean.index, mean, "-", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
-        axes.scatter(at, value, s=12, color=colour, alpha=0.45, lw=0)
-    for name, value in reference.items():
-        _reference_line(axes, name, value * factor)
-    axes.set_xticks(list(position.values()), [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in values])
-    axes.set(xlabel=label or x, ylabel=y[1])
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def _at_equal_steps(values: list) -> bool:
-    if not all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in values):
-        return True
-    sizes = [abs(v) for v in values if v]
-    return len(sizes) > 1 and max(sizes) / min(sizes) > 30
-
-
-def _reference_line(axes, name: str, values: np.ndarray) -> None:
-    colour = method_colour(name)
-    axes.axhline(values.mean(), color=colour, ls="--", lw=1.3, label=name)
-    if len(values) > 1:
-        sd = values.std(ddof=1)
-        axes.axhspan(values.mean() - sd, values.mean() + sd, color=colour, alpha=0.12, lw=0)
-
-
-@styled
 def training_curves(df: pd.DataFrame):
     """Loss and validation mIoU over steps: the mean of each row as a thick line, single seeds as thin ones.
 

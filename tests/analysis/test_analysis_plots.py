@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segkd.analysis import plots, style
+from segkd.analysis import plots, style, sweeps
 from segkd.registry import UserError
 
 matplotlib.use("Agg")
@@ -75,26 +75,21 @@ def test_comparison_shows_means_and_marks_the_baseline():
     assert len(dashed) == 1 and dashed[0].get_xdata()[0] == pytest.approx(50)
 
 
-def test_sweep_scales_reference_and_values_by_one_factor():
-    frame = pd.DataFrame({"beta": [0.1, 0.1, 0.5], "seed": [0, 1, 0], "miou": [0.4, 0.5, 0.3]})
-    axes = plots.sweep(frame, "beta", {"CWD": [0.4, 0.42]}, label="β").axes[0]
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), [45, 30])
-    assert axes.lines[1].get_ydata()[0] == pytest.approx(41) and axes.get_xlabel() == "β"
-
-
-def test_sweep_over_magnitudes_takes_equal_steps():
-    alphas = [0, 0.001, 0.01, 0.1, 1.0]
-    frame = pd.DataFrame({"alpha": alphas, "seed": 0, "miou": [50, 51, 52, 40, 30]})
-    axes = plots.sweep(frame, "alpha", 49).axes[0]
-    assert list(axes.get_xticks()) == [0, 1, 2, 3, 4]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.001", "0.01", "0.1", "1"]
+def test_differences_have_intervals_and_single_seeds_are_hollow():
+    alphas = [0, 0.001, 0.01, 0.1]
+    frame = pd.DataFrame({"alpha": alphas, "n": [3, 3, 3, 1], "mean": [0.0, 1.0, 2.0, 3.0], "low": [-1.0, 0.5, 1.0, np.nan], "high": [1.0, 1.5, 3.0, np.nan]})
+    axes = sweeps.differences(frame, "alpha", "CWD").axes[0]
+    assert list(axes.get_xticks()) == [0, 1, 2, 3] and [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
+    assert [t.get_text() for t in axes.texts] == ["n = 3", "n = 3", "n = 3", "n = 1"] and "over CWD, same seeds" in axes.get_ylabel()
+    assert axes.lines[-1].get_markerfacecolor() == "white" and list(axes.lines[-1].get_ydata()) == [3.0]
+    assert any("too few for a curve" in text for text in texts(sweeps.differences(frame[:2], "alpha", "CWD")))
 
 
 def test_sweep_over_names_and_hue():
     frame = pd.DataFrame(
         {"mode": ["xor", "or"] * 2, "seed": 0, "miou": [50.0, 51, 52, 40], "on": [True, True, False, False]}
     )
-    assert {"xor", "or", "on = True", "on = False"} <= texts(plots.sweep(frame, "mode", hue="on"))
+    assert {"xor", "or", "on = True", "on = False"} <= texts(sweeps.sweep(frame, "mode", hue="on"))
 
 
 def test_grid_heat_shows_every_cell():
@@ -154,7 +149,7 @@ def test_of_many_classes_some_are_shown_evenly():
 
 def test_sweep_of_another_share():
     frame = pd.DataFrame({"alpha": [0, 1.0], "seed": 0, "image_share": [0.2, 0.6]})
-    axes = plots.sweep(frame, "alpha", y=("image_share", "share of the image (%)")).axes[0]
+    axes = sweeps.sweep(frame, "alpha", y=("image_share", "share of the image (%)")).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [20, 60])
     assert axes.get_ylabel() == "share of the image (%)"
 
@@ -185,11 +180,6 @@ def test_percent_factor(values, factor):
 @pytest.mark.parametrize("draw", [plots.per_class_iou, plots.comparison, plots.training_curves, plots.grid_heat])
 def test_an_empty_frame_is_said_to_be_empty(draw):
     assert "no finished run yet" in texts(draw(pd.DataFrame()))
-
-
-def test_sweep_leaves_out_a_reference_without_runs():
-    frame = pd.DataFrame({"mu": [-1, 0], "seed": 0, "miou": [0.4, 0.5]})
-    assert len(plots.sweep(frame, "mu", {"CWD": []}).axes[0].lines) == 1
 
 
 def test_rows_that_begin_with_teacher_are_diamonds():

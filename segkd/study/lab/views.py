@@ -19,6 +19,7 @@ from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
 from segkd.runs import Run, find, split_of, teacher_kind
+from segkd.study.tables.results import paired
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import feed
 from segkd.train.loop import SNAPSHOTS
@@ -114,10 +115,13 @@ def model(study: Study, table: str, row: str) -> torch.nn.Module:
     return first_run(study, table, row).load_model()
 
 
-def reference(study: Study, table: str, row: str) -> dict[str, list[float]]:
-    """The mIoU of a row's runs, as the dashed line of a sweep."""
-    scores = study.scores(table)
-    return {row: scores.loc[scores["row"] == row, "miou"].tolist()}
+def differences(study: Study, table: str, row: str) -> pd.DataFrame:
+    """Each setting of a sweep less the row ``row``, paired by seed: its place on the table's axis, n, mean, low, high (points)."""
+    scores, (axis, *_) = study.scores(table), study.all_tables[table].axes
+    miou = 100 * scores.pivot_table(index="seed", columns="row", values="miou", sort=False)
+    place = scores.dropna(subset=axis).drop_duplicates("row").set_index("row")[axis]
+    lines = [{axis: place[name]} | paired(miou[name], miou[row]) for name in place.index if name != row and row in miou]
+    return pd.DataFrame([line for line in lines if line["n"]], columns=[axis, "n", "mean", "low", "high"])
 
 
 def grid(study: Study, table: str) -> pd.DataFrame:
