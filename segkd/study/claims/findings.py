@@ -62,7 +62,9 @@ def _gains(gains: dict[str, Estimate]) -> str:
     single = [label for label, e in gains.items() if e.n == 1]
     even = [label for label in gains if label not in (*above, *below, *single)]
     numbers = lambda labels: "; ".join(f"{label} {said(gains[label])}" for label in labels)  # noqa: E731
-    parts = [f"**{len(above) or 'No'} of {len(gains)} methods {'lies' if len(above) < 2 else 'lie'} above the baseline** with the whole interval" + (f": {numbers(above)}" if above else "")]
+    several = len(gains) - len(single)
+    head = f"**{len(above) or 'None'} of {several} methods with several seeds {'lies' if len(above) < 2 else 'lie'} above the baseline** with the whole interval"
+    parts = [head + (f": {numbers(above)}" if above else "")] if several else []
     parts += [f"below it: {numbers(below)}"] if below else []
     parts += [f"not told apart from it: {', '.join(even)}"] if even else []
     parts += [f"one seed, so no verdict: {numbers(single)}"] if single else []

@@ -119,7 +119,7 @@ def thawed(report: str) -> list[str]:
     if not (folder / "results.csv").exists():
         raise unknown("report", report, [path.parent.name for path in folder.parent.glob("*/results.csv")])
     facts = facts_of(folder)
-    studies = open_studies(facts["profile"], facts["dataset"], {"seeds": ",".join(map(str, kept_seeds(folder)))})
+    studies = open_studies(facts["profile"], facts["dataset"], {"seeds": ",".join(map(str, kept_seeds(folder))) + ","})
     return thaw(_all_configs(studies), folder)
 
 

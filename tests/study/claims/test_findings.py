@@ -81,7 +81,7 @@ def test_all_methods_together(study):
     fake(study, rows[findings.LONGER], [v + g for v, g in zip(BASE, [1.0, 1.1, 0.9])])
     fake(study, rows[findings.SHUFFLED], [10.0, 10.1])
     gains, time, ignorance = findings.whole(study)
-    assert gains.startswith("**1 of 4 methods lies above the baseline** with the whole interval: CWD +2.0 (+1.8 to +2.2, 3 seeds). Below it: KD −1.0")
+    assert gains.startswith("**1 of 3 methods with several seeds lies above the baseline** with the whole interval: CWD +2.0 (+1.8 to +2.2, 3 seeds). Below it: KD −1.0")
     assert "Not told apart from it: RDD. One seed, so no verdict: HWD +0.5 (1 seed)." in gains
     assert "gains +1.0 (+0.8 to +1.2, 3 seeds); CWD less that longer baseline is +1.0" in time
     assert findings.SHUFFLED in ignorance and findings.UNTRAINED not in ignorance and "2 seeds" in ignorance
