@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,7 +180,7 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
         check(config)
         check_schedule(config.schedule, where)
         check_sizes(config)
-    teacher_run = run(configs[0].teacher, device, report) if configs[0].teacher else None
+    teacher_run = run(_with_network(configs[0].teacher), device, report) if configs[0].teacher else None
     with ExitStack() as stack:
         for r in sorted(found, key=lambda r: r.id) if is_first() else ():  # one order for everybody: no deadlock
             stack.enter_context(locked(r.path))
@@ -189,6 +190,14 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
             stack.enter_context(computing(configs[0].schedule.precision))
             _train_missing(missing, teacher_run, where, report)
     return found
+
+
+def _with_network(teacher: RunConfig) -> RunConfig:
+    """The config of a teacher, which is to be trained again if only its numbers are here."""
+    r = find(teacher)
+    if is_first() and r.done and "kept" in r.result:
+        shutil.rmtree(r.path)
+    return teacher
 
 
 def _agrees(r: Run) -> None:

@@ -13,7 +13,7 @@ import pytest
 from segkd import cli
 from segkd.config import to_dict
 from segkd.registry import UserError
-from segkd.runs import find
+from segkd.runs import find, run
 from segkd.study.report import freeze, reproduce
 from segkd.study.tables import frozen
 from segkd.study.tables.study import NO_TRAINING, open_study
@@ -247,3 +247,13 @@ def test_report_of_nothing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: reproduce.ROOT / "reports" / "no-such")
     with pytest.raises(UserError, match="no results for smoke on scenes: .*`make reproduce PROFILE=smoke DATASET=scenes` makes both"):
         reproduce.make_report("smoke", "scenes")
+
+
+def test_a_teacher_of_which_only_the_numbers_are_here_is_trained_for_a_new_student(kept, where, monkeypatch):
+    study = kept[2]
+    config = next(c for c in study.configs() if c.method == "cwd")
+    frozen.thaw([config.teacher], where)
+    assert "kept" in find(config.teacher).result
+    done = run(config, "cpu")
+    assert done.result["origin"]["teacher"]["run"] == config.teacher.id and "kept" not in find(config.teacher).result
+    find(config.teacher).load_model()
