@@ -71,6 +71,12 @@ def colours(names: list[str]) -> dict[str, str]:
     return chosen
 
 
+MORE_LETTERS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Source Han Sans", "WenQuanYi Zen Hei", "Microsoft YaHei",
+    "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans", "Arial Unicode MS",
+)  # fmt: skip
+
+
 def styled(draw: Callable) -> Callable:
     """Decorator of a function that returns a Figure: draws under the house style and closes the figure.
 
@@ -85,6 +91,7 @@ def styled(draw: Callable) -> Callable:
         with plt.rc_context(_settings()):
             nothing = args and isinstance(args[0], (pd.DataFrame, dict, list)) and not len(args[0])
             figure = note("no finished run yet") if nothing else draw(*args, **kwargs)
+            figure.draw_without_rendering()  # the labels of ticks are made now, while names are no formulas
         plt.close(figure)
         return figure
 
@@ -101,12 +108,22 @@ def note(text: str):
     return figure
 
 
+@functools.cache
+def _fonts() -> list[str]:
+    """DejaVu Sans, then whatever is installed of the fonts that have the letters it lacks; matplotlib looks letter by letter."""
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in MORE_LETTERS if name in installed)]
+
+
 def _settings() -> dict:
     import seaborn as sns
 
     own = {"figure.dpi": DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True, "axes.titlesize": 10}
     own |= {"axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
     own |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": INTENSITY}
+    own |= {"font.family": _fonts(), "text.parse_math": False}  # the name of a class is no formula
     return {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **own}
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from segkd.analysis.style import keep
+from segkd.analysis.style import keep, styled
 from segkd.registry import UserError
 
 FRAME = pd.DataFrame({"class": ["Pole, thin", "Gehweg ö"], "iou": [0.1234567, float("nan")]})
@@ -39,3 +39,19 @@ def test_an_equal_frame_leaves_the_file_alone(tmp_path, monkeypatch):
 def test_a_name_that_is_no_file_name_is_refused(name):
     with pytest.raises(UserError, match="no name for a file"):
         keep(name, FRAME)
+
+
+def test_a_name_is_never_read_as_a_formula():
+    import io
+
+    import matplotlib.pyplot as plt
+
+    @styled
+    def draw(names):
+        figure, axes = plt.subplots()
+        axes.bar(names, [1] * len(names))
+        return figure
+
+    figure = draw(["price $", "$\\frac{", "дорога", "a_b"])
+    figure.savefig(io.BytesIO())
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
