@@ -32,7 +32,7 @@ def test_tour_without_runs_says_what_trains_them(executed, tmp_path):
     outputs = executed("00_tour", PROFILE="smoke")
     for cell in ("if TRAIN:", "explore("):
         assert "`make reproduce PROFILE=smoke`" in "".join(output(outputs, cell)["text/markdown"])
-    assert "not run" in "".join(output(outputs, 'study.table("main")')["text/html"])
+    assert "Nothing of this table is run here" in "".join(output(outputs, 'study.table("main")')["text/html"])
     assert not (tmp_path / "runs").exists(), "nothing is trained unasked"
 
 

@@ -83,7 +83,7 @@ def test_the_order_of_a_lesson(paper):
     steps = [h for h in headings if h.startswith("Step ")]
     assert [h.split(":")[0] for h in steps] == [f"Step {n}" for n in range(1, len(steps) + 1)] and len(steps) >= 3
     wanted = ["The problem", "What is run on this page", *steps, "Paper and code", "Main comparison"]
-    wanted += ["Every table of the paper", "The paper's figures", "What came out, and how to read it", "Three questions to try"]
+    wanted += ["Every table of the paper", "The paper's figures", "What came out", "Three questions to try"]
     assert [h for h in headings if h in wanted] == wanted
     assert text.count("$$") >= 2 * 3, "equations on lines of their own"
     assert text.split("## The problem")[1].split("## ")[0].strip().count("\n\n") == 1, "the problem in two paragraphs"

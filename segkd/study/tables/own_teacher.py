@@ -57,7 +57,7 @@ def _of_run(source: str) -> tuple[NetworkConfig, str]:
     config = path.with_name("config.json")
     if path.name != "model.safetensors" or not config.is_file():
         raise UserError(f"TEACHER '{source}': which network is it? give {FORM}; only a run's model.safetensors knows its own")
-    network = from_dict(read_json(config, f"give {FORM}"), where=str(config)).network
+    network = from_dict(read_json(config, f"give {FORM}")).network
     return replace(network, weights=None, grad_checkpointing=False), str(path)
 
 

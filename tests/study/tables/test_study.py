@@ -196,6 +196,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
 
 @pytest.mark.skipif((ROOT / "data" / "raw" / "camvid").exists(), reason="CamVid lies in data/raw")
 def test_a_missing_data_set_says_where_it_was_looked_for(monkeypatch, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
     monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "--profile", "smoke", "--dataset", "camvid"]) == 2
