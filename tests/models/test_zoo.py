@@ -175,3 +175,7 @@ def test_names_are_checked_before_a_run():
     check_model_name("ocrnet/hrnet_w18")
     with pytest.raises(UserError, match="did you mean 'isanet/resnet18'"):
         check_model_name("isanet/resnet81")
+
+
+def test_the_narrowest_network_is_one():
+    assert create_model("pspnet", "resnet18", classes=3, width=0.01).eval()(torch.rand(1, 3, 64, 64)).logits.shape[1] == 3

@@ -43,7 +43,8 @@ class ResNetEncoder(Encoder):
         for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(name, getattr(net, name))
         for layer in (self.layer2, self.layer3, self.layer4):
-            layer[0].downsample[0] = StridedPointwise.of(layer[0].downsample[0])
+            if layer[0].downsample is not None:  # there is none where stages of the least width are alike
+                layer[0].downsample[0] = StridedPointwise.of(layer[0].downsample[0])
         self.channels = tuple(info["num_chs"] for info in net.feature_info[1:])
         self.output_stride, self.smallest = output_stride, 4 * output_stride
 
