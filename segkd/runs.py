@@ -38,10 +38,7 @@ MEASURED = "measured.json"  # beside a run's result: what was measured inside it
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk. ``result`` and ``load_model`` need it to be done.
-
-    Of a run that was trained elsewhere all but the network may be here (`segkd.study.tables.frozen.thaw`).
-    """
+    """A run on disk. ``result`` and ``load_model`` need it to be done."""
 
     config: RunConfig
     path: Path
@@ -55,6 +52,11 @@ class Run:
     def done(self) -> bool:
         """True once ``result.json`` is there: it is written last."""
         return (self.path / "result.json").exists()
+
+    @property
+    def kept(self) -> str:
+        """Of a run of which only the numbers are here (`segkd.study.tables.frozen.thaw`): the command that trains its network."""
+        return self.result.get("kept", "")
 
     @cached_property
     def result(self) -> dict:
@@ -84,8 +86,8 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if "kept" in self.result:
-            raise UserError(f"run {self.id}: only its numbers are here; `{self.result['kept']}` trains its network")
+        if self.kept:
+            raise UserError(f"run {self.id}: only its numbers are here; `{self.kept}` trains its network")
         path = self.path / ("model.safetensors" if percent == 100 else SNAPSHOT.format(percent))
         if percent != 100 and not path.exists():
             kept = ", ".join(map(str, SNAPSHOTS))
@@ -193,9 +195,8 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
 
 
 def _with_network(teacher: RunConfig) -> RunConfig:
-    """The config of a teacher, which is to be trained again if only its numbers are here."""
-    r = find(teacher)
-    if is_first() and r.done and "kept" in r.result:
+    """The teacher, which is to be trained again if only its numbers are here."""
+    if is_first() and (r := find(teacher)).done and r.kept:
         shutil.rmtree(r.path)
     return teacher
 

@@ -138,8 +138,7 @@ def gain_dots(gains: Mapping[str, object]):
         if known:
             axes.hlines(y, max(e.low, -2 * reach), min(e.high, 2 * reach), color=colour, lw=2)
         axes.plot(e.mean, y, "o", ms=7, color=colour, markerfacecolor=colour if known else "white", zorder=3)
-        text = f"{e.mean:+.1f}" + (f" ({e.low:+.1f} to {e.high:+.1f})" if known else "") + f", n = {e.n}"
-        axes.annotate(text.replace("-", "−"), (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
+        axes.annotate(f"{e}, n = {e.n}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
     axes.set_yticks(range(len(order)), order)
     axes.set(ylim=(len(order) - 0.5, -0.5), xlim=(-2 * reach, 2 * reach), xlabel="gain over the baseline of the same seed (points of mIoU)")
     axes.grid(axis="y", visible=False)

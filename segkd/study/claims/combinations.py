@@ -12,7 +12,7 @@ from segkd.study.claims.parts import Cell, config_of, method_cell, over
 from segkd.study.claims.tests import baseline
 from segkd.study.execute.executor import execute
 from segkd.study.tables.papers import SUMS, single_methods
-from segkd.study.tables.statistics import LEVEL, Estimate, holm, joint_p
+from segkd.study.tables.statistics import LEVEL, holm, joint_p, points
 from segkd.study.tables.study import Study
 
 SINGLE = tuple(Cell(row) for row in single_methods().values())
@@ -49,7 +49,7 @@ def _line(study: Study, cell: Cell) -> dict[str, object]:
     scores = [100 * r.result["miou"] for r in runs]
     gain = measure(study, over(cell, [baseline])[0]) if cell != baseline else None
     line = {"row": cell.label, "runs": len(runs), "mIoU %": sum(scores) / len(scores) if scores else math.nan}
-    return line | {"gain": gain.estimate.mean if gain else math.nan, "95 % interval": interval(gain.estimate) if gain else ""}
+    return line | {"gain": gain.estimate.mean if gain else math.nan, "95 % interval": gain.estimate.interval if gain else ""}
 
 
 def _against(parts: list[Measured], p: float, supports: bool) -> dict[str, object]:
@@ -59,22 +59,15 @@ def _against(parts: list[Measured], p: float, supports: bool) -> dict[str, objec
     least = min(known, key=lambda m: m.estimate.mean)
     verdict = OPEN if not p < LEVEL or len(known) < len(parts) else BEATS if supports else LOSES
     found = {"least above": least.comparison.cells[1].label, "by": least.estimate.mean}
-    return found | {"interval of that": interval(least.estimate), "p (Holm)": p, "verdict": verdict}
+    return found | {"interval of that": least.estimate.interval, "p (Holm)": p, "verdict": verdict}
 
 
 def table_to_show(found: pd.DataFrame) -> pd.io.formats.style.Styler:
     """`ranked` as a table to show."""
-    formats = {"mIoU %": "{:.1f}", "gain": "{:+.1f}", "by": "{:+.1f}", "p (Holm)": "{:.3f}"}
+    formats = {"mIoU %": "{:.1f}", "gain": points, "by": points, "p (Holm)": "{:.3f}"}
     kept = {column: text for column, text in formats.items() if column in found}
     texts = found.select_dtypes(exclude="number").columns
     return found.fillna({c: "" for c in texts}).style.hide(axis="index").format(kept, na_rep="–", escape="html")
-
-
-def interval(estimate: Estimate) -> str:
-    """A 95 % interval in words; why there is none otherwise."""
-    if estimate.n == 0:
-        return ""
-    return "one seed" if estimate.n == 1 else f"{estimate.low:+.1f} to {estimate.high:+.1f}".replace("-", "−")
 
 
 def answer(found: pd.DataFrame) -> str:
@@ -86,6 +79,6 @@ def answer(found: pd.DataFrame) -> str:
     best, winners = trained.iloc[0], trained[trained["verdict"] == BEATS]
     if len(winners):
         return "Yes: " + "; ".join(f"{w['row']} is above {w['least above']}, its closest, by {w['by']:.1f} points" for _, w in winners.iterrows()) + "."
-    detail = f"{best['row']}, the best of {len(trained)}, differs from {best['least above']} by {best['by']:+.1f} points".replace("-", "−")
+    detail = f"{best['row']}, the best of {len(trained)}, differs from {best['least above']} by {points(best['by'])} points"
     return f"No combination beats every single method with an interval that leaves zero out: {detail} ({best['interval of that']})."
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from segkd.study.claims.floor import Floor, study_floors
 from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, over
-from segkd.study.claims.premises import NOT_MET, premise
+from segkd.study.claims.premises import NOT_MET, OPEN, premise
 from segkd.study.claims.tests import baseline, cwd, fakd, hwd, kd, lad, rdd
+from segkd.study.claims.verdicts import about_floor, about_seeds
 from segkd.study.tables.papers import comparison_rows, single_methods
 from segkd.study.tables.statistics import Estimate, points, smallest_effect
 from segkd.study.tables.study import Study
@@ -38,37 +41,47 @@ QUESTIONS = {
 def said(e: Estimate) -> str:
     """A difference in points of mIoU: mean, 95 % interval over seeds, seeds."""
     seeds = f"{e.n} seed{'s' if e.n != 1 else ''}"
-    return f"{points(e.mean)} ({seeds})" if math.isnan(e.low) else f"{points(e.mean)} ({points(e.low)} to {points(e.high)}, {seeds})"
+    return f"{points(e.mean)} ({seeds})" if math.isnan(e.low) else f"{points(e.mean)} ({e.interval}, {seeds})"
 
 
 def whole(study: Study) -> list[str]:
     """What the study says of all methods together, as Markdown: who gains, what time alone gives, what an ignorant teacher does."""
-    gains = gains_of(study)
-    best = max((label for label, e in gains.items() if e.low > 0), key=lambda label: gains[label].mean, default="")
-    return [text for text in (_gains(gains), _time(study, best or "CWD"), _ignorance(study)) if text]
+    gains, floors = _measured(study), study_floors(study)
+    above = [label for label, found in gains.items() if found.estimate.verdict == "higher"]
+    best = max(above, key=lambda label: gains[label].estimate.mean, default="CWD")
+    return [text for text in (_gains(gains, floors), _time(study, best), _ignorance(study)) if text]
 
 
 def gains_of(study: Study) -> dict[str, Estimate]:
     """The paired gain over the baseline of each method that was run, by its row."""
-    found = {label: difference(study, Cell(row), baseline).estimate for label, row in single_methods().items()}
-    return {label: e for label, e in found.items() if e.n}
+    return {label: found.estimate for label, found in _measured(study).items()}
 
 
-def _gains(gains: dict[str, Estimate]) -> str:
+def _measured(study: Study) -> dict[str, Measured]:
+    found = {label: difference(study, Cell(row), baseline) for label, row in single_methods().items()}
+    return {label: one for label, one in found.items() if one.estimate.n}
+
+
+def _gains(gains: Mapping[str, Measured], floors: Mapping[str, Floor]) -> str:
     if not gains:
         return ""
-    above = sorted((label for label, e in gains.items() if e.low > 0), key=lambda label: -gains[label].mean)
-    below = sorted((label for label, e in gains.items() if e.high < 0), key=lambda label: gains[label].mean)
-    single = [label for label, e in gains.items() if e.n == 1]
-    even = [label for label in gains if label not in (*above, *below, *single)]
-    numbers = lambda labels: "; ".join(f"{label} {said(gains[label])}" for label in labels)  # noqa: E731
-    several = len(gains) - len(single)
-    head = f"**{len(above) or 'None'} of {several} methods with several seeds {'lies' if len(above) < 2 else 'lie'} above the baseline** with the whole interval"
+    inside = [label for label, found in gains.items() if about_floor([found], floors)[0]]
+    words = {label: "inconclusive" if label in inside else found.estimate.verdict for label, found in gains.items()}
+    side = lambda word: sorted((label for label in gains if words[label] == word), key=lambda label: -abs(gains[label].estimate.mean))  # noqa: E731
+    numbers = lambda labels: "; ".join(f"{label} {said(gains[label].estimate)}" for label in labels)  # noqa: E731
+    above, several = side("higher"), [found for found in gains.values() if found.estimate.n > 1]
+    head = f"**{len(above) or 'None'} of {len(several)} methods with several seeds {'lies' if len(above) < 2 else 'lie'} above the baseline** with the whole interval"
     parts = [head + (f": {numbers(above)}" if above else "")] if several else []
-    parts += [f"below it: {numbers(below)}"] if below else []
-    parts += [f"not told apart from it: {', '.join(even)}"] if even else []
-    parts += [f"one seed, so no verdict: {numbers(single)}"] if single else []
-    return ". ".join(part[:1].upper() + part[1:] for part in parts) + ". Intervals are not corrected for their number; those of the claims are."
+    parts += [f"{start}: {numbers(side(word))}" for start, word in (("Below it", "lower"), ("One seed, so no verdict", "one run")) if side(word)]
+    parts += [f"Not told apart from it: {', '.join(side('inconclusive'))}"] if side("inconclusive") else []
+    parts += _caveats([gains[label] for label in (*above, *side("lower"))], floors)
+    return ". ".join([*parts, "Intervals are not corrected for their number; those of the claims are"]) + "."
+
+
+def _caveats(found: Sequence[Measured], floors: Mapping[str, Floor]) -> list[str]:
+    """What stands between differences that leave zero out and a headline, as the claims have it."""
+    reasons = (about_floor(found, floors)[1], about_seeds(found)) if found else ()
+    return [text[:1].upper() + text[1:] for text in reasons if text]
 
 
 def _time(study: Study, best: str) -> str:
@@ -88,43 +101,47 @@ def _ignorance(study: Study) -> str:
 
 
 def of_paper(study: Study, paper: str) -> str:
-    """What the study says of a paper's method, as Markdown: premise, result, reason where it was measured, what would tell more."""
-    question = QUESTIONS[paper]
+    """What the study says of a paper's method, as Markdown: result, premises, the code's form, what stands before a headline."""
+    question, floors = QUESTIONS[paper], study_floors(study)
     found = difference(study, question.cell, question.without)
     if not found.estimate.n:
         return f"Not run: {found.missing}. `{study.missing('main') or 'make reproduce'}`."
-    broken = [one for one in (premise(study, name) for name in question.premises) if one.state == NOT_MET]
-    parts = [_verdict(question, found.estimate, bool(broken)), *(f"{one}. {one.follows}" for one in broken)]
-    if question.code:
-        parts.append(_code(study, question))
-    return " ".join(filter(None, parts))
+    premises = [premise(study, name) for name in question.premises]
+    broken = [f"{one}. {one.follows}" for one in premises if one.state == NOT_MET]
+    still = [f"Open premise: {one}." for one in premises if one.state == OPEN]
+    settled = not broken and found.estimate.verdict in ("higher", "lower") and not about_floor([found], floors)[0]
+    parts = [_verdict(question, found.estimate, bool(broken), settled), *(broken or still), _code(study, question)]
+    return " ".join(filter(None, [*parts, *(f"{text}." for text in _caveats([found] if settled else [], floors))]))
 
 
-def _verdict(question: Question, e: Estimate, broken: bool) -> str:
+def _verdict(question: Question, e: Estimate, broken: bool, settled: bool) -> str:
+    """``settled``: the interval leaves zero out, and rounding alone is less."""
     own, other = question.cell.label, question.without.label
     if broken:
         return f"**Premise not met**, so {own} less {other}, {said(e)}, is no test of {own}."
     if e.n == 1:
         return f"**One seed, no verdict**: {own} less {other} is {said(e)}."
-    if e.low > 0:
-        return f"**{own} is above {other}**: {said(e)}."
-    if e.high < 0:
-        return f"**{own} is below {other}**: {said(e)}."
+    if settled:
+        return f"**{own} lies {'above' if e.mean > 0 else 'below'} {other}**: {said(e)}."
     smallest = smallest_effect(e.sd, e.n)
-    seen = "" if math.isnan(smallest) else f" An effect of {smallest:.1f} points would have been seen with power 0.8; {_seeds(e)}"
+    seen = "" if math.isnan(smallest) else f" An effect of {smallest:.1f} points would have been seen with power 0.8{_seeds(e)}."
     return f"**{own} and {other} cannot be told apart**: {said(e)}.{seen}"
 
 
 def _seeds(e: Estimate) -> str:
+    """How many seeds would show one point; the spread of two values is hardly known, and nothing is made of it."""
+    if e.n < 3:
+        return ""
     enough = next((n for n in range(2, MOST_SEEDS + 1) if smallest_effect(e.sd, n) <= 1), None)
-    return f"for one point it takes {f'about {enough}' if enough else f'more than {MOST_SEEDS}'} seeds, if the spread stays as it is."
+    return f"; for one point it takes {f'about {enough}' if enough else f'more than {MOST_SEEDS}'} seeds, if the spread stays as it is"
 
 
 def _code(study: Study, question: Question) -> str:
     """Where the released code's form was trained too: whether it is another method."""
-    row = comparison_rows("codes").get(question.code)
-    e = difference(study, Cell(row), question.cell).estimate if row else None
-    return f"As its released code has it: {said(e)} over the paper's form." if e and e.n else ""
+    if not question.code:
+        return ""
+    e = difference(study, Cell(comparison_rows("codes")[question.code]), question.cell).estimate
+    return f"As its released code has it: {said(e)} over the paper's form." if e.n else ""
 
 
 def difference(study: Study, cell: Cell, other: Cell) -> Measured:

@@ -70,7 +70,7 @@ def _kept(run: Run) -> dict[str, dict[str, float]]:
     """What was measured of the run as it is, by the measures as they are: its parts by measure."""
     path = run.path / MEASURED
     found = read_json(path, "delete it: it is measured again") if path.exists() else {}
-    return found["values"] if "kept" in run.result or found.get("of") == _stamp(run) else {}
+    return found["values"] if run.kept or found.get("of") == _stamp(run) else {}
 
 
 def _stamp(run: Run) -> str:

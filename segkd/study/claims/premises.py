@@ -14,7 +14,7 @@ from segkd.study.claims.measure import measure
 from segkd.study.claims.measures import ZERO
 from segkd.study.claims.parts import Comparison, config_of, over, value
 from segkd.study.claims.tests import USED, baseline, label_teacher, teacher
-from segkd.study.tables.statistics import Estimate, half_width, points, pooled_spread
+from segkd.study.tables.statistics import Estimate, half_width, pooled_spread
 from segkd.study.tables.study import Study
 
 MET, NOT_MET, OPEN = "met", "not met", "open"
@@ -90,7 +90,7 @@ def _compared(study: Study, one: Premise) -> Found:
     e, limit = measured.estimate, one.comparison.limit
     state = state_of(e, limit)
     follows = {MET: one.met, NOT_MET: one.not_met, OPEN: STILL if e.n else "Not known here."}[state]
-    text = points(e.mean) + ("" if math.isnan(e.low) else f" ({points(e.low)} to {points(e.high)})") + (f", limit {limit:g}" if limit else "")
+    text = str(e) + (f", limit {limit:g}" if limit else "")
     missing = measured.missing if measured.missing.startswith("not trained") else "not measured here"
     return Found(one.what, missing if measured.missing else text, e.n, state, follows)
 
@@ -116,7 +116,7 @@ def _classes(study: Study) -> Found:
 
 def _floor(study: Study) -> Found:
     found = floor.study_floors(study).get("student")
-    if found is None and study.schedule.precision == "float64":
+    if found is floor.EXACT:
         return Found("rounding alone, spread of a score", "below the digits shown", 0, "", "In float64 any x86-64 CPU gives the same numbers (docs/trust.md).")
     if found is None:
         return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {floor.command(study)}")

@@ -136,15 +136,18 @@ def _judged(outcome: Outcome, p_holm: float, floors: Mapping[str, Floor]) -> Out
         return outcome
     verdict = INCONCLUSIVE if not p_holm < LEVEL else SUPPORTED if outcome.supports else CONTRADICTED
     deciding = [] if verdict == INCONCLUSIVE else outcome.parts if verdict == SUPPORTED else [outcome.weakest]
-    moved = [(part, _moved(part, floors)) for part in deciding if _of_miou(part)]
-    inside = [points for part, points in moved if abs(part.estimate.mean - part.comparison.limit) <= points]
-    by_floor = ""
-    if inside:
-        verdict, by_floor = INCONCLUSIVE, f"inside the rounding floor: rounding alone moves this by ±{inside[0]:.1f} points"
-    elif any(math.isnan(points) for _, points in moved):
-        by_floor = "the rounding floor is not measured"
-    reason = "; ".join(filter(None, (by_floor, outcome.reason, _about_seeds(outcome.parts))))
+    inside, by_floor = about_floor([part for part in deciding if _of_miou(part)], floors)
+    reason = "; ".join(filter(None, (by_floor, outcome.reason, about_seeds(outcome.parts))))
+    verdict = INCONCLUSIVE if inside else verdict
     return replace(outcome, verdict=verdict, reason=reason, p_holm=p_holm, floor=_moved(outcome.weakest, floors))
+
+
+def about_floor(parts: Sequence[Measured], floors: Mapping[str, Floor]) -> tuple[bool, str]:
+    """Whether rounding alone may make one of these differences of mIoU, and what is to be said of it."""
+    moved = [(part.estimate.mean - part.comparison.limit, _moved(part, floors)) for part in parts]
+    if inside := [points for effect, points in moved if abs(effect) <= points]:
+        return True, f"inside the rounding floor: rounding alone moves this by ±{inside[0]:.1f} points"
+    return False, "the rounding floor is not measured" if any(math.isnan(points) for _, points in moved) else ""
 
 
 def _of_miou(part: Measured) -> bool:
@@ -159,7 +162,7 @@ def _moved(part: Measured, floors: Mapping[str, Floor]) -> float:
     return reach(floors, roles, part.comparison.weights, part.estimate.n)
 
 
-def _about_seeds(parts: Sequence[Measured]) -> str:
+def about_seeds(parts: Sequence[Measured]) -> str:
     """What the number of seeds forbids."""
     counts = [part.estimate.n for part in parts]
     single, fewest = sum(n < 2 for n in counts), min(counts)

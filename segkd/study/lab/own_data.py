@@ -18,6 +18,7 @@ from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.tables.papers import Row, Table
 from segkd.study.tables.results import paired
+from segkd.study.tables.statistics import points
 from segkd.study.tables.study import Study, open_study
 from segkd.train.state import write_whole
 
@@ -92,12 +93,12 @@ def verdict(study: Study) -> str:
     by_row = {row: 100 * group.set_index("seed")["miou"] for row, group in scores.groupby("row")}
     method = study.rows(TABLE)[1].label
     found = paired(by_row[method], by_row[BASELINE])
-    gain = f"{method} scores {found['mean']:+.1f} points of mIoU against the baseline"
-    if found["n"] == 1:
+    gain = f"{method} scores {points(found.mean)} points of mIoU against the baseline"
+    if found.n == 1:
         return f"{gain}, in one run of each: no interval, so it may be chance. SEEDS = \"5\" gives one."
-    interval = f"95 % interval {found['low']:+.1f} to {found['high']:+.1f}, {found['n']} seeds"
+    interval = f"95 % interval {found.interval}, {found.n} seeds"
     says = {"higher": "a gain", "lower": "a loss", "inconclusive": "inconclusive: more seeds or more images are needed"}
-    return f"{gain} ({interval}): {says[found['verdict']]}."
+    return f"{gain} ({interval}): {says[found.verdict]}."
 
 
 def best_student(study: Study) -> Run:

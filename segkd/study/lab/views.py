@@ -120,7 +120,7 @@ def differences(study: Study, table: str, row: str) -> pd.DataFrame:
     scores, (axis, *_) = study.scores(table), study.all_tables[table].axes
     miou = 100 * scores.pivot_table(index="seed", columns="row", values="miou", sort=False)
     place = scores.dropna(subset=axis).drop_duplicates("row").set_index("row")[axis]
-    lines = [{axis: place[name]} | paired(miou[name], miou[row]) for name in place.index if name != row and row in miou]
+    lines = [{axis: place[name]} | vars(paired(miou[name], miou[row])) for name in place.index if name != row and row in miou]
     return pd.DataFrame([line for line in lines if line["n"]], columns=[axis, "n", "mean", "low", "high"])
 
 

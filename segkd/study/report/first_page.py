@@ -48,7 +48,7 @@ def first_page(
 
 def findings_of(study: Study) -> list[str]:
     """What was found, in Markdown: of all methods together, then of each paper, with a link to its page."""
-    return [*findings.whole(study), *(f"[{paper.upper()}]({paper}.html): {findings.of_paper(study, paper)}" for paper in findings.QUESTIONS)]
+    return [*findings.whole(study), *(f"{findings.of_paper(study, paper)} [{paper.upper()}]({paper}.html)" for paper in findings.QUESTIONS)]
 
 
 def _provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, object]:

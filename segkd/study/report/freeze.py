@@ -48,10 +48,16 @@ def _write_hashes(folder: Path) -> None:
     _update(folder / HASHES, _json({name: file_sha256(folder / name) for name in FILES if (folder / name).exists()}))
 
 
+def every_config(studies: list[Study], more: Iterable[RunConfig] = ()) -> list[RunConfig]:
+    """Of every row of every table, and of ``more``, each once."""
+    rows = [(study, row) for study in studies for table in study.all_tables for row in study.rows(table)]
+    found = [*(study.config(row, seed) for study, row in rows for seed in study.seeds), *more]
+    return list({config.id: config for config in found}.values())
+
+
 def finished(studies: list[Study], more: Iterable[RunConfig] = ()) -> dict[str, Run]:
-    """Every finished run behind any row of any table, and of ``more``, by its id."""
-    found = [run for s in studies for table in s.all_tables for row in s.rows(table) for run in s.runs(table, row.label)]
-    return {run.id: run for run in [*found, *map(find, more)] if run.done}
+    """Those of `every_config` that are finished, by their id."""
+    return {run.id: run for run in map(find, every_config(studies, more)) if run.done}
 
 
 def results(studies: list[Study], runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -129,7 +135,7 @@ def provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, obj
     Of runs that were trained elsewhere it is what ``folder`` keeps of them.
     """
     runs = list(runs)
-    here = [run for run in runs if "kept" not in run.result]
+    here = [run for run in runs if not run.kept]
     kept = facts_of(folder)["provenance"] if len(here) < len(runs) else {}
     known = [read_json(run.path / "env.json", "delete it") if (run.path / "env.json").exists() else {} for run in here]
     unique = lambda key, name: sorted({*kept.get(name, []), *(str(env[key]) for env in known if env.get(key))})  # noqa: E731
@@ -137,7 +143,7 @@ def provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, obj
     for run, env in zip(here, known):
         busy["CPU" if env.get("device", "cpu") == "cpu" else "GPU"] += seconds(run)
     elsewhere = max(kept.get("hours", busy), key=lambda kind: kept.get("hours", busy)[kind])  # runs do not keep their device
-    busy[elsewhere] += sum(seconds(run) for run in runs if "kept" in run.result)
+    busy[elsewhere] += sum(seconds(run) for run in runs if run.kept)
     manifest = ROOT / "data" / "manifests" / f"{study.dataset}.json"
     return {
         "runs": len(runs),

@@ -13,9 +13,8 @@ from segkd.registry import UserError
 from segkd.study.tables.frozen import altered, read_results, warning
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import points
 
-PAGE_LINK = re.compile(r"\[(\w+)\]\(\w+\.html\)")  # pages are not in the repository of every report
+PAGE_LINK = re.compile(r" \[\w+\]\(\w+\.html\)$")  # pages are not in the repository of every report
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
 
 
@@ -59,7 +58,7 @@ def _sentences(folder: Path) -> list[str]:
     if not path.exists():
         return []
     said = json.loads(path.read_text())
-    found = ["- " + PAGE_LINK.sub(r"\1", text) for text in said.get("findings", [])]
+    found = ["- " + PAGE_LINK.sub("", text) for text in said.get("findings", [])]
     return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
 
 
@@ -92,8 +91,7 @@ def _rows(results: pd.DataFrame) -> list[str]:
         if row.role == "student" and row.label != "baseline":
             own = own[own.index.intersection(base.index)]  # its mean and its gain are of the same seeds
             found = paired(own, base)
-            gain = points(found["mean"]) + (f" ({points(found['low'])} to {points(found['high'])})" if found["n"] > 1 else "")
-            verdict = found["verdict"]
+            gain, verdict = str(found), found.verdict
         spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
         lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
     return lines

@@ -20,7 +20,7 @@ from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
 from segkd.study.report import notebooks as report
 from segkd.study.report.first_page import findings_of, first_page, keep
-from segkd.study.report.freeze import finished, freeze, freeze_measures
+from segkd.study.report.freeze import every_config, finished, freeze, freeze_measures
 from segkd.study.report.rendering import Making, make_pages, results_digest
 from segkd.study.report.site import build_site
 from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
@@ -120,14 +120,11 @@ def thawed(report: str) -> list[str]:
         raise unknown("report", report, [path.parent.name for path in folder.parent.glob("*/results.csv")])
     facts = facts_of(folder)
     studies = open_studies(facts["profile"], facts["dataset"], {"seeds": ",".join(map(str, kept_seeds(folder))) + ","})
-    return thaw(_all_configs(studies), folder)
+    return thaw(_with_teachers(studies), folder)
 
 
-def _all_configs(studies: list[Study]) -> list[RunConfig]:
-    """Of every row of every table, and of the claims."""
-    rows = [(s, row) for s in studies for table in s.all_tables for row in s.rows(table)]
-    found = [study.config(row, seed) for study, row in rows for seed in study.seeds]
-    return list(with_teachers([*found, *wanted_configs(studies[0])]).values())
+def _with_teachers(studies: list[Study]) -> list[RunConfig]:
+    return list(with_teachers(every_config(studies, wanted_configs(studies[0]))).values())
 
 
 @contextmanager
@@ -136,7 +133,7 @@ def _with_kept_runs(studies: list[Study], folder: Path) -> Iterator[list[str]]:
 
     Gives the ids of the latter. Nothing is trained meanwhile, nor written among the runs of this machine.
     """
-    configs = _all_configs(studies)
+    configs = _with_teachers(studies)
     here = [find(config) for config in configs if find(config).done]
     before = {name: os.environ.get(name) for name in ("SEGKD_RUNS", NO_TRAINING)}
     with tempfile.TemporaryDirectory(prefix="segkd-runs-") as root:

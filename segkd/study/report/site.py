@@ -12,7 +12,6 @@ from segkd.study.report.readme import kept_reports
 from segkd.study.tables.frozen import facts_of, read_results
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import points
 
 TEXT = (
     "Each report is one study: the same methods and the same protocol for all of them, at one size on one data set. The table sets the "
@@ -44,8 +43,7 @@ def gains(folder: Path) -> dict[str, str]:
     for row in score.index.unique("row"):
         gain = paired(score[row], score["baseline"])
         if row == "baseline":
-            found[row] = f"{score[row].mean():.1f} % mIoU ({len(score[row])})"
-        elif gain["n"]:
-            interval = f", {points(gain['low'])} to {points(gain['high'])}" if gain["n"] > 1 else ""
-            found[row] = f"{points(gain['mean'])}{interval} ({gain['n']})"
+            found[row] = f"{score[row].mean():.1f} % mIoU, n = {len(score[row])}"
+        elif gain.n:
+            found[row] = f"{gain}, n = {gain.n}"
     return found

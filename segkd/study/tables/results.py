@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from segkd.registry import UserError
-from segkd.study.tables.statistics import t_estimate
+from segkd.study.tables.statistics import Estimate, t_estimate
 from segkd.study.tables.table import Row
 
 METRICS = (
@@ -27,16 +27,9 @@ def tidy(paper: str, name: str, row: Row, run) -> list[dict]:
     return [{**head, "metric": key, "value": value} for key, value in values.items()]
 
 
-def paired(ours: pd.Series, other: pd.Series) -> dict:
-    """Mean difference over shared seeds with a 95 % t interval, and what may be said of it.
-
-    ``ours`` and ``other`` are indexed by seed. Verdict: ``higher`` or ``lower`` if the interval leaves 0 out,
-    ``inconclusive`` otherwise, ``one run`` where there is nothing to form an interval from.
-    """
-    found = t_estimate((ours - other).dropna())
-    verdict = {0: "not run", 1: "one run"}.get(found.n)
-    verdict = verdict or ("higher" if found.low > 0 else "lower" if found.high < 0 else "inconclusive")
-    return {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high, "verdict": verdict}
+def paired(ours: pd.Series, other: pd.Series) -> Estimate:
+    """The difference of two rows over the seeds that both have; they are indexed by seed."""
+    return t_estimate((ours - other).dropna())
 
 
 def one_setting(results: pd.DataFrame) -> None:

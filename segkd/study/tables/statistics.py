@@ -30,6 +30,23 @@ class Estimate:
     p_below: float
     sd: float = math.nan
 
+    @property
+    def verdict(self) -> str:
+        """What a paired difference says: ``higher`` or ``lower`` if its interval leaves 0 out, else ``inconclusive``; ``one run``, ``not run``."""
+        if self.n < 2:
+            return ("not run", "one run")[self.n]
+        return "higher" if self.low > 0 else "lower" if self.high < 0 else "inconclusive"
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval of points as it is printed everywhere; without one, why."""
+        if math.isnan(self.low):
+            return {0: "", 1: "one seed"}.get(self.n, "equal values")
+        return f"{points(self.low)} to {points(self.high)}"
+
+    def __str__(self) -> str:
+        return points(self.mean) + (f" ({self.interval})" if self.low == self.low else "")
+
 
 def t_estimate(values: Sequence[float], limit: float = 0.0) -> Estimate:
     """Student's t for paired differences, one value a seed, against ``limit``; no value gives NaN everywhere.

@@ -11,7 +11,7 @@ from segkd.config import RunConfig
 from segkd.study.tables import costs
 from segkd.study.tables.reported import reported
 from segkd.study.tables.results import by_seed, one_setting, paired
-from segkd.study.tables.statistics import half_width, points
+from segkd.study.tables.statistics import half_width
 from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks
@@ -57,10 +57,9 @@ def _gain(values: pd.Series, base: pd.Series, reference: str | None) -> dict:
     if reference is None:
         return {"reference %": math.nan, "gain": math.nan, "95 % interval": "", "verdict": "" if len(values) else "not run"}
     found = paired(values, base)
-    interval = {0: "", 1: "one seed"}.get(found["n"], f"{points(found['low'])}{TIE}to{TIE}{points(found['high'])}")
-    verdict = found["verdict"] if found["n"] or not len(values) else "reference not run"
+    verdict = found.verdict if found.n or not len(values) else "reference not run"
     mean = base[base.index.isin(values.index)].mean()
-    return {"reference %": mean, "gain": found["mean"], "95 % interval": interval, "verdict": verdict}
+    return {"reference %": mean, "gain": found.mean, "95 % interval": found.interval.replace(" ", TIE), "verdict": verdict}
 
 
 def _paper(value: float | None, base: float | None, reference: str | None) -> dict:

@@ -9,10 +9,11 @@ import pytest
 
 from segkd.runs import find
 from segkd.study.claims import findings, mechanisms
+from segkd.study.claims.floor import Floor
 from segkd.study.claims.parts import Cell, config_of
 from segkd.study.claims.tests import baseline, cwd, hwd, label_teacher, lad, teacher
 from segkd.study.tables.papers import comparison_rows
-from segkd.study.tables.statistics import points, t_estimate
+from segkd.study.tables.statistics import Spread, points, t_estimate
 from segkd.study.tables.study import open_study
 
 BASE = [30.0, 31.0, 29.0]
@@ -36,8 +37,8 @@ def fake(study, cell, values):
 
 
 @pytest.mark.parametrize("gains, said", [
-    ([2.0, 2.1, 1.9], "**HWD is above CWD**: +2.0 (+1.8 to +2.2, 3 seeds)."),
-    ([-2.0, -2.1, -1.9], "**HWD is below CWD**: −2.0 (−2.2 to −1.8, 3 seeds)."),
+    ([2.0, 2.1, 1.9], "**HWD lies above CWD**: +2.0 (+1.8 to +2.2, 3 seeds). 3 seeds: a headline needs 5."),
+    ([-2.0, -2.1, -1.9], "**HWD lies below CWD**: −2.0 (−2.2 to −1.8, 3 seeds). 3 seeds: a headline needs 5."),
     ([1.0, -1.0, 0.0], "**HWD and CWD cannot be told apart**: 0.0 (−2.5 to +2.5, 3 seeds). An effect of 3.3 points"),
     ([1.0], "**One seed, no verdict**: HWD less CWD is +1.0 (1 seed)."),
 ])  # fmt: skip
@@ -51,8 +52,26 @@ def test_the_seeds_for_one_point_are_those_at_which_it_would_be_seen():
     from segkd.study.tables.statistics import smallest_effect
 
     found = findings._seeds(t_estimate([1.0, -1.0, 0.0]))
-    assert found.startswith("for one point it takes about 10 seeds") and smallest_effect(1.0, 10) <= 1 < smallest_effect(1.0, 9)
-    assert "more than 100" in findings._seeds(t_estimate([10.0, -10.0, 0.0]))
+    assert found.startswith("; for one point it takes about 10 seeds") and smallest_effect(1.0, 10) <= 1 < smallest_effect(1.0, 9)
+    assert "more than 100" in findings._seeds(t_estimate([10.0, -10.0, 0.0])) and findings._seeds(t_estimate([1.0, -1.0])) == ""
+
+
+def test_what_rounding_may_make_is_no_finding(study, monkeypatch):
+    fake(study, cwd, BASE)
+    fake(study, hwd, [value + gain for value, gain in zip(BASE, [2.0, 2.1, 1.9])])
+    wide = Spread(3.0, 2.0, 5.0, 6, 9)
+    monkeypatch.setattr(findings, "study_floors", lambda study: dict.fromkeys(("student", "teacher"), Floor(wide, wide)))
+    assert findings.of_paper(study, "hwd").startswith("**HWD and CWD cannot be told apart**: +2.0")
+    assert "None of 2 methods" in findings.whole(study)[0]
+    monkeypatch.setattr(findings, "study_floors", lambda study: {})
+    assert findings.of_paper(study, "hwd").endswith("The rounding floor is not measured. 3 seeds: a headline needs 5.")
+
+
+def test_an_open_premise_is_named(study):
+    for cell in (cwd, hwd):
+        fake(study, cell, BASE)
+    fake(study, teacher, [value + gain for value, gain in zip(BASE, [3.0, -1.0, 1.0])])
+    assert "Open premise: plain teacher − student: +1.0" in findings.of_paper(study, "hwd")
 
 
 def test_without_its_premise_a_result_is_no_test(study, monkeypatch):
@@ -82,7 +101,7 @@ def test_all_methods_together(study):
     fake(study, rows[findings.SHUFFLED], [10.0, 10.1])
     gains, time, ignorance = findings.whole(study)
     assert gains.startswith("**1 of 3 methods with several seeds lies above the baseline** with the whole interval: CWD +2.0 (+1.8 to +2.2, 3 seeds). Below it: KD −1.0")
-    assert "Not told apart from it: RDD. One seed, so no verdict: HWD +0.5 (1 seed)." in gains
+    assert "One seed, so no verdict: HWD +0.5 (1 seed). Not told apart from it: RDD. 3 seeds: a headline needs 5. Intervals" in gains
     assert "gains +1.0 (+0.8 to +1.2, 3 seeds); CWD less that longer baseline is +1.0" in time
     assert findings.SHUFFLED in ignorance and findings.UNTRAINED not in ignorance and "2 seeds" in ignorance
 

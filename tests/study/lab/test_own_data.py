@@ -11,6 +11,7 @@ from segkd.data.verify import verify
 from segkd.registry import UserError
 from segkd.runs import run
 from segkd.study.lab import own_data
+from segkd.study.tables.statistics import points
 
 COUNTS = {"train": 6, "val": 2, "test": 3}
 
@@ -77,10 +78,10 @@ def test_verdict_and_choice_of_the_student(folder):
     scores = both.scores(own_data.TABLE).pivot(index="seed", columns="row", values="miou") * 100
     gain = scores["cwd"] - scores["baseline"]
     said = own_data.verdict(both)
-    assert f"{gain.mean():+.1f} points" in said and "2 seeds" in said
+    assert f"{points(gain.mean())} points" in said and "2 seeds" in said
     half = 12.706 * abs(gain[0] - gain[1]) / 2  # t of one degree of freedom; the deviation of two over their root
-    assert f"interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}" in said
+    assert f"interval {points(gain.mean() - half)} to {points(gain.mean() + half)}" in said
     one = own_data.verdict(own_data.open_own(folder, "smoke", "cwd", seeds="1"))
-    assert f"{gain[0]:+.1f} points" in one and "one run of each: no interval" in one
+    assert f"{points(gain[0])} points" in one and "one run of each: no interval" in one
     runs = both.runs(own_data.TABLE, "cwd")
     assert own_data.best_student(both).result["val_last"] == max(r.result["val_last"] for r in runs)

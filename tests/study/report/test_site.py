@@ -22,7 +22,7 @@ def test_all_reports_on_one_page(tmp_path):
     (tmp_path / "a-scenes" / "index.html").write_text("<html><head><title>a on scenes</title></head><main><section class='text'><p>Small.</p></section></main></html>")
     page = BeautifulSoup(build_site(tmp_path).read_text(), "html.parser")
     rows = {line.th.get_text(): [cell.get_text() for cell in line.find_all("td")] for line in page.select("tbody tr")}
-    assert rows == {"baseline": ["32.0 % mIoU (3)", "20.0 % mIoU (1)"], "KD": ["", "−1.0 (1)"], "CWD": ["+2.1, +0.8 to +3.4 (2)", ""]}
+    assert rows == {"baseline": ["32.0 % mIoU, n = 3", "20.0 % mIoU, n = 1"], "KD": ["", "−1.0, n = 1"], "CWD": ["+2.1 (+0.8 to +3.4), n = 2", ""]}
     assert [card["href"] for card in page.select("a.card")] == ["a-scenes/index.html"]
     assert "make report PROFILE=b DATASET=scenes" in page.select_one(".notes").get_text()
     assert [link.get_text() for link in page.select("[aria-current]")] == ["Overview"]

@@ -107,7 +107,7 @@ def test_a_table_says_what_was_run_and_folds_the_rest():
     text = page.get_text()
     assert "ours <b>" in text and page.find("td", title="run-a").get_text() == "1" and "make <b>" in page.find_all("code")[-1].get_text()
     assert "more rows are not run here" in text and "CWD" not in text, "a row that was not run is counted, not shown"
-    assert text.count("one seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
+    assert text.count("one\u00a0seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
     (title,) = folds
     assert title.startswith("In the paper (Table II") and "CWD" in folds[title] and "33.85" in folds[title], "the paper's stand apart"
     beside = view(summary(table, results, "baseline"), table, {}, {"HWD": ["run-a"]}, comparable=True).to_html()

@@ -89,7 +89,7 @@ def test_a_study_says_the_same_without_its_runs(kept, without_runs):
 def test_counts_of_images_are_the_same_and_small(kept, without_runs, monkeypatch):
     row = without_runs.rows("main")[0].label
     found = without_runs.runs("main", row)[1]
-    assert "kept" in found.result and found.images().dtype == np.int64
+    assert found.kept and found.images().dtype == np.int64
     monkeypatch.setenv("SEGKD_RUNS", str(kept[0]))
     np.testing.assert_array_equal(found.images(), find(found.config).images())
     with np.load(kept[1] / "images.npz") as arrays:
@@ -109,7 +109,7 @@ def test_a_run_that_is_here_is_left_alone(kept, where):
     config = kept[2].configs()[0]
     write_run(config, np.random.default_rng(7))
     before = find(config).result
-    assert config.id not in frozen.thaw(kept[2].configs(), where) and find(config).result == before and "kept" not in before
+    assert config.id not in frozen.thaw(kept[2].configs(), where) and find(config).result == before and not find(config).kept
     assert frozen.thaw(kept[2].configs(), where) == [] == frozen.thaw(kept[2].configs(), where / "none")
 
 
@@ -253,7 +253,7 @@ def test_a_teacher_of_which_only_the_numbers_are_here_is_trained_for_a_new_stude
     study = kept[2]
     config = next(c for c in study.configs() if c.method == "cwd")
     frozen.thaw([config.teacher], where)
-    assert "kept" in find(config.teacher).result
+    assert find(config.teacher).kept
     done = run(config, "cpu")
-    assert done.result["origin"]["teacher"]["run"] == config.teacher.id and "kept" not in find(config.teacher).result
+    assert done.result["origin"]["teacher"]["run"] == config.teacher.id and not find(config.teacher).kept
     find(config.teacher).load_model()

@@ -131,10 +131,10 @@ def test_paired_interval_is_the_textbook_t_interval():
     ours, base = pd.Series([3.0, 4.0, 8.0], [0, 1, 2]), pd.Series([1.0, 3.0, 4.0, 9.0], [0, 1, 2, 3])
     found = paired(ours, base)
     low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([2.0, 1.0, 4.0]))
-    assert (found["n"], found["mean"]) == (3, pytest.approx(7 / 3))
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high)) and found["verdict"] == "inconclusive"
-    assert paired(ours + 100, base)["verdict"] == "higher" and paired(ours - 100, base)["verdict"] == "lower"
-    assert paired(ours[:1], base)["verdict"] == "one run" and paired(ours[:0], base)["verdict"] == "not run"
+    assert (found.n, found.mean) == (3, pytest.approx(7 / 3))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high)) and found.verdict == "inconclusive"
+    assert paired(ours + 100, base).verdict == "higher" and paired(ours - 100, base).verdict == "lower"
+    assert paired(ours[:1], base).verdict == "one run" and paired(ours[:0], base).verdict == "not run"
 
 
 def test_summary_pairs_by_seed_and_keeps_rows_that_were_not_run():
