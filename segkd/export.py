@@ -189,7 +189,7 @@ def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: 
     path = path / (run.id + kind.suffix) if path.is_dir() else path
     if path.exists():
         raise UserError(f"'{path}' is there already: remove it or give another --out")
-    network = run.load_model().float()  # what formats and their runtimes compute in
+    network = run.load_model("cpu").float()  # what formats and their runtimes compute in
     found: list[Exported] = []
 
     def write_and_check(part: Path) -> None:

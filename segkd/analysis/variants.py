@@ -59,7 +59,8 @@ class Witnesses:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end."""
         index = [(step * self.batch_size + i) % len(self.packed.images) for i in range(self.batch_size)]
-        return to_batch(*(torch.from_numpy(a[index].copy()) for a in (self.packed.images, self.packed.labels)))
+        arrays, device = (self.packed.images, self.packed.labels), next(self.student.parameters()).device
+        return to_batch(*(torch.from_numpy(a[index].copy()).to(device) for a in arrays))
 
 
 def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
@@ -144,7 +145,7 @@ def _student_loss(part: str, setting: dict, witnesses: Witnesses, label_assisted
     spec = f"{part}+cwd" if label_assisted else part
     method = create_method(spec, **{part: setting})
     torch.manual_seed(derive(0, "variants"))
-    modules = method.build(student.info, teacher.info)
+    modules = method.build(student.info, teacher.info).to(next(student.parameters()).device)
     for step in range(WARM_UP if modules.state_dict() else 0):
         with torch.no_grad():
             context = _context(step, method, student, teacher, witnesses)

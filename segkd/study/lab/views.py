@@ -184,12 +184,13 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 @torch.no_grad()
 def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
-    """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label."""
+    """A finished run's prediction on uint8 images, on the CPU; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
     with like(network):
         batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
-        return network(feed(*batch, kind, run.config.seed, "picture"))
+        seen = feed(*batch, kind, run.config.seed, "picture")
+        return network(seen.to(next(network.parameters()).device)).cpu()
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:
