@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from segkd.study.gaps import GAP, gaps_of
@@ -21,10 +23,19 @@ NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])") 
 PICTURES = ["image/svg+xml", "image/png", "image/jpeg"]
 
 
+@dataclass(frozen=True)
+class Link:
+    """A page in the bar of links; those of one ``group`` stand in one menu."""
+
+    label: str
+    href: str
+    group: str = ""
+
+
 def render(
-    executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "", banners: Sequence[str] = ()
+    executed: Path, html: Path, nav: Sequence[Link] = (), results: str = "", banners: Sequence[str] = ()
 ) -> Path:
-    """Write the executed notebook as one HTML file; ``nav``: (label, href) of the report's pages, this one is marked.
+    """Write the executed notebook as one HTML file; ``nav``: the report's pages in their order, this one is marked.
 
     Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
     its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
@@ -48,7 +59,7 @@ def render(
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
     resources = {
-        "nav": links(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
+        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
         "about": json.dumps(said),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
@@ -79,9 +90,17 @@ def shell(*scripts: str) -> dict[str, object]:
     return {"scripts": texts, "policy": policy}
 
 
-def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
-    """The bar of links, the current page marked."""
-    return [{"label": label, "href": href, "current": href == current} for label, href in nav]
+def menus(nav: Sequence[Link], current: str) -> list[dict]:
+    """The bar of links by their groups, the current page marked: ``group`` (empty for a page by itself) and ``links``."""
+    marked = [{**vars(link), "current": link.href == current} for link in nav]
+    return [{"group": group, "links": list(found)} for group, found in groupby(marked, lambda link: link["group"])]
+
+
+def beside(nav: Sequence[Link], current: str) -> list[Link | None]:
+    """The pages before and after this one."""
+    around = [None, *nav, None]
+    at = next((i for i, link in enumerate(around) if link and link.href == current), 0)
+    return [around[at - 1], around[at + 1]] if at else [None, None]
 
 
 def write(html: Path, body: str) -> Path:

@@ -21,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from segkd.fields import check
 from segkd.registry import UserError
 from segkd.study.report import notebooks as report
+from segkd.study.report.pages import Link
 from segkd.study.report.markup import clean_html, formula_html, markdown_html
 
 PARAMETERS = 'PROFILE = "quick"  # which\nSEEDS = [0, 1]\nALPHA = 0.5\nLIMIT: int = 3\nDEVICES = None'
@@ -73,7 +74,7 @@ def executed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(executed) -> str:
-    nav = [("Overview", "index.html"), ("A <& B", "lad.html")]
+    nav = [Link("Overview", "index.html"), Link("A <& B", "lad.html", "Papers"), Link("Cost", "cost.html")]
     return report.render(executed, executed.parents[1] / "lad.html", nav).read_text(encoding="utf-8")
 
 
