@@ -9,11 +9,11 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import SVG, Markdown
 from torch import Tensor
 
 from segkd.config import ROOT
@@ -29,6 +29,9 @@ from segkd.study.lab import views
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import feed
+
+if TYPE_CHECKING:
+    from IPython.display import SVG, Markdown  # which training does not need
 
 PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
 IMAGES = 8  # test images behind a share of pixels
@@ -56,11 +59,15 @@ def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable
 
 def code(*functions: Callable) -> Markdown:
     """The lines that compute an equation, as they stand in the package, to be read beside it."""
+    from IPython.display import Markdown
+
     return Markdown("\n".join(f"```python\n{textwrap.dedent(inspect.getsource(one))}```\n" for one in functions))
 
 
 def diagram(name: str) -> SVG:
     """The drawing of a method, notebooks/diagrams/``name``.svg."""
+    from IPython.display import SVG
+
     return SVG(filename=str(ROOT / "notebooks" / "diagrams" / f"{name}.svg"))
 
 

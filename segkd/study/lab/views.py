@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segkd.analysis.look import Look, frame
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
@@ -183,13 +184,34 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 
 @torch.no_grad()
-def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
-    """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label."""
-    network = run.load_model()
+def predict(run: Run, images: np.ndarray, labels: np.ndarray, network: torch.nn.Module | None = None) -> Prediction:
+    """A finished run's prediction on uint8 images; a label-assisted teacher is fed the noised label. ``network``: the run's, if loaded."""
+    network = network or run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
     with like(network):
         batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
         return network(feed(*batch, kind, run.config.seed, "picture"))
+
+
+def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
+    """The answers to some images of ``packed`` of every row of the comparison: its first run, if its network is here.
+
+    UserError: no network is here.
+    """
+    networks: dict[str, tuple[Run, torch.nn.Module]] = {}
+    for table in ("main", "rivals"):
+        for row in study.rows(table) if table in study.tables else ():
+            for run in study.runs(table, row.label)[:1]:
+                with suppress(UserError):
+                    networks.setdefault(row.label, (run, run.load_model()))
+    if not networks:
+        raise UserError(f"no network of {study.profile.name} on {study.dataset} is here: train it with study.run()")
+    frames = []
+    for image, label in ((packed.images[index], packed.labels[index]) for index in indices):
+        asked = {row: predict(run, image[None], label[None], network).logits for row, (run, network) in networks.items()}
+        logs = {row: resize_scores(logits, label.shape).log_softmax(1)[0] for row, logits in asked.items()}
+        frames.append(frame(image, label, logs, packed.num_classes))
+    return Look(packed.classes, [list(map(int, colour)) for colour in packed.palette], frames)
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:

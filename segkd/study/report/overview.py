@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
-from segkd.study.report.pages import TEMPLATES, Link, about, menus, shell, write
+from segkd.study.report.pages import TEMPLATES, Link, about, menus, script_data, shell, write
 
 HEADINGS = ("h1", "h2", "h3")
 NO_TEXT = ("details", "style", "script", "nav", "math")  # folded code and what is no text
@@ -64,7 +63,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
         premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
         **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
-        nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
+        nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),
     )
     return write(report_dir / "index.html", body)
 
@@ -79,11 +78,6 @@ def _data_address(picture: Path | None) -> str:
     if picture is None or not picture.exists():
         return ""
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-
-
-def _script_data(values: object) -> str:
-    """JSON that can stand inside a script element."""
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
 
 
 def _card(page: Page, report_dir: Path) -> dict:

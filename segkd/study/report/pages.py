@@ -14,6 +14,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
+from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import fit
@@ -48,7 +49,7 @@ def render(
 
     node = read(executed, as_version=4)
     said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
-    contents = _prepare(node)
+    contents, frames = _prepare(node), _frames(node)
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
     config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
@@ -59,7 +60,7 @@ def render(
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
     resources = {
-        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
+        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme", *(["look"] if frames else [])), "look": frames,
         "about": json.dumps(said),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
@@ -134,6 +135,22 @@ def _prepare(node) -> list[tuple[str, str]]:
                 if GAP in output.get("data", {}):
                     output["data"] = {"text/html": _gap_html(output["data"][GAP]["reason"])}
     return contents if len(contents) > 2 else []
+
+
+def _frames(node) -> str:
+    """The frames of a page's slider (`segkd.analysis.look`) as script data, their output a place for it; empty without one."""
+    for cell in node.cells:
+        for output in cell.get("outputs", []):
+            if LOOK in output.get("data", {}):
+                found = script_data(output["data"][LOOK])
+                output["data"] = {"text/html": '<div id="look"></div>'}
+                return found
+    return ""
+
+
+def script_data(values: object) -> str:
+    """JSON that can stand inside a script element."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
 
 
 def _gap_html(reason: str) -> str:

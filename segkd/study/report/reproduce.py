@@ -35,6 +35,7 @@ NOTEBOOKS = {  # and their names in the navigation
     "papers/fakd": "FAKD",
     "papers/hwd": "HWD",
     "papers/rdd": "RDD",
+    "analysis/look": "Look for yourself",
     "analysis/per_class_iou": "Classes",
     "analysis/difficulty": "Difficulty",
     "analysis/predictions": "Predictions",
