@@ -21,7 +21,7 @@ FLOORS = [
     {"models", "losses", "data"},
     {"train"},
     {"runs"},
-    {"study", "analysis", "export", "replay", "doctor", "run_list"},
+    {"study", "analysis", "formats", "export", "predict", "replay", "doctor", "run_list"},
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -11,6 +11,7 @@ import numpy as np
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
 POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
+FEW = 5  # fewer images give no interval
 CHUNK = 1_000  # resamples at a time: the weights of a large test set would not fit into memory together
 
 
@@ -181,6 +182,31 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of resampled differences."""
     low, high = np.nanpercentile(differences, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
     return float(low), float(high)
+
+
+def image_miou(counts: np.ndarray) -> np.ndarray:
+    """mIoU in [0, 1] of each image alone, (N,), from ``counts`` (N, 3, C) as `resampled_miou` takes them; NaN: nothing labelled there."""
+    hit, labelled, guessed = counts.astype(np.float64).transpose(1, 0, 2)
+    union = labelled + guessed - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(labelled.sum(1) > 0, np.nansum(hit / union, axis=1) / (union > 0).sum(1), np.nan)
+
+
+def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
+    """Points of mIoU between two networks on the same N images, with a bootstrap interval over these; ``counts`` of both.
+
+    The interval is about the choice of images alone: another training may differ by more. NaN for fewer than `FEW` images.
+    """
+    one, two = (miou_of(counts.sum(0)) for counts in (ours, other))
+    low = high = math.nan
+    if len(ours) >= FEW:
+        low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other)))
+    return Estimate(len(ours), 100 * (one - two), low, high, math.nan, math.nan)
+
+
+def miou_of(counts: np.ndarray) -> float:
+    """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
+    return float(image_miou(counts[None])[0])
 
 
 def points(value: float) -> str:
