@@ -37,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     add = lambda name, run, text: _with_run(commands.add_parser(name, help=text, description=text), run)  # noqa: E731
     _add_choice(add("reproduce", _reproduce, "train what is missing, run the notebooks, render the report"))
+    distill = add("distill", _distill, "from a folder of images to a page and an ONNX file, in so many minutes")
+    distill.add_argument("--data", default="", help="the folder (docs/your-own-data.md); without it an example is drawn")
+    distill.add_argument("--student", default="", help="a network, or several with commas, as `segkd models` lists them")
+    distill.add_argument("--teacher", default="", help="a network, NETWORK:FILE or a run's folder; default: the profile's")
+    distill.add_argument("--method", default="cwd", help="how the student is taught, such as cwd or kd+hwd")
+    distill.add_argument("--minutes", type=float, default=30, help="that all of it may take")
+    distill.add_argument("--out", type=Path, default=None, help="the folder for page and files; default: reports/ship-...")
+    distill.add_argument("--profile", default="small", help="networks, sizes and schedule")
     study = add("study", _study, "train what is missing of one study, without notebooks, or say what that would take")
     study.add_argument("name", metavar="NAME", help="lad, fakd, hwd or rdd: a paper's tables; all: every method together")
     _add_choice(study)
@@ -108,6 +116,14 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from segkd.study.report.reproduce import reproduce
 
     print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **_choice(arguments)))
+
+
+def _distill(arguments: argparse.Namespace) -> None:
+    from segkd.study.distill import distill
+
+    places = arguments.data, arguments.student, arguments.teacher, arguments.method, arguments.minutes
+    for line in distill(*places, arguments.out, arguments.profile):
+        print(line, flush=True)
 
 
 def _choice(arguments: argparse.Namespace) -> dict[str, str | None]:

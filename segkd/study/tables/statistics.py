@@ -160,22 +160,29 @@ def resample_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> 
         yield draws.multinomial(images, np.full(images, 1 / images), size=min(CHUNK, resamples - start))
 
 
-def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """mIoU in [0, 1] of each resample of the test images, (resamples,).
+def resampled_iou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """IoU of each class in each resample of the test images, (resamples, C); NaN: neither shown nor predicted there.
 
-    ``counts`` (N, 3, C): of each image the true positives, label pixels and predicted pixels of each class. A class
-    that a resample neither shows nor predicts is left out of its mean, as in `segkd.metrics.scores`.
+    ``counts`` (N, 3, C): of each image the true positives, label pixels and predicted pixels of each class.
     """
     images, _, classes = counts.shape
     flat, found = counts.reshape(images, -1).astype(np.float64), []
     for weights in resample_weights(images, resamples, seed):
         hit, labelled, guessed = (weights @ flat).reshape(-1, 3, classes).transpose(1, 0, 2)
         union = labelled + guessed - hit
-        present = union > 0
-        iou = np.divide(hit, union, out=np.zeros_like(hit), where=present)
-        with np.errstate(invalid="ignore"):
-            found.append(iou.sum(1) / present.sum(1))
+        found.append(np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0))
     return np.concatenate(found)
+
+
+def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """mIoU in [0, 1] of each resample of the test images, (resamples,), from ``counts`` as `resampled_iou` takes them.
+
+    A class that a resample neither shows nor predicts is left out of its mean, as in `segkd.metrics.scores`.
+    """
+    iou = resampled_iou(counts, resamples, seed)
+    present = ~np.isnan(iou)
+    with np.errstate(invalid="ignore"):
+        return np.where(present, iou, 0).sum(1) / present.sum(1)
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
