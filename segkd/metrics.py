@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from segkd.prediction import IGNORE
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor  # `segkd predict` scores without it
+
+IGNORE = 255
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
@@ -16,6 +18,9 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
     raises ValueError: such a map was read with the wrong ids.
     """
+    import torch
+    import torch.nn.functional as F
+
     true = labels.long()
     if ignore_index < 0:  # so that it too is a row
         ignore_index, true = num_classes, torch.where(true == ignore_index, num_classes, true)
@@ -38,6 +43,8 @@ def label_pixels(labels) -> np.ndarray:
 
 def image_counts(confusion: Tensor) -> Tensor:
     """What IoU needs of a confusion matrix (C, C), as (3, C): true positives, label pixels, predicted pixels."""
+    import torch
+
     return torch.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
 
 
