@@ -14,6 +14,11 @@ from segkd.study.report.page_size import PICTURE, webp
 from segkd.study.report.pages import TEMPLATES, Link, about, menus, script_data, shell, write
 
 HEADINGS = ("h1", "h2", "h3")
+DOORS = {  # what one may have come for: words, and the pages that answer, by file
+    "Learn": ("how each method works, from the problem to the lines of code", ("lad", "fakd", "hwd", "rdd")),
+    "Check": ("what was claimed, what was measured, how sure it is", ("90_claims", "01_how_to_read", "look")),
+    "Ship": ("what accuracy costs; your own images: make distill DATA=folder", ("cost", "per_class_iou")),
+}
 NO_TEXT = ("details", "style", "script", "nav", "math")  # folded code and what is no text
 
 
@@ -57,10 +62,12 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     cards = [_card(page, report_dir) for page in pages]
     sections = [section for card in cards for section in card.pop("sections")]
     nav = [Link("Overview", "index.html"), *(Link(card["label"], card["href"], card["group"]) for card in cards)]
+    named = {Path(link.href).stem: link for link in nav}
+    doors = [(name, words, [named[page] for page in pages if page in named]) for name, (words, pages) in DOORS.items()]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
-        premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        doors=[door for door in doors if door[2]], premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
         **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
         nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),
