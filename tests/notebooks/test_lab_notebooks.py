@@ -40,8 +40,8 @@ def test_tour_without_runs_says_what_trains_them(executed, tmp_path):
 def test_own_data_from_folder_to_export(executed, tmp_path):
     folder = write_example(tmp_path / "mine", {"train": 8, "val": 4, "test": 4})
     outputs = executed("95_your_own_data", PROFILE="smoke", STEPS="", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu")
-    assert "train 8, val 4, test 4 images verified" in output(outputs, "from segkd.analysis")["text"]
-    assert "Ship the baseline: 4 test images are too few" in output(outputs, "found =")["text"]
+    assert "train 8, val 4, test 4 images verified" in output(outputs, "from IPython")["text"]
+    assert "Ship the baseline: 4 test images are too few" in "".join(output(outputs, "found =")["text/markdown"])
     assert "student.onnx" in "".join(output(outputs, "files =")["text/html"])
     shown = output(outputs, "explore(")
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown)

@@ -47,7 +47,7 @@ class Help:
         if self.real:
             return f"Ship the student of {self.method}: it gains {found} points of mIoU on {n} test images{seeds}."
         if found.high < 0:
-            return f"Ship the baseline: {self.method} costs it {points(found.mean)} ({found.interval}) points of mIoU on {n} test images{seeds}."
+            return f"Ship the baseline: {self.method} does harm, {found} points of mIoU on {n} test images{seeds}."
         what = "the choice of test images" if not found.low > 0 else "chance between seeds"
         return f"Ship the baseline: the help of {self.method} is within {what}, {found} points of mIoU on {n} test images{seeds}."
 
@@ -56,9 +56,8 @@ class Help:
         floor = "How far rounding alone moves a score is not measured here; it is part of what several seeds show."
         if self.teacher is None:
             return f"{self.method} needs no teacher. {floor}"
-        said = f"The teacher scores {self.teacher} points more than the baseline on the test images"
         met = "so there is something to learn from it" if self.teacher.low > 0 else "so that it knows more is not shown: the premise is open"
-        return f"{said}, {met}. {floor}"
+        return f"Teacher less baseline on the test images: {self.teacher} points of mIoU, {met}. {floor}"
 
 
 def runs_of(study: Study, row: str) -> list[Run]:
