@@ -36,6 +36,11 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     return counts[:num_classes].clone()
 
 
+def label_pixels(labels) -> np.ndarray:
+    """Pixels of each value in label maps, N of (H, W) in 0..255: int64 (256,)."""
+    return sum((np.bincount(np.ravel(label), minlength=256) for label in labels), np.zeros(256, np.int64))
+
+
 def image_counts(confusion: Tensor) -> Tensor:
     """What IoU needs of a confusion matrix (C, C), as (3, C): true positives, label pixels, predicted pixels."""
     import torch

@@ -57,9 +57,14 @@ class Witnesses:
     batch_size: int = 4
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end."""
-        index = [(step * self.batch_size + i) % len(self.packed.images) for i in range(self.batch_size)]
-        return to_batch(*(torch.from_numpy(a[index].copy()) for a in (self.packed.images, self.packed.labels)))
+        """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end.
+
+        H and W are the smallest of the batch: of larger images their upper left.
+        """
+        index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
+        images, labels, sizes = self.packed.take(index)
+        height, width = labels.shape[1:] if sizes is None else sizes.amin(0).tolist()
+        return to_batch(images[:, :height, :width], labels[:, :height, :width])
 
 
 def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
