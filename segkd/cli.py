@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
+    again.add_argument("--device", default=None, help="cpu or cuda; default: what the run was on, if that is here")
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
     export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
     export.add_argument("--format", default="onnx", help="onnx, int8 or fp16 (both ONNX), torchscript or safetensors")
@@ -168,7 +169,7 @@ def _replay(arguments: argparse.Namespace) -> None:
     from segkd.replay import replay
     from segkd.runs import load_run
 
-    for line in replay(load_run(arguments.run_id)):
+    for line in replay(load_run(arguments.run_id), arguments.device):
         print(line, flush=True)
 
 

@@ -76,7 +76,7 @@ def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: 
     for there in (path, path.with_suffix(".md")):
         if there.exists():
             raise UserError(f"'{there}' is there already: remove it or give another --out")
-    network = run.load_model().float()  # what formats and their runtimes compute in
+    network = run.load_model("cpu").float()  # what formats and their runtimes compute in
     found: list[Exported] = []
 
     def write_and_check(part: Path) -> None:

@@ -82,7 +82,8 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
     kind = teacher_kind(run.config, network.info)
     images, labels = to_batch(*test.take([index])[:2])
     seen = [feed(images, labels, kind, run.config.seed, "lesson", draw) for draw in (1, 2)]
-    logs = [resize_scores(network(x).logits, labels.shape[-2:]).log_softmax(1)[0] for x in seen]
+    device = next(network.parameters()).device
+    logs = [resize_scores(network(x.to(device)).logits, labels.shape[-2:]).log_softmax(1)[0].cpu() for x in seen]
     return [
         {
             "image": test.images[index], "label channel": x[0, 3].numpy(), "answer": _coloured(own.argmax(0).numpy(), test),

@@ -191,11 +191,13 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 @torch.no_grad()
 def predict(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
-    """A finished run's prediction on each of these images by itself; a label-assisted teacher is fed the noised label."""
+    """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    device = next(network.parameters()).device
     with like(network):
-        return [network(feed(*to_batch(*packed.take([i])[:2]), kind, run.config.seed, "picture")) for i in indices]
+        batches = (to_batch(*packed.take([i])[:2]) for i in indices)
+        return [network(feed(*batch, kind, run.config.seed, "picture").to(device)).cpu() for batch in batches]
 
 
 def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
