@@ -87,7 +87,7 @@ def shipped(study: Study) -> Run:
 
 
 def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Exported | None, str]]:
-    """Export what is to be shipped of each study, as ONNX and int8, over what was there; what is not written comes with its reason.
+    """Export what is to be shipped of each study, as ONNX and int8, over what was there; an int8 that loses too much comes with that reason.
 
     ``out``: the folder (default: the run's). The first is ``student.onnx``, the others are called after their encoder.
     """
@@ -103,6 +103,8 @@ def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Ex
                 try:
                     made = export_run(run, format, Path(part) / path.name)
                 except UserError as error:
+                    if format == FORMATS[0]:
+                        raise
                     for old in (path, path.with_suffix(".md")):
                         old.unlink(missing_ok=True)
                     found.append((study, None, f"{format}: {error}"))
