@@ -89,13 +89,13 @@ def shipped(study: Study) -> Run:
 def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Exported | None, str]]:
     """Export what is to be shipped of each study, as ONNX and int8, over what was there; an int8 that loses too much comes with that reason.
 
-    ``out``: the folder (default: the run's). The first is ``student.onnx``, the others are called after their encoder.
+    ``out``: the folder (default: the run's). The first is ``student.onnx``, the others are called after their network.
     """
     found = []
     for place, study in enumerate(studies):
         run = shipped(study)
         folder = Path(out) if out else run.path
-        name = study.profile.student.name.split("/")[-1] if place else "student"
+        name = study.profile.student.name.replace("/", "-") if place else "student"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as part:
             for format in FORMATS:
@@ -200,14 +200,13 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
         if made is None:
             continue
         size, mine = 30 + 12 * made.bytes / 2**20, shipped(study)
-        encoder = study.profile.student.name.split("/")[-1]
         if made.format == "onnx":
             for run in (max(runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]):
                 axes.scatter(1e3 * made.seconds, 100 * run.result["miou"], size, color=method_colour(run.config.method), lw=0, alpha=0.8)
         else:
             score = 100 * (mine.result["miou"] + made.miou - made.run_miou)
             axes.scatter(1e3 * made.seconds, score, size, facecolor="none", edgecolor=method_colour(mine.config.method))
-        axes.annotate(f"{encoder} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
     for row in studies[0].rows(TABLE):
         scores = [100 * run.result["miou"] for run in runs_of(studies[0], row.label)]
         if row.role != "student":
