@@ -214,7 +214,7 @@ def test_an_export_that_disagrees_is_not_written(trained, monkeypatch, error):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", [name for name in export.FORMATS if name != "fp16"])
 def test_a_full_or_a_closed_place_is_one_line_and_nothing_is_left(trained, format):
     with pytest.raises(UserError, match="/proc/a.file: cannot be written"):
         export.export_run(trained, format, Path("/proc/a.file"))

@@ -151,7 +151,7 @@ def step_seconds(configs: list[RunConfig], classes: int, device: torch.device) -
     """Seconds of a training step with its teacher's pass, by `kind_of`, of noise of the run's shape; the first step is not counted."""
     found: dict[str, float] = {}
     for config in {kind_of(c): c for c in configs}.values():
-        with computing(config.schedule.precision):
+        with computing(config.schedule.precision, device):
             shape, count = image_size(config), config.schedule.batch_size
             images, labels = torch.rand(count, 3, *shape, device=device), torch.randint(0, classes, (count, *shape), device=device)
             teacher = None

@@ -76,6 +76,8 @@ def open_own(
     """
     if steps and not (str(steps).isdecimal() and int(steps)):
         raise UserError(f"STEPS: '{steps}' is no number of steps; give a whole number above 0, or nothing for the profile's")
+    if method == BASELINE:
+        raise UserError(f"METHOD '{BASELINE}' is what every method is compared with: give another, such as cwd")
     made = create_method(method)
     rows = [Row(BASELINE), Row(method, method)]
     if made.teacher_kind is not None:

@@ -47,7 +47,7 @@ class Help:
         if self.real:
             return f"Ship the student of {self.method}: it gains {found} points of mIoU on {n} test images{seeds}."
         if found.high < 0:
-            return f"Ship the baseline: {self.method} costs it {points(found.mean)} ({found.interval}) points of mIoU on {n} test images{seeds}."
+            return f"Ship the baseline: {self.method} does harm, {found} points of mIoU on {n} test images{seeds}."
         what = "the choice of test images" if not found.low > 0 else "chance between seeds"
         return f"Ship the baseline: the help of {self.method} is within {what}, {found} points of mIoU on {n} test images{seeds}."
 
@@ -56,9 +56,8 @@ class Help:
         floor = "How far rounding alone moves a score is not measured here; it is part of what several seeds show."
         if self.teacher is None:
             return f"{self.method} needs no teacher. {floor}"
-        said = f"The teacher scores {self.teacher} points more than the baseline on the test images"
         met = "so there is something to learn from it" if self.teacher.low > 0 else "so that it knows more is not shown: the premise is open"
-        return f"{said}, {met}. {floor}"
+        return f"Teacher less baseline on the test images: {self.teacher} points of mIoU, {met}. {floor}"
 
 
 def runs_of(study: Study, row: str) -> list[Run]:
@@ -88,15 +87,15 @@ def shipped(study: Study) -> Run:
 
 
 def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Exported | None, str]]:
-    """Export what is to be shipped of each study, as ONNX and int8, over what was there; what is not written comes with its reason.
+    """Export what is to be shipped of each study, as ONNX and int8, over what was there; an int8 that loses too much comes with that reason.
 
-    ``out``: the folder (default: the run's). The first is ``student.onnx``, the others are called after their encoder.
+    ``out``: the folder (default: the run's). The first is ``student.onnx``, the others are called after their network.
     """
     found = []
     for place, study in enumerate(studies):
         run = shipped(study)
         folder = Path(out) if out else run.path
-        name = study.profile.student.name.split("/")[-1] if place else "student"
+        name = study.profile.student.name.replace("/", "-") if place else "student"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as part:
             for format in FORMATS:
@@ -104,6 +103,8 @@ def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Ex
                 try:
                     made = export_run(run, format, Path(part) / path.name)
                 except UserError as error:
+                    if format == FORMATS[0]:
+                        raise
                     for old in (path, path.with_suffix(".md")):
                         old.unlink(missing_ok=True)
                     found.append((study, None, f"{format}: {error}"))
@@ -199,14 +200,13 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
         if made is None:
             continue
         size, mine = 30 + 12 * made.bytes / 2**20, shipped(study)
-        encoder = study.profile.student.name.split("/")[-1]
         if made.format == "onnx":
             for run in (max(runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]):
                 axes.scatter(1e3 * made.seconds, 100 * run.result["miou"], size, color=method_colour(run.config.method), lw=0, alpha=0.8)
         else:
             score = 100 * (mine.result["miou"] + made.miou - made.run_miou)
             axes.scatter(1e3 * made.seconds, score, size, facecolor="none", edgecolor=method_colour(mine.config.method))
-        axes.annotate(f"{encoder} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
     for row in studies[0].rows(TABLE):
         scores = [100 * run.result["miou"] for run in runs_of(studies[0], row.label)]
         if row.role != "student":

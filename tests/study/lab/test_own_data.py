@@ -66,6 +66,8 @@ def test_a_method_that_is_not_there_is_named(folder):
     own_data.own_folder(folder)
     with pytest.raises(UserError, match="did you mean 'cwd'"):
         own_data.open_own(folder, "smoke", "cwdd")
+    with pytest.raises(UserError, match="what every method is compared with"):
+        own_data.open_own(folder, "smoke", "baseline")
 
 
 def test_students_share_a_teacher_and_images_keep_their_shape(folder):
@@ -75,7 +77,7 @@ def test_students_share_a_teacher_and_images_keep_their_shape(folder):
     assert first.teacher == second.teacher and first.teacher.network.name == "fcn/resnet18" and first.teacher.network.weights == "imagenet"
     assert second.network.name == "fcn/efficientnet_lite1" and second.network.weights == "imagenet" and second.network.head_channels == 64
     assert first.data.size == (192, 256), "120x160 images in as many pixels as the profile's"
-    with pytest.raises(UserError, match="did you mean 'deeplabv3plus/efficientnet_lite0'"):
+    with pytest.raises(UserError, match="did you mean 'deeplabv3plus/efficientnet_lite"):
         own_data.open_own(folder, "small", "cwd", student="deeplabv3plus/efficientnet_lite9")
 
 

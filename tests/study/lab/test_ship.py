@@ -23,7 +23,7 @@ def estimate(mean: float, low: float, high: float, n: int = 20) -> Estimate:
         (estimate(2, 1, 3), estimate(2, -1, 5, 3), False, "Ship the baseline: the help of cwd is within chance between seeds"),
         (estimate(2, 1, 3), estimate(2, 1, 3, 3), True, "Ship the student of cwd"),
         (estimate(0.4, -1, 2), estimate(0.4, NAN, NAN, 1), False, "Ship the baseline: the help of cwd is within the choice of test images, +0.4"),
-        (estimate(-2, -3, -1), estimate(-2, NAN, NAN, 1), False, "Ship the baseline: cwd costs it −2.0"),
+        (estimate(-2, -3, -1), estimate(-2, NAN, NAN, 1), False, "Ship the baseline: cwd does harm, −2.0 (−3.0 to −1.0)"),
         (estimate(9, NAN, NAN, 4), estimate(9, NAN, NAN, 1), False, "Ship the baseline: 4 test images are too few"),
     ],
 )
