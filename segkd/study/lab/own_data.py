@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from segkd.config import ROOT
+from segkd.data.catalog import create_dataset
 from segkd.data.readers.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
 from segkd.export import Exported, export_run
@@ -32,9 +33,13 @@ BASELINE = "baseline"
 def own_folder(folder: str | Path = "") -> Path:
     """The described folder to work on, as an absolute path; without a name the example, which is drawn if it is not there.
 
-    From here on ``DATASET=folder`` means this one, in this process and in those it starts.
+    From here on ``DATASET=folder`` means this one, in this process and in those it starts. UserError: it cannot be read.
     """
     place = Path(folder).expanduser().resolve() if folder else write_example()
+    try:
+        create_dataset("folder", place)
+    except UserError as error:
+        raise UserError(f"FOLDER: {error}") from error
     os.environ["SEGKD_DATA"] = str(place)
     return place
 
