@@ -14,7 +14,7 @@ from segkd.data.catalog import create_dataset
 from segkd.data.readers.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
 from segkd.export import Exported, export_run
-from segkd.losses.method import create_method
+from segkd.losses.method import create_method, list_methods
 from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.tables.papers import Row, Table
@@ -79,6 +79,8 @@ def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: 
     if steps and not (str(steps).isdecimal() and int(steps)):
         raise UserError(f"STEPS: '{steps}' is no number of steps; give a whole number above 0, or nothing for the profile's")
     made = create_method(method)
+    if method == BASELINE:
+        raise UserError(f"METHOD: '{method}' is what a method is compared with; give one of {', '.join(list_methods())}")
     rows = [Row(BASELINE), Row(method, method)]
     if made.teacher_kind is not None:
         rows.append(Row("teacher (label-assisted)", "lad", role="label_teacher"))
