@@ -123,17 +123,20 @@ def embed(features: np.ndarray, seed: int = 0, perplexity: float = 30.0, compone
 
 
 def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette in [-1, 1] (Euclidean) of features (n, A) under their classes; NaN for fewer than two classes."""
+    """Mean silhouette in [-1, 1] (Euclidean) of features (n, A) under their classes; NaN for fewer than two classes.
+
+    NaN too where no class has two points.
+    """
     from sklearn.metrics import silhouette_score
 
-    return float(silhouette_score(features, labels)) if len(np.unique(labels)) > 1 else float("nan")
+    return float(silhouette_score(features, labels)) if 1 < len(np.unique(labels)) < len(labels) else float("nan")
 
 
 def class_silhouettes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """Mean silhouette of the pixels of each class that occurs: which classes a method pulls apart."""
     from sklearn.metrics import silhouette_samples
 
-    values = silhouette_samples(features, labels)
+    values = silhouette_samples(features, labels) if 1 < len(np.unique(labels)) < len(labels) else np.full(len(labels), np.nan)
     return {classes[c]: float(values[labels == c].mean()) for c in np.unique(labels)}
 
 

@@ -14,7 +14,7 @@ from segkd.config import ROOT, NetworkConfig
 from segkd.data import create_dataset
 from segkd.data.readers.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
-from segkd.losses.method import create_method
+from segkd.losses.method import create_method, list_methods
 from segkd.models import check_model_name
 from segkd.registry import UserError
 from segkd.study.tables.papers import Row, Table
@@ -31,9 +31,13 @@ BASELINE, TEACHER = "baseline", "teacher"
 def own_folder(folder: str | Path = "") -> Path:
     """The described folder to work on, as an absolute path; without a name the example, which is drawn if it is not there.
 
-    From here on ``DATASET=folder`` means this one, in this process and in those it starts.
+    From here on ``DATASET=folder`` means this one, in this process and in those it starts. UserError: it cannot be read.
     """
     place = Path(folder).expanduser().resolve() if folder else write_example()
+    try:
+        create_dataset("folder", place)
+    except UserError as error:
+        raise UserError(f"FOLDER: {error}") from error
     os.environ["SEGKD_DATA"] = str(place)
     return place
 
@@ -76,9 +80,9 @@ def open_own(
     """
     if steps and not (str(steps).isdecimal() and int(steps)):
         raise UserError(f"STEPS: '{steps}' is no number of steps; give a whole number above 0, or nothing for the profile's")
-    if method == BASELINE:
-        raise UserError(f"METHOD '{BASELINE}' is what every method is compared with: give another, such as cwd")
     made = create_method(method)
+    if method == BASELINE:
+        raise UserError(f"METHOD: '{method}' is what a method is compared with; give one of {', '.join(list_methods())}")
     rows = [Row(BASELINE), Row(method, method)]
     if made.teacher_kind is not None:
         rows.append(Row("teacher (label-assisted)", "lad", role="label_teacher"))
