@@ -10,10 +10,13 @@ METHODS ?=
 TABLES ?=
 DEVICES ?=
 TEACHER ?=
-MINUTES ?= 12
 OUT ?=
 EXECUTOR ?=
 RESOURCES ?=
+DATA ?=
+STUDENT ?=
+METHOD ?= cwd
+MINUTES ?= 30
 PYTHON ?=
 PIP_FLAGS ?=
 JOBS ?= 2
@@ -25,7 +28,7 @@ CHOICE = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(
   $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(TEACHER),--teacher "$(TEACHER)")
 STUDY = $(CHOICE) $(if $(DEVICES),--devices "$(DEVICES)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
-.PHONY: help env test test-all reproduce lab data report bench gpu-check gpu-study clean
+.PHONY: help env test test-all reproduce distill lab data report bench gpu-check gpu-study clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=network:file]"
@@ -57,6 +60,9 @@ test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.l
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)
 
+distill: env  ## from DATA=folder of images and masks to a page and an ONNX file in MINUTES=30; STUDENT, TEACHER, METHOD as you like
+	@$(BIN)/segkd distill --data "$(DATA)" --student "$(STUDENT)" --teacher "$(TEACHER)" --method "$(METHOD)" --minutes "$(MINUTES)"
+
 report: env  ## make the pages of the runs and committed results that are here; trains nothing
 	@$(BIN)/segkd report $(CHOICE)
 
@@ -73,7 +79,7 @@ gpu-check: env  ## on one GPU, in at most 13 minutes: its tests, then the speed 
 	@$(BIN)/python benchmarks/gpu.py --tests
 
 gpu-study: env  ## MINUTES=12 OUT=folder: train the next runs of PROFILE=gpu DATASET=camvid; goes on from OUT, here or elsewhere
-	@$(if $(OUT),,$(error OUT is the folder that the session leaves: make gpu-study OUT=folder))$(BIN)/segkd session --minutes "$(MINUTES)" --out "$(OUT)" --profile $(if $(filter file,$(origin PROFILE)),gpu,"$(PROFILE)") \
+	@$(if $(OUT),,$(error OUT is the folder that the session leaves: make gpu-study OUT=folder))$(BIN)/segkd session --minutes $(if $(filter file,$(origin MINUTES)),12,"$(MINUTES)") --out "$(OUT)" --profile $(if $(filter file,$(origin PROFILE)),gpu,"$(PROFILE)") \
 	  --dataset $(if $(filter file,$(origin DATASET)),camvid,"$(DATASET)")
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from segkd.device import counted
-from segkd.prediction import IGNORE
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor  # `segkd predict` scores without it
+
+IGNORE = 255
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
@@ -17,6 +18,9 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
     raises ValueError: such a map was read with the wrong ids.
     """
+    import torch
+    import torch.nn.functional as F
+
     true = labels.long()
     if ignore_index < 0:  # so that it too is a row
         ignore_index, true = num_classes, torch.where(true == ignore_index, num_classes, true)
@@ -40,13 +44,24 @@ def of_classes(counts: Tensor, ignore_index: int = IGNORE) -> Tensor:
 
 def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for."""
+    import torch
+
+    from segkd.device import counted
+
     rows = IGNORE + 1
     image = torch.arange(len(labels), device=labels.device)[:, None, None]
     return counted((rows * image + labels) * num_classes + predicted, len(labels) * rows * num_classes).view(-1, rows, num_classes)
 
 
+def label_pixels(labels) -> np.ndarray:
+    """Pixels of each value in label maps, N of (H, W) in 0..255: int64 (256,)."""
+    return sum((np.bincount(np.ravel(label), minlength=256) for label in labels), np.zeros(256, np.int64))
+
+
 def image_counts(confusion: Tensor) -> Tensor:
     """What IoU needs of confusion matrices (..., C, C), as (..., 3, C): true positives, label pixels, predicted pixels."""
+    import torch
+
     return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
 
 

@@ -12,6 +12,10 @@ T = TypeVar("T")
 class UserError(Exception):
     """Bad input: one line that names the key, the value and what to do. The command line turns it into exit code 2."""
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this line in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def unknown(kind: str, value: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not known, with the nearest known one and the list."""

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from segkd.analysis.features import evaluating, network_input
+from segkd.analysis.features import evaluating, one
 from segkd.prediction import IGNORE, labels_to_grid, resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches
@@ -26,7 +26,7 @@ def feature_activation(model: nn.Module, images: Tensor) -> Tensor:
 def activation_map(model: nn.Module, image) -> np.ndarray:
     """The activation of one image (H, W, 3) uint8 at its size, divided by its mean: networks have no common unit."""
     with evaluating(model) as device:
-        maps = feature_activation(model, network_input(np.asarray(image)[None]).to(device))
+        maps = feature_activation(model, one(image)[0].to(device))
         large = resize_scores(maps[:, None], image.shape[:2], model.align_corners)[0, 0].cpu().numpy()
     return large / max(float(large.mean()), 1e-12)
 

@@ -6,7 +6,7 @@ Distances are chessboard distances (the larger of the row and column steps), so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -39,9 +39,9 @@ def distance_bins(labels: Tensor, edges: tuple[int, ...] = EDGES) -> Tensor:
     return bins
 
 
-def split_bins(packed, edges: tuple[int, ...] = EDGES) -> Tensor:
-    """`distance_bins` of all labels of a split of one size, (N, H, W) int8: made once for many networks."""
-    return torch.cat([distance_bins(labels, edges).to(torch.int8) for _, _, labels in batches(packed)])
+def split_bins(packed, edges: tuple[int, ...] = EDGES) -> list[Tensor]:
+    """`distance_bins` of each batch of a split, (B, H, W) int8: made once for many networks."""
+    return [distance_bins(labels, edges).to(torch.int8) for _, _, labels in batches(packed)]
 
 
 def _bands(labels: Tensor, widths: tuple[int, ...]) -> Iterator[Tensor]:
@@ -87,11 +87,14 @@ def boundary_counts(predicted: Tensor, labels: Tensor, num_classes: int, width: 
     return torch.stack([count(both), count(true), count(guess)])
 
 
-def predicted_maps(model: nn.Module, packed) -> Iterator[tuple[Tensor, Tensor]]:
-    """(predicted classes, labels), both (B, H, W) int64, over a split of a network that sees the image alone."""
+def predicted_maps(model: nn.Module, packed, change: Callable = lambda images: images) -> Iterator[tuple[Tensor, Tensor]]:
+    """(predicted classes, labels), both (B, H, W) int64, over a split of a network that sees the image alone.
+
+    ``change``: what is made of the images (B, 3, H, W) first.
+    """
     with evaluating(model) as device:
         for _, images, labels in batches(packed):
-            scores = model(images.to(device)).logits
+            scores = model(change(images).to(device)).logits
             yield resize_scores(scores, labels.shape[-2:], model.align_corners).argmax(1).cpu(), labels
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.boundary import EDGES, bin_names
-from segkd.analysis.features import evaluating
+from segkd.analysis.features import evaluating, one
 from segkd.analysis.pictures import colorize
 from segkd.analysis.style import styled
 from segkd.losses.rdd import confidence, difficulty_mask, hard_pixels, teacher_difficulty
@@ -63,7 +63,7 @@ def training_cases(students: Mapping[int, nn.Module], teacher: nn.Module, packed
 
 
 def near_boundaries(
-    model: nn.Module, packed, bins: Tensor, threshold: float = THRESHOLD, edges: tuple[int, ...] = EDGES
+    model: nn.Module, packed, bins: Sequence[Tensor], threshold: float = THRESHOLD, edges: tuple[int, ...] = EDGES
 ) -> pd.DataFrame:
     """Means by distance to the nearest pixel of another class: distance, pixels, wrong, hard, weight.
 
@@ -71,10 +71,9 @@ def near_boundaries(
     confidence of at most ``threshold``; ``weight``: mean TFE weight exp(-KL) between the network's two heads, NaN if it
     has one.
     """
-    sums, start = np.zeros((4, len(edges) + 1)), 0
-    for labels, wrong, hard, weight in _pixels(model, packed, threshold):
-        found = bins[start : start + len(labels)].long()
-        valid, start = found >= 0, start + len(labels)
+    sums = np.zeros((4, len(edges) + 1))
+    for found, (_, wrong, hard, weight) in zip(bins, _pixels(model, packed, threshold), strict=True):
+        valid, found = found >= 0, found.long()
         for row, values in zip(sums, (torch.ones_like(weight), wrong, hard, weight)):
             row += torch.bincount(found[valid], values[valid].double(), len(edges) + 1).numpy()
     with np.errstate(invalid="ignore"):
@@ -115,7 +114,7 @@ def training_maps(
     ``image`` (H, W, 3) uint8, ``label`` (H, W). Each row: the student's prediction and confidence, the cases against the
     finished teacher in the colours of ``CASES``, and the masks that XOR, OR and AND keep.
     """
-    found, batch = {}, _one(image, label)
+    found, batch = {}, one(image, label)
     hard = hard_pixels(_sure(teacher, _said(teacher, batch[0]), batch[1]), threshold)[0]
     for percent, student in sorted(students.items()):
         prediction = _said(student, batch[0])
@@ -134,7 +133,7 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
 
     UserError: a teacher without an auxiliary head.
     """
-    images, labels = _one(image, label)
+    images, labels = one(image, label)
     prediction = _said(teacher, images)
     if prediction.aux_logits is None:
         raise UserError("teacher_maps: this teacher has no auxiliary head; RDD's first stage compares two heads")
@@ -148,12 +147,6 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
         "auxiliary head": _coloured(teacher, aux, labels, palette), "KL(main, aux)": up(-easy.clamp_min(1e-12).log()),
         "weight exp(-KL)": up(easy), "confidence": sure.numpy(), "hard": hard_pixels(sure, threshold).numpy(),
     }  # fmt: skip
-
-
-def _one(image, label) -> tuple[Tensor, Tensor]:
-    """An image and its label as a batch of one."""
-    images = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2).float() / 255
-    return images, torch.from_numpy(np.array(label)).long()[None]
 
 
 def _said(model: nn.Module, images: Tensor) -> Prediction:

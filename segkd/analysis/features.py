@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.style import MARKERS, colours, styled
+from segkd.data.augment import to_batch
 from segkd.prediction import IGNORE, labels_to_grid
 from segkd.registry import UserError
 from segkd.train.runtime import like
@@ -29,35 +30,43 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
             module.training = mode
 
 
-def network_input(images, labels=None, label_noise: Callable | None = None, seed: int = 0) -> Tensor:
-    """uint8 images (B, H, W, 3) as float (B, 3, H, W) in [0, 1]; with ``label_noise`` the noised label as 4th channel.
+def one(image, label=None) -> tuple[Tensor, Tensor]:
+    """An image (H, W, 3) uint8 and its label (H, W) as a batch of one: (1, 3, H, W) in [0, 1] and int64 (1, H, W)."""
+    label = np.zeros(np.shape(image)[:2], np.uint8) if label is None else label
+    return to_batch(*(torch.from_numpy(np.array(part))[None] for part in (image, label)))
+
+
+def network_input(images: Tensor, labels: Tensor, label_noise: Callable | None = None, seed: int = 0) -> Tensor:
+    """Images (B, 3, H, W), with ``label_noise`` the noised label as 4th channel.
 
     ``label_noise(labels int64 (B, H, W), generator) -> (B, 1, H, W)`` is LAD's ``LabelNoise``; ``seed`` fixes its draw.
     """
-    rgb = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(torch.get_default_dtype()) / 255
     if label_noise is None:
-        return rgb
-    labels = torch.from_numpy(np.array(labels)).long()
-    return torch.cat([rgb, label_noise(labels, generator=torch.Generator().manual_seed(seed)).to(rgb)], dim=1)
+        return images
+    return torch.cat([images, label_noise(labels, generator=torch.Generator().manual_seed(seed)).to(images)], dim=1)
 
 
 SHOWN_CLASSES = 20  # of more classes a map shows the most frequent ones: more colours cannot be told apart
 
 
-def sample_positions(labels, grid: tuple[int, int], num_classes: int, per_class: int, seed: int = 0) -> np.ndarray:
+def sample_positions(
+    labels, grids: Sequence[tuple[int, int]], num_classes: int, per_class: int, seed: int = 0
+) -> np.ndarray:
     """Balanced sample of grid points: rows (class, image, y, x), int64, sorted by class and image.
 
-    ``labels`` (N, H, W) uint8 are brought to ``grid`` by nearest; void is never drawn. A class with fewer than
-    ``per_class`` points gives all it has; of more than 20 classes the 20 with the most points are drawn. A pure function
-    of its arguments: networks with one grid share the sample.
+    ``labels`` N of (H, W) uint8 are brought each to its grid of ``grids`` by nearest; void is never drawn. A class with
+    fewer than ``per_class`` points gives all it has; of more than 20 classes the 20 with the most points are drawn. A pure
+    function of its arguments: networks with the same grids share the sample.
     """
-    small = [labels_to_grid(torch.from_numpy(np.array(label)).long()[None], grid)[0].numpy() for label in labels]
-    flat = np.stack(small).reshape(-1)
+    small = [labels_to_grid(torch.from_numpy(np.array(x)).long()[None], grid).flatten() for x, grid in zip(labels, grids)]
+    flat, begin = np.concatenate(small), np.cumsum([0, *map(len, small)])
     rows, points = [], np.bincount(flat, minlength=IGNORE + 1)[:num_classes]
     for c in sorted(np.argsort(-points, kind="stable")[:SHOWN_CLASSES]):
         candidates = np.flatnonzero(flat == c)
         chosen = np.sort(np.random.default_rng([seed, c]).permutation(candidates)[:per_class])
-        rows.append(np.stack([np.full_like(chosen, c), *np.unravel_index(chosen, (len(small), *grid))], axis=1))
+        image = np.searchsorted(begin, chosen, "right") - 1
+        y, x = np.divmod(chosen - begin[image], np.asarray(grids)[image, 1])
+        rows.append(np.stack([np.full_like(chosen, c), image, y, x], axis=1))
     return np.concatenate(rows).astype(np.int64)
 
 
@@ -68,32 +77,29 @@ def pixel_features(
     seed: int = 0,
     *,
     label_noise: Callable | None = None,
-    batch_size: int = 4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features before the classifier at a balanced sample of labelled pixels: (n, A) in its precision, classes (n,) int64.
 
-    Only images that hold a sampled pixel are run, after one for the grid. ``label_noise`` feeds a label-assisted
-    teacher. UserError: the network has no feature. At most ``per_class`` times C rows; keep that near 1000 for t-SNE.
+    Only images that hold a sampled pixel are run, after one of each size for its grid. ``label_noise`` feeds a
+    label-assisted teacher. UserError: the network has no feature. At most ``per_class`` times C rows; keep that near 1000
+    for t-SNE.
     """
 
-    def feature(indices: np.ndarray) -> Tensor:
-        images, labels = packed.images[indices], packed.labels[indices]
-        prediction = model(network_input(images, labels, label_noise, seed).to(device))
+    def feature(index: int) -> np.ndarray:
+        prediction = model(network_input(*one(packed.images[index], packed.labels[index]), label_noise, seed).to(device))
         if prediction.feature is None:
             raise UserError("pixel_features: the network gives no feature before its classifier; use one of segkd's")
-        return prediction.feature.cpu()
+        return prediction.feature[0].cpu().numpy()
 
     with evaluating(model) as device:
-        grid = tuple(feature(np.array([0])).shape[-2:])
-        rows = sample_positions(packed.labels, grid, len(packed.classes), per_class, seed)
+        shapes = [label.shape for label in packed.labels]
+        grid_of = {shape: feature(shapes.index(shape)).shape[-2:] for shape in dict.fromkeys(shapes)}
+        rows = sample_positions(packed.labels, [grid_of[shape] for shape in shapes], len(packed.classes), per_class, seed)
         parts = np.zeros((len(rows), 0))
-        used = np.unique(rows[:, 1])
-        for start in range(0, len(used), batch_size):
-            indices = used[start : start + batch_size]
-            maps = feature(indices).numpy()
-            parts = np.zeros((len(rows), maps.shape[1]), maps.dtype) if parts.shape[1] == 0 else parts
-            here = np.isin(rows[:, 1], indices)
-            parts[here] = maps[np.searchsorted(indices, rows[here, 1]), :, rows[here, 2], rows[here, 3]]
+        for index in np.unique(rows[:, 1]):
+            maps, here = feature(index), rows[:, 1] == index
+            parts = parts if parts.shape[1] else np.zeros((len(rows), len(maps)), maps.dtype)
+            parts[here] = maps[:, rows[here, 2], rows[here, 3]].T
     return parts, rows[:, 0]
 
 
@@ -117,17 +123,20 @@ def embed(features: np.ndarray, seed: int = 0, perplexity: float = 30.0, compone
 
 
 def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette in [-1, 1] (Euclidean) of features (n, A) under their classes; NaN for fewer than two classes."""
+    """Mean silhouette in [-1, 1] (Euclidean) of features (n, A) under their classes; NaN for fewer than two classes.
+
+    NaN too where no class has two points.
+    """
     from sklearn.metrics import silhouette_score
 
-    return float(silhouette_score(features, labels)) if len(np.unique(labels)) > 1 else float("nan")
+    return float(silhouette_score(features, labels)) if 1 < len(np.unique(labels)) < len(labels) else float("nan")
 
 
 def class_silhouettes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """Mean silhouette of the pixels of each class that occurs: which classes a method pulls apart."""
     from sklearn.metrics import silhouette_samples
 
-    values = silhouette_samples(features, labels)
+    values = silhouette_samples(features, labels) if 1 < len(np.unique(labels)) < len(labels) else np.full(len(labels), np.nan)
     return {classes[c]: float(values[labels == c].mean()) for c in np.unique(labels)}
 
 

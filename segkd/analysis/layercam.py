@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.analysis.features import evaluating, network_input
+from segkd.analysis.features import evaluating, network_input, one
 from segkd.analysis.pictures import draw_map
 from segkd.analysis.style import styled
 from segkd.metrics import confusion_matrix, scores
-from segkd.prediction import IGNORE, resize_scores
+from segkd.prediction import resize_scores
 from segkd.registry import UserError, unknown
+from segkd.train.evaluate import batches
 from segkd.train.runtime import like
 
 
@@ -137,7 +138,7 @@ def layercam(
     if mask is not None and not mask.any():
         raise UserError(f"layercam: class {target} is not in this label; choose another image or where='predicted'")
     with like(model):
-        x = network_input(np.asarray(image)[None], np.asarray(label)[None], label_noise, seed)
+        x = network_input(*one(image, label), label_noise, seed)
     maps = (cam or InputLayerCAM(model))(x, target, mask)
     mass = [float(m.double().sum()) for m in maps]
     shares = [m / sum(mass) if sum(mass) > 0 else float("nan") for m in mass]
@@ -166,8 +167,8 @@ def input_shares(
     shown = [i for i, label in enumerate(packed.labels) if (np.asarray(label) == target).sum() >= min_pixels]
     cam, rows = InputLayerCAM(model), []
     for i in shown[:limit]:
-        one = layercam(model, packed.images[i], packed.labels[i], label_noise, target, seed=seed, cam=cam)
-        rows.append({"index": i, "image_share": one.image_share, "label_share": one.label_share})
+        found = layercam(model, packed.images[i], packed.labels[i], label_noise, target, seed=seed, cam=cam)
+        rows.append({"index": i, "image_share": found.image_share, "label_share": found.label_share})
     frame = pd.DataFrame(rows, columns=["index", "image_share", "label_share"])
     return frame.astype({"index": int, "image_share": float, "label_share": float})
 
@@ -203,13 +204,11 @@ def input_ablation(
     classes = len(packed.classes)
     counts = {name: torch.zeros(classes, classes, dtype=torch.int64) for name in ABLATIONS}
     with evaluating(model) as device:
-        for start in range(0, len(packed.labels), batch_size):
-            part = slice(start, start + batch_size)
-            labels = np.array(packed.labels[part])
-            x = network_input(packed.images[part], labels, label_noise, seed + start).to(device)
+        for start, images, labels in batches(packed, batch_size):
+            x = network_input(images, labels, label_noise, seed + start).to(device)
             for name, replace in ABLATIONS.items():
                 predicted = _Logits(model)(replace(x)).max(1).indices.cpu()  # that of argmax, many times faster
-                counts[name] += confusion_matrix(predicted, torch.from_numpy(labels), classes, IGNORE)
+                counts[name] += confusion_matrix(predicted, labels, classes)
     miou = [scores(count)["miou"] for count in counts.values()]
     return pd.DataFrame({"input": list(counts), "miou": miou, "drop": [miou[0] - m for m in miou]})
 
@@ -226,14 +225,14 @@ def layercam_figure(rows: dict[str, Attribution], target: str = ""):
     first = next(iter(rows.values())).image
     height = 2.7 * first.shape[0] / first.shape[1] + 0.45
     figure, grid = plt.subplots(len(rows), 4, figsize=(11, height * len(rows) + 0.4), squeeze=False)
-    for axes, (name, one) in zip(grid, rows.items()):
-        top = float(np.percentile(np.stack([one.image_map, one.label_map]), 99.5)) or 1.0
-        for axis, cell in zip(axes, (one.image, one.label_input, one.image_map, one.label_map)):
-            draw_map(axis, cell, None if cell is one.image or cell is one.label_input else (0.0, top))
+    for axes, (name, found) in zip(grid, rows.items()):
+        top = float(np.percentile(np.stack([found.image_map, found.label_map]), 99.5)) or 1.0
+        for axis, cell in zip(axes, (found.image, found.label_input, found.image_map, found.label_map)):
+            draw_map(axis, cell, None if cell is found.image or cell is found.label_input else (0.0, top))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         axes[0].set_ylabel(name)
-        shares = (f"from the image: {one.image_share:.0%}", f"from the label: {one.label_share:.0%}")
+        shares = (f"from the image: {found.image_share:.0%}", f"from the label: {found.label_share:.0%}")
         for axis, title in zip(axes, ("image", "label input", *shares)):
             axis.set_title(title)
     name = f", class {target}" if target else ""

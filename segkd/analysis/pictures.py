@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segkd.analysis.style import INTENSITY, note, styled
+from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -35,7 +36,7 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
         cells += [np.asarray(packed.images[i]), colorize(packed.labels[i], packed.palette)]
         titles += [packed.names[i] if hasattr(packed, "names") else f"image {i}", "label"]
     figure = _grid(cells, columns=2 * pairs, titles=titles)
-    _class_legend(figure, packed.classes, packed.palette, np.asarray([packed.labels[i] for i in indices]))
+    _class_legend(figure, packed.classes, packed.palette, [packed.labels[i] for i in indices])
     return figure
 
 
@@ -43,16 +44,20 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
 def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequence[str] | None = None):
     """One row per image: the image, its label, then the prediction of each network (HWD Fig. 4, RDD Fig. 5 and 6).
 
-    ``images`` (N, H, W, 3) uint8, ``labels`` (N, H, W), ``predictions`` {name: (N, H, W)}. Void is black in the label
+    ``images`` N of (H, W, 3) uint8, ``labels`` N of (H, W), ``predictions`` {name: N of (H, W)}. Void is black in the label
     only: networks predict there too.
     """
-    columns = {"image": list(images), "ground truth": list(colorize(labels, palette))}
-    columns |= {name: list(colorize(maps, palette)) for name, maps in predictions.items()}
+    columns = _columns(images, labels, predictions, palette)
     cells = [column[i] for i in range(len(images)) for column in columns.values()]
     figure = _grid(cells, columns=len(columns), titles=list(columns))
     if classes is not None:
         _class_legend(figure, classes, palette, labels)
     return figure
+
+
+def _columns(images, labels, predictions: dict, palette) -> dict[str, list[np.ndarray]]:
+    maps = {"ground truth": labels, **predictions}
+    return {"image": list(images)} | {name: [colorize(one, palette) for one in each] for name, each in maps.items()}
 
 
 @styled
@@ -95,16 +100,14 @@ def _name_rows(figure, names: Sequence[str], columns: int) -> None:
 def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], palette, classes: Sequence[str] | None = None):
     """Two rows per image: all of it with a frame around its window, then that window (HWD Fig. 4, RDD Fig. 5 and 6).
 
-    ``predictions`` {name: (N, H, W)}, the rest as for `prediction_sheet`; ``windows``: (top, left, height, width) of each
+    ``predictions`` {name: N of (H, W)}, the rest as for `prediction_sheet`; ``windows``: (top, left, height, width) of each
     image. Without a prediction or an image the figure says so.
     """
     from matplotlib.patches import Rectangle
 
     if not windows:
         return note("no image shows these classes")
-    columns = {"image": images, "ground truth": colorize(labels, palette)}
-    columns |= {name: colorize(maps, palette) for name, maps in predictions.items()}
-    cells = []
+    columns, cells = _columns(images, labels, predictions, palette), []
     for i, (top, left, height, width) in enumerate(windows):
         whole = [np.asarray(column[i]) for column in columns.values()]
         cells += [*whole, *(cell[top : top + height, left : left + width] for cell in whole)]
@@ -129,7 +132,7 @@ def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str] | None
     cells = [colorize(label, palette), *(np.asarray(p, dtype=float) for p in parts.values())]
     figure = _grid(cells, columns=len(cells), titles=["label", *parts], limits=[_limits(c) for c in cells])
     if classes is not None:
-        _class_legend(figure, classes, palette, label)
+        _class_legend(figure, classes, palette, [label])
     return figure
 
 
@@ -145,7 +148,7 @@ def _grid(cells: list, columns: int, titles: list[str], limits: list | None = No
     import matplotlib.pyplot as plt
 
     lines = -(-len(cells) // columns)
-    shape = cells[0].shape[0] / cells[0].shape[1]
+    shape = max(cell.shape[0] / cell.shape[1] for cell in cells)
     width = min(width, 15 / columns)
     caption = 0.22 * max(1, columns * width / 10) if limits is not None or len(titles) > columns else 0.05
     caption += 0.2 if limits is not None and len(titles) > columns else 0
@@ -179,7 +182,7 @@ def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
 
 def _class_legend(figure, classes: Sequence[str], palette, labels) -> None:
     """Colour patches of the classes that occur in the labels, and black for void if it does, below the sheet."""
-    pixels = np.bincount(np.asarray(labels).ravel(), minlength=IGNORE + 1)
+    pixels = label_pixels(labels)
     present = np.flatnonzero(pixels[:IGNORE])
     named = sorted(present[np.argsort(-pixels[present], kind="stable")][:SHOWN_CLASSES])
     entries = [(classes[c], np.asarray(palette[c]) / 255) for c in named]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.features import evaluating, network_input
+from segkd.train.evaluate import batches
 
 
 def mean_pairwise_kl(scores: Tensor) -> Tensor:
@@ -30,8 +31,7 @@ def noise_sensitivity(
     """
     total, pixels = 0.0, 0
     with evaluating(model) as device:
-        for start in range(0, len(packed.labels), batch_size):
-            images, labels = (part[start : start + batch_size] for part in (packed.images, packed.labels))
+        for start, images, labels in batches(packed, batch_size):
             inputs = [network_input(images, labels, label_noise, (seed * 10_007 + start) * draws + k) for k in range(draws)]
             found = mean_pairwise_kl(torch.stack([model(x.to(device)).logits for x in inputs]))
             total, pixels = total + float(found.sum()), pixels + found.numel()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from segkd.train.state import write_whole
 INTENSITY = "cividis"  # scalar maps; diverging maps are not needed anywhere
 DPI = 110
 MARKERS = "osD^vP*Xph<>"
+FONT = "DejaVu Sans"
+_told: set[int] = set()  # letters that no font has
 
 # Okabe-Ito for the four papers and their main rivals, Paul Tol's "muted" set for the others.
 METHOD_COLOURS = {
@@ -71,12 +75,6 @@ def colours(names: list[str]) -> dict[str, str]:
     return chosen
 
 
-MORE_LETTERS = (
-    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Source Han Sans", "WenQuanYi Zen Hei", "Microsoft YaHei",
-    "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans", "Arial Unicode MS",
-)  # fmt: skip
-
-
 def styled(draw: Callable) -> Callable:
     """Decorator of a function that returns a Figure: draws under the house style and closes the figure.
 
@@ -91,7 +89,10 @@ def styled(draw: Callable) -> Callable:
         with plt.rc_context(_settings()):
             nothing = args and isinstance(args[0], (pd.DataFrame, dict, list)) and not len(args[0])
             figure = note("no finished run yet") if nothing else draw(*args, **kwargs)
-            figure.draw_without_rendering()  # the labels of ticks are made now, while names are no formulas
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                figure.draw_without_rendering()  # the labels of ticks are made now, while names are no formulas
+            _spell(figure)
         plt.close(figure)
         return figure
 
@@ -108,13 +109,41 @@ def note(text: str):
     return figure
 
 
+def _spell(figure) -> None:
+    """Letters that DejaVu Sans lacks come from whatever installed font has them; those that none has are named once."""
+    from matplotlib.text import Text
+
+    texts = figure.findobj(Text)
+    lacking = frozenset(ord(letter) for text in texts for letter in text.get_text() if letter.isprintable()) - _own_letters()
+    for text in texts if lacking else ():
+        text.set_fontfamily([FONT, *_fonts_with(lacking)])
+
+
 @functools.cache
-def _fonts() -> list[str]:
-    """DejaVu Sans, then whatever is installed of the fonts that have the letters it lacks; matplotlib looks letter by letter."""
+def _own_letters() -> frozenset[int]:
     from matplotlib import font_manager
 
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in MORE_LETTERS if name in installed)]
+    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
+
+
+@functools.cache
+def _fonts_with(letters: frozenset[int]) -> list[str]:
+    """Names of installed fonts that together have the code points, those without serifs first; says which none has."""
+    from matplotlib import font_manager
+
+    found, left = [], set(letters)
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: ("Sans" not in font.name, font.name)):
+        if left and font.style == "normal" and not font.name.startswith("Last Resort"):  # that one has a box for every letter
+            with suppress(OSError, RuntimeError):  # a damaged file
+                if here := left & font_manager.get_font(font.fname).get_charmap().keys():
+                    found.append(font.name)
+                    left -= here
+    if left := left - _told:
+        _told.update(left)
+        shown = "".join(map(chr, sorted(left)[:20]))
+        print(f"no installed font has the letters {shown}: figures show boxes instead; install one that has them, such as a Noto Sans")
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # matplotlib's own word on each of them, at each drawing
+    return found
 
 
 def _settings() -> dict:
@@ -123,7 +152,7 @@ def _settings() -> dict:
     own = {"figure.dpi": DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True, "axes.titlesize": 10}
     own |= {"axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
     own |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.cmap": INTENSITY}
-    own |= {"font.family": _fonts(), "text.parse_math": False}  # the name of a class is no formula
+    own |= {"font.family": FONT, "text.parse_math": False}  # the name of a class is no formula
     return {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **own}
 
 

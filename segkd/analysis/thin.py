@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 
 Window = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -17,7 +18,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width in pixels
 def class_widths(labels, num_classes: int) -> np.ndarray:
     """Mean width in pixels of each class's regions, 2 * area / perimeter: float64 (C,), NaN for a class that is not there.
 
-    ``labels`` (N, H, W). The perimeter counts the sides of pixels between a class and another one; sides to void and the
+    ``labels``: N of (H, W). The perimeter counts the sides of pixels between a class and another one; sides to void and the
     border of the image are none. A strip much longer than wide gives its width; a class without a side gives inf.
     """
     area, sides = np.zeros(num_classes + 1), np.zeros(num_classes + 1)
@@ -35,7 +36,7 @@ def class_widths(labels, num_classes: int) -> np.ndarray:
 def widths_frame(packed) -> pd.DataFrame:
     """`class_widths` of a split beside each class's share of its labelled pixels in percent, thinnest first."""
     widths = class_widths(packed.labels, len(packed.classes))
-    pixels = np.bincount(np.asarray(packed.labels).ravel(), minlength=IGNORE + 1)[: len(widths)]
+    pixels = label_pixels(packed.labels)[: len(widths)]
     frame = pd.DataFrame({"class": list(packed.classes), "width": widths, "share": 100 * pixels / max(pixels.sum(), 1)})
     return frame[pixels > 0].sort_values("width", kind="stable", ignore_index=True)
 
@@ -45,7 +46,7 @@ def thinnest(labels, num_classes: int, count: int = 3, min_share: float = 1e-3) 
 
     Classes with less than ``min_share`` of the labelled pixels are too rare to look at, unless there are no others.
     """
-    widths, pixels = class_widths(labels, num_classes), np.bincount(np.asarray(labels).ravel(), minlength=256)[:num_classes]
+    widths, pixels = class_widths(labels, num_classes), label_pixels(labels)[:num_classes]
     order = [int(c) for c in np.argsort(np.where(np.isnan(widths), np.inf, widths), kind="stable") if pixels[c]]
     common = [c for c in order if pixels[c] >= min_share * pixels.sum()]
     return (common or order)[:count]

@@ -57,10 +57,15 @@ class Witnesses:
     batch_size: int = 4
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end."""
-        index = [(step * self.batch_size + i) % len(self.packed.images) for i in range(self.batch_size)]
-        arrays, device = (self.packed.images, self.packed.labels), next(self.student.parameters()).device
-        return to_batch(*(torch.from_numpy(a[index].copy()).to(device) for a in arrays))
+        """Images (B, 3, H, W) and labels (B, H, W) of the set, in order, again from the front at its end.
+
+        H and W are the smallest of the batch: of larger images their upper left.
+        """
+        index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
+        images, labels, sizes = self.packed.take(index)
+        height, width = labels.shape[1:] if sizes is None else sizes.amin(0).tolist()
+        device = next(self.student.parameters()).device
+        return to_batch(images[:, :height, :width].to(device), labels[:, :height, :width].to(device))
 
 
 def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:

@@ -116,16 +116,23 @@ def create_dataset(name: str, root: str | Path | None = None, split: str = "trai
     return DATASETS.get(name)(root=root, split=split)
 
 
+def or_named(root: str | Path | None) -> str:
+    """The other remedy for a set that is not found, where nobody said which place is meant."""
+    return ", or point SEGKD_DATA at where it is" if root is None else ""
+
+
 def root_candidates(root: str | Path | None, children: tuple[str, ...]) -> list[Path]:
     """Where a set may lie, in order: ``root`` alone if given, else $SEGKD_DATA (itself, its ``children``), data/raw.
 
-    UserError: a $SEGKD_DATA that is not there.
+    UserError: a ``root`` or $SEGKD_DATA that is not there.
     """
     named = root if root is not None else os.environ.get("SEGKD_DATA")
     named = Path(named).expanduser() if named else None
-    if root is None and named and not named.exists():  # else what lies in data/raw would be taken without a word
+    if named and not named.exists():  # else what lies in data/raw would be taken without a word
         near = get_close_matches(named.name, os.listdir(named.parent), 1) if named.parent.is_dir() else []
         hint = f"did you mean {named.parent / near[0]}? " if near else ""
+        if root is not None:
+            raise UserError(f"there is no {named}: {hint}give the place of the data set")
         raise UserError(f"SEGKD_DATA names {named}, which is not there: {hint}mend it, or unset it to look in data/raw")
     found = [named, *(named / child for child in children)] if named else []
     if root is None:  # a notebook's working directory is not the checkout's

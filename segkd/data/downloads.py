@@ -15,7 +15,7 @@ from segkd.data.verify import has_manifest, verify
 from segkd.download import fetch
 from segkd.registry import UserError
 
-NOWHERE = (" is not in ", "no segkd.yaml in ")  # how readers say that they found nothing at all
+NOWHERE = (" is not in ", "no segkd.yaml in ", "there is no ")  # how readers say that they found nothing at all
 FILE = Path(__file__).with_name("downloads.yaml")
 
 

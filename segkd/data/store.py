@@ -17,11 +17,11 @@ from segkd.data.files.unpack import locked
 from segkd.data.overlap import check_overlap
 from segkd.data.packing import first_pixels, measure, same_size, write
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
+from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change
-PIECE = 1 << 24  # pixels that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,24 @@ class Meta:
     pixels: str = ""  # SHA-256 of images and labels, see `packing.pixel_hash`; none in packs of older versions
 
 
+class Rows(Sequence):
+    """Images of several sizes in one flat array, as an array of all would give them: one by its row, a list by several rows."""
+
+    def __init__(self, pixels: np.ndarray, begin: np.ndarray, sizes: np.ndarray):
+        self.pixels, self.begin, self.sizes = pixels, begin, sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice) or np.ndim(index):
+            return [self[row] for row in (range(len(self))[index] if isinstance(index, slice) else index)]
+        row = range(len(self))[index]
+        return self.pixels[self.begin[row] : self.begin[row + 1]].reshape(*self.sizes[row], *self.pixels.shape[1:])
+
+
 class Packed:
-    """A packed split, read-only: ``take`` gives batches, whatever lies on the disk.
+    """A packed split, read-only: ``take`` gives batches, ``images`` and ``labels`` single ones, whatever lies on the disk.
 
     ``size``: the (H, W) of all images, or None where each has its own; those are ``sizes``, int64 (N, 2).
     """
@@ -67,16 +83,18 @@ class Packed:
         """Bytes of images and labels."""
         return self._images.nbytes + self._labels.nbytes
 
-    images = property(lambda self: self._of_one_size(self._images), doc="uint8 (N, H, W, 3) in RGB; UserError where sizes differ.")
-    labels = property(lambda self: self._of_one_size(self._labels), doc="uint8 (N, H, W), 255 = ignore; UserError where sizes differ.")
+    images = property(lambda self: self._rows(self._images), doc="Each image, uint8 (H, W, 3) in RGB: an array (N, H, W, 3), or `Rows`.")
+    labels = property(lambda self: self._rows(self._labels), doc="Each label, uint8 (H, W), 255 = ignore: an array (N, H, W), or `Rows`.")
 
-    def _of_one_size(self, array: np.ndarray) -> np.ndarray:
-        if self.sizes is not None:
-            raise UserError(
-                f"this needs images of one size, and those of {self.name} {self.split} are packed at their own "
-                f"({self.sizes.min(0).tolist()} to {self.sizes.max(0).tolist()}): give data.size as (height, width)"
-            )
-        return array
+    def _rows(self, array: np.ndarray) -> np.ndarray | Rows:
+        return array if self.sizes is None else Rows(array, self._begin, self.sizes)
+
+    def first(self, count: int) -> Packed:
+        """The first ``count`` images alone; all of them where there are no more."""
+        names = self.names[:count]
+        end = len(names) if self.sizes is None else self._begin[len(names)]
+        sizes = None if self.sizes is None else self.sizes[: len(names)]
+        return Packed(self._images[:end], self._labels[:end], replace(self.meta, names=names), self.path, sizes)
 
     def take(self, index: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Images uint8 (B, H, W, 3), labels uint8 (B, H, W) and, where images have sizes of their own, those, int64 (B, 2).
@@ -90,17 +108,13 @@ class Packed:
         shape = (len(rows), *sizes.max(0))
         images, labels = np.zeros((*shape, 3), np.uint8), np.full(shape, IGNORE, np.uint8)
         for place, (row, (height, width)) in enumerate(zip(rows, sizes)):
-            pixels = slice(self._begin[row], self._begin[row] + height * width)
-            images[place, :height, :width] = self._images[pixels].reshape(height, width, 3)
-            labels[place, :height, :width] = self._labels[pixels].reshape(height, width)
+            images[place, :height, :width] = self.images[row]
+            labels[place, :height, :width] = self.labels[row]
         return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(sizes)
 
     def class_frequencies(self) -> np.ndarray:
         """Frequency of each class among the labelled (not ignored) pixels, float64 (C,), sums to 1."""
-        flat, counts = self._labels.reshape(-1), np.zeros(256, np.int64)
-        for start in range(0, len(flat), PIECE):
-            counts += np.bincount(flat[start : start + PIECE], minlength=256)
-        pixels = counts[: self.num_classes]
+        pixels = label_pixels(self.labels)[: self.num_classes]
         return pixels / max(pixels.sum(), 1)
 
 

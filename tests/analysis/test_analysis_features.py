@@ -1,7 +1,5 @@
 """Pixel features: a balanced sample that all networks share, its embedding and its silhouette."""
 
-from types import SimpleNamespace
-
 import matplotlib
 import numpy as np
 import pytest
@@ -11,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segkd.analysis import features
+from segkd.data.augment import to_batch
+from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction, labels_to_grid
 from segkd.registry import UserError
 
@@ -36,7 +36,8 @@ def packed(count=5, size=(16, 24), seed=0):
     labels = rng.choice([0, 1, 255], (count, *size), p=[0.5, 0.4, 0.1]).astype(np.uint8)
     labels[1, 4, 8] = 2  # one grid point only
     images = rng.integers(0, 256, (count, *size, 3)).astype(np.uint8)
-    return SimpleNamespace(images=images, labels=labels, classes=["a", "b", "c"], palette=np.eye(3) * 255)
+    meta = Meta("made", "test", size, tuple(map(str, range(count))), ("a", "b", "c"), ((0, 0, 0),) * 3, "0")
+    return Packed(images, labels, meta, None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,31 +47,24 @@ def test_sample_is_balanced_and_never_void(per_class, seed, height):
         np.random.default_rng(seed).choice([0, 1, 2, 255], (3, height, 16), p=[0.6, 0.3, 0.02, 0.08]).astype(np.uint8)
     )
     small = labels_to_grid(torch.from_numpy(labels).long(), (4, 5)).numpy()
-    rows = features.sample_positions(labels, (4, 5), 3, per_class, seed)
+    rows = features.sample_positions(labels, [(4, 5)] * 3, 3, per_class, seed)
     for c in range(3):
         assert (rows[:, 0] == c).sum() == min(per_class, (small == c).sum())
     assert (small[rows[:, 1], rows[:, 2], rows[:, 3]] == rows[:, 0]).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
-    np.testing.assert_array_equal(rows, features.sample_positions(labels, (4, 5), 3, per_class, seed))
+    np.testing.assert_array_equal(rows, features.sample_positions(labels, [(4, 5)] * 3, 3, per_class, seed))
 
 
 def test_pixel_features_come_from_their_pixels_and_leave_the_model_alone():
     data, model = packed(), Net().train()
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    values, labels = features.pixel_features(model, data, per_class=20, batch_size=2)
+    values, labels = features.pixel_features(model, data, per_class=20)
     assert np.bincount(labels).tolist() == [20, 20, 1]
-    rows = features.sample_positions(data.labels, (4, 6), 3, 20)
+    rows = features.sample_positions(data.labels, [(4, 6)] * 5, 3, 20)
     expected = data.images[rows[:, 1], rows[:, 2] * 4, rows[:, 3] * 4] / 255
     np.testing.assert_allclose(values, expected, atol=1e-6)
     assert model.training and model.norm.training
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-
-
-def test_pixel_features_do_not_depend_on_the_batch_size():
-    data, model = packed(), Net()
-    one, _ = features.pixel_features(model, data, per_class=9, batch_size=1)
-    all_, _ = features.pixel_features(model, data, per_class=9, batch_size=5)
-    np.testing.assert_allclose(one, all_, atol=1e-6)
 
 
 def test_pixel_features_feed_a_label_channel():
@@ -87,7 +81,8 @@ def test_a_network_without_feature_is_refused():
 def test_network_input_draws_the_noise_from_the_seed():
     data = packed()
     noise = lambda y, generator=None: torch.randn(y[:, None].shape, generator=generator)
-    draw = lambda seed: features.network_input(data.images, data.labels, noise, seed)
+    batch = to_batch(*data.take(range(5))[:2])
+    draw = lambda seed: features.network_input(*batch, noise, seed)
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     assert draw(0).shape == (5, 4, 16, 24) and draw(0)[:, :3].max() <= 1
 
@@ -138,7 +133,7 @@ def test_tsne_figure_gives_the_silhouette_of_each_panel():
 
 def test_of_many_classes_the_most_frequent_are_drawn():
     labels = np.repeat(np.arange(40, dtype=np.uint8), np.arange(1, 41)).reshape(1, 20, 41)
-    rows = features.sample_positions(labels, (20, 41), 40, per_class=5)
+    rows = features.sample_positions(labels, [(20, 41)], 40, per_class=5)
     assert sorted(set(rows[:, 0])) == list(range(20, 40)) and (np.bincount(rows[:, 0])[20:] == 5).all()
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from segkd.analysis import layercam as lc
-from segkd.analysis.features import network_input
+from segkd.analysis.features import network_input, one
+from segkd.data.store import Meta, Packed
 from segkd.models import create_model
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
@@ -27,12 +28,8 @@ def packed(count=2, size=(32, 40)):
     rng = np.random.default_rng(0)
     labels = np.zeros((count, *size), np.uint8)
     labels[:, 8:20, 8:30], labels[:, :2] = 1, 255
-    return SimpleNamespace(
-        images=rng.integers(0, 256, (count, *size, 3)).astype(np.uint8),
-        labels=labels,
-        classes=["road", "car", "pole"],
-        palette=np.eye(3) * 255,
-    )
+    meta = Meta("made", "test", size, tuple(map(str, range(count))), ("road", "car", "pole"), ((0, 0, 0),) * 3, "0")
+    return Packed(rng.integers(0, 256, (count, *size, 3)).astype(np.uint8), labels, meta, None)
 
 
 def network(encoder="resnet18", width=0.125, in_channels=4):
@@ -94,7 +91,7 @@ def test_maps_are_layercam_before_and_after_scaling(model):
     from pytorch_grad_cam.utils.image import scale_cam_image
 
     data = packed()
-    x, mask = (network_input(data.images[:1], data.labels[:1], noise), torch.from_numpy(data.labels[0] == 1))
+    x, mask = (network_input(*one(data.images[0], data.labels[0]), noise), torch.from_numpy(data.labels[0] == 1))
     cam = lc.InputLayerCAM(model)
     ours, expected = cam(x, 1, mask), direct_maps(model, x, 1, mask)
     for a, b in zip(ours, expected):
@@ -107,12 +104,12 @@ def test_maps_are_layercam_before_and_after_scaling(model):
 
 def test_shares_sum_to_one_and_maps_have_image_size(model):
     data = packed()
-    one = lc.layercam(model, data.images[0], data.labels[0], noise, 1)
-    assert one.image_share + one.label_share == pytest.approx(1) and 0 <= one.image_share <= 1
-    assert one.image_map.shape == one.label_map.shape == one.label_input.shape == (32, 40)
-    assert one.image_map.min() >= 0 and one.label_map.min() >= 0
+    found = lc.layercam(model, data.images[0], data.labels[0], noise, 1)
+    assert found.image_share + found.label_share == pytest.approx(1) and 0 <= found.image_share <= 1
+    assert found.image_map.shape == found.label_map.shape == found.label_input.shape == (32, 40)
+    assert found.image_map.min() >= 0 and found.label_map.min() >= 0
     drawn = noise(torch.from_numpy(data.labels[:1]).long(), torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(one.label_input, drawn[0, 0])
+    np.testing.assert_array_equal(found.label_input, drawn[0, 0])
 
 
 def test_a_network_that_ignores_an_input_gives_it_no_share():
@@ -121,8 +118,8 @@ def test_a_network_that_ignores_an_input_gives_it_no_share():
         net = network()
         with torch.no_grad():
             net.encoder.first_conv.weight[:, channels] = 0
-        one = lc.layercam(net, data.images[0], data.labels[0], noise, 1)
-        assert getattr(one, share) == 0 and one.image_share + one.label_share == 1
+        found = lc.layercam(net, data.images[0], data.labels[0], noise, 1)
+        assert getattr(found, share) == 0 and found.image_share + found.label_share == 1
 
 
 def test_the_network_is_left_as_it_was(model):
@@ -153,10 +150,10 @@ def test_layercam_says_what_is_wrong(model):
 def test_predicted_pixels_and_a_class_that_is_never_predicted(model):
     data = packed()
     with torch.no_grad():
-        guess = resize_scores(model(network_input(data.images[:1], data.labels[:1], noise)).logits, (32, 40)).argmax(1)
+        guess = resize_scores(model(network_input(*one(data.images[0], data.labels[0]), noise)).logits, (32, 40)).argmax(1)
     for target in range(3):
-        one = lc.layercam(model, data.images[0], data.labels[0], noise, target, where="predicted")
-        assert np.isnan(one.image_share) == (not (guess == target).any())
+        found = lc.layercam(model, data.images[0], data.labels[0], noise, target, where="predicted")
+        assert np.isnan(found.image_share) == (not (guess == target).any())
 
 
 def test_input_shares_take_the_images_that_show_the_class(model):
@@ -189,10 +186,10 @@ def test_ablation_unmasks_a_network_that_copies_the_label():
 
 def test_figures_name_teachers_and_shares(model):
     data = packed()
-    one = lc.layercam(model, data.images[0], data.labels[0], noise, 1)
-    figure = lc.layercam_figure({"noised": one, "clean": one}, "car")
+    found = lc.layercam(model, data.images[0], data.labels[0], noise, 1)
+    figure = lc.layercam_figure({"noised": found, "clean": found}, "car")
     titles = [axis.get_title() for axis in figure.axes]
-    assert len(titles) == 8 and f"from the image: {one.image_share:.0%}" in titles
+    assert len(titles) == 8 and f"from the image: {found.image_share:.0%}" in titles
     assert figure.axes[2].images[0].get_clim() == figure.axes[3].images[0].get_clim()
 
 

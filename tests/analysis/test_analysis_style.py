@@ -1,8 +1,13 @@
 """The data behind figures: written where asked, whole, and only if something changed."""
 
+import io
+
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 
+from segkd.analysis import style
 from segkd.analysis.style import keep, styled
 from segkd.registry import UserError
 
@@ -41,17 +46,29 @@ def test_a_name_that_is_no_file_name_is_refused(name):
         keep(name, FRAME)
 
 
+@styled
+def bars(names):
+    figure, axes = plt.subplots()
+    axes.bar(names, [1] * len(names))
+    return figure
+
+
 def test_a_name_is_never_read_as_a_formula():
-    import io
-
-    import matplotlib.pyplot as plt
-
-    @styled
-    def draw(names):
-        figure, axes = plt.subplots()
-        axes.bar(names, [1] * len(names))
-        return figure
-
-    figure = draw(["price $", "$\\frac{", "дорога", "a_b"])
+    figure = bars(["price $", "$\\frac{", "дорога", "a_b"])
     figure.savefig(io.BytesIO())
     assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
+
+
+def test_letters_are_found_in_other_fonts_and_missing_ones_named_once(capsys, recwarn, monkeypatch):
+    """DejaVu Sans has no U+1D8D, which matplotlib's own STIXGeneral has; without other fonts nothing has Chinese."""
+    own = [font for font in font_manager.fontManager.ttflist if font.name in (style.FONT, "STIXGeneral", "Last Resort High-Efficiency")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    style._fonts_with.cache_clear()
+    (label,) = bars(["\u1d8d"]).axes[0].get_xticklabels()
+    assert label.get_fontfamily() == [style.FONT, "STIXGeneral"] and not capsys.readouterr().out
+    for names in (["road", "漢"], ["漢", "字"]):
+        bars(names).savefig(io.BytesIO())
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == [f"no installed font has the letters {letter}" for letter in "漢字"]
+    assert not recwarn.list
+    style._fonts_with.cache_clear()

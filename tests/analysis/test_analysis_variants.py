@@ -1,12 +1,11 @@
 """Paper versus code: switches whose effect is known exactly, on small untrained networks."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from segkd.analysis import variants
+from segkd.data.store import Meta, Packed
 from segkd.losses import METHODS, list_methods
 from segkd.models import create_model
 
@@ -16,7 +15,8 @@ def witnesses():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, (6, 32, 48)).astype(np.uint8)
-    packed = SimpleNamespace(images=rng.integers(0, 256, (6, 32, 48, 3)).astype(np.uint8), labels=labels)
+    meta = Meta("made", "train", (32, 48), tuple(map(str, range(6))), tuple("abcde"), ((0, 0, 0),) * 5, "0")
+    packed = Packed(rng.integers(0, 256, (6, 32, 48, 3)).astype(np.uint8), labels, meta, None)
     make = lambda width, channels: create_model("pspnet", "resnet18", in_channels=channels, classes=5, width=width)  # noqa: E731
     student, teacher, label_teacher = make(0.125, 3), make(0.25, 3), make(0.125, 4)
     with torch.no_grad():

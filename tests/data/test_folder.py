@@ -48,8 +48,13 @@ def test_found_by_folder_environment_archive_and_other_name(kit, tree, tmp_path,
         data = create_dataset("folder", root)
         assert data.names == first.names and data.fingerprint() == first.fingerprint()
         np.testing.assert_array_equal(data[2].label, first[2].label)
-    with pytest.raises(UserError, match="no segkd.yaml in .*docs/your-own-data.md.*SEGKD_DATA"):
-        create_dataset("folder", tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"no segkd.yaml in .*docs/your-own-data.md\)$"):
+        create_dataset("folder", tree / "images")
+    with pytest.raises(UserError, match="there is no .*/tre: did you mean .*/tree"):
+        create_dataset("folder", tmp_path / "tre")
+    monkeypatch.setenv("SEGKD_DATA", str(tree / "images"))
+    with pytest.raises(UserError, match="no segkd.yaml in .*or point SEGKD_DATA at where it is"):
+        create_dataset("folder")
 
 
 def test_values_of_classes_and_no_void(kit, tree):

@@ -173,6 +173,8 @@ def test_own_sizes_come_back_padded_at_the_bottom_and_right(blocks, tmp_path, si
             want_image[:h, :w], want_label[:h, :w] = plain[i].image, plain[i].label
             np.testing.assert_array_equal(images[place], want_image)
             np.testing.assert_array_equal(labels[place], want_label)
+            np.testing.assert_array_equal(packed.images[i], plain[i].image)
+            np.testing.assert_array_equal(packed.labels[i], plain[i].label)
         every = np.concatenate([sample.label.ravel() for sample in plain])
         counts = np.array([(every == 0).sum(), (every == 1).sum()])
         np.testing.assert_allclose(packed.class_frequencies(), counts / max(counts.sum(), 1))
@@ -186,16 +188,22 @@ def test_images_of_one_own_size_are_the_plain_pack(blocks, tmp_path):
     assert pack("blocks", "train", None, packed_dir=tmp_path).path == native.path and reads(blocks) == before
 
 
-def test_what_needs_one_size_says_so(blocks, tmp_path, monkeypatch):
-    own_sizes(monkeypatch, blocks, [(2, 3), (5, 4)])
+def test_rows_of_several_sizes(blocks, tmp_path, monkeypatch):
+    own_sizes(monkeypatch, blocks, [(2, 3), (5, 4), (1, 7)])
     packed = pack("blocks", "train", None, packed_dir=tmp_path)
-    for name in ("images", "labels"):
-        with pytest.raises(UserError, match=r"blocks train are packed at their own \(\[2, 3\] to \[5, 4\]\): give data.size"):
-            getattr(packed, name)
+    assert [label.shape for label in packed.labels] == [(2, 3), (5, 4), (1, 7)] and packed.images[-1].shape == (1, 7, 3)
+    for several, rows in ((slice(1, None), [1, 2]), ([2, 0], [2, 0]), (np.array([1]), [1]), ([], [])):
+        assert all(map(np.array_equal, packed.images[several], (packed.images[i] for i in rows)))
+        assert len(packed.labels[several]) == len(rows)
+    with pytest.raises(IndexError):
+        packed.labels[3]
+    first = packed.first(2)
+    assert first.names == packed.names[:2] and all(map(np.array_equal, first.labels, packed.labels)) and len(first.labels) == 2
+    assert [size.tolist() for size in first.take([1])[2]] == [[5, 4]] and len(packed.first(9)) == 3
     again = pack("blocks", "train", None, packed_dir=tmp_path)
-    np.testing.assert_array_equal(again.sizes, [[2, 3], [5, 4]])
+    np.testing.assert_array_equal(again.sizes, [[2, 3], [5, 4], [1, 7]])
     (packed.path / "sizes.npy").write_bytes(b"")  # damaged: made again
-    np.testing.assert_array_equal(pack("blocks", "train", None, packed_dir=tmp_path).sizes, [[2, 3], [5, 4]])
+    np.testing.assert_array_equal(pack("blocks", "train", None, packed_dir=tmp_path).sizes, [[2, 3], [5, 4], [1, 7]])
 
 
 def test_take_of_one_size(blocks, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.data.catalog import DATASETS, root_candidates
+from segkd.data.catalog import DATASETS, or_named, root_candidates
 from segkd.data.files import decode
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, join
@@ -25,7 +25,7 @@ DESCRIPTION = "segkd.yaml"
 
 @DATASETS.register("folder")
 class FolderDataset(Reader):
-    """One split of a described folder; ``classes`` and ``palette`` are the description's.
+    """One split of a described folder; ``classes`` and ``palette`` are those of its ``description``, a text.
 
     ``root``: the folder, the archive, or a description of another name in the folder (``root="data/roads.yaml"``).
     """
@@ -39,7 +39,8 @@ class FolderDataset(Reader):
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
         self.source, base, name = self._find_description(root)
         path = join(base, name)
-        self.config = parse_config(self.source.read(path), self.source.where(path))
+        data = self.source.read(path)
+        self.config, self.description = parse_config(data, self.source.where(path)), data.decode(errors="replace")
         self.classes, self.palette = self.config.classes, self.config.palette
         layout = self.config.layout(self.split).at(base, "")
         for folder in (layout.images, layout.masks):
@@ -63,7 +64,7 @@ class FolderDataset(Reader):
                 if source.has(f"{top}/{DESCRIPTION}"):
                     return source, top, DESCRIPTION
         looked = ", ".join(map(str, places))
-        raise UserError(f"no {DESCRIPTION} in {looked}: {self.how}, or point SEGKD_DATA at the folder that has it")
+        raise UserError(f"no {DESCRIPTION} in {looked}: {self.how}{or_named(root)}")
 
     def list_pairs(self) -> dict[str, Pair]:
         pairs = super().list_pairs()

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from segkd.data.catalog import DATASETS, Dataset, root_candidates
+from segkd.data.catalog import DATASETS, Dataset, or_named, root_candidates
 from segkd.data.files import decode
 from segkd.data.files.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
@@ -82,8 +82,8 @@ class Reader(Dataset):
         there = sorted({entry.name for place in places if place.is_dir() for entry in place.iterdir()})
         seen = f"; there are {some(there)}" if there else ""
         raise UserError(
-            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}, "
-            "or point SEGKD_DATA at where it is"
+            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}"
+            f"{or_named(root)}"
         )
 
     def list_pairs(self) -> dict[str, Pair]:

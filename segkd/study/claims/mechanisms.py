@@ -9,7 +9,6 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
@@ -29,7 +28,7 @@ from segkd.analysis.thin import thinnest
 from segkd.config import ROOT
 from segkd.data.store import Packed
 from segkd.losses.hwd import holistic_weights
-from segkd.metrics import confusion_matrix, scores
+from segkd.metrics import confusion_matrix, label_pixels, scores
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
 from segkd.runs import MEASURED, Run, find, split_of, teacher_kind
@@ -101,8 +100,7 @@ def _whole(kind: type, parts: dict[str, float]) -> object:
 
 def seen(run: Run) -> Packed:
     """The first LIMIT images of the run's declared split."""
-    split = split_of(run.config, run.config.data.split)
-    return Packed(split.images[:LIMIT], split.labels[:LIMIT], replace(split.meta, names=split.names[:LIMIT]), split.path)
+    return split_of(run.config, run.config.data.split).first(LIMIT)
 
 
 def plain_teacher(run: Run) -> nn.Module:
@@ -124,10 +122,11 @@ def boundary_miou(run: Run) -> float:
     return _miou(run.load_model(), seen(run), lambda labels: boundary_band(labels, BAND))
 
 
-def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like) -> float:
-    """mIoU in [0, 1] of a network that sees the image alone, on the pixels that ``where`` says of the labels."""
+def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like, change: Callable = lambda images: images) -> float:
+    """mIoU in [0, 1] of a network that sees the image alone, as ``change`` leaves it, on the pixels that ``where`` says of
+    the labels."""
     total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
-    for guess, labels in predicted_maps(model, packed):
+    for guess, labels in predicted_maps(model, packed, change):
         total += confusion_matrix(guess, labels.masked_fill(~where(labels).bool(), IGNORE), packed.num_classes)
     return scores(total)["miou"]
 
@@ -136,8 +135,8 @@ def _miou(model: nn.Module, packed: Packed, where: Callable = torch.ones_like) -
 def plain_image_drop(run: Run) -> float:
     """mIoU in [0, 1] that a network without a label channel loses when each image becomes its mean colour."""
     model, packed = run.load_model(), seen(run)
-    colours = [np.broadcast_to(np.mean(image, (0, 1)).round().astype(np.uint8), image.shape) for image in packed.images]
-    return _miou(model, packed) - _miou(model, Packed(np.stack(colours), packed.labels, packed.meta, packed.path))
+    flat = lambda images: ((255 * images).mean((2, 3), keepdim=True).round() / 255).expand_as(images)  # noqa: E731
+    return _miou(model, packed) - _miou(model, packed, change=flat)
 
 
 class InputScores(NamedTuple):
@@ -167,7 +166,7 @@ def pairwise_kl(run: Run) -> float:
 
 def rare_classes(packed: Packed) -> list[str]:
     """The half of the split's classes with the fewest labelled pixels: the hard ones, by data alone."""
-    counts = np.bincount(np.ravel(packed.labels), minlength=IGNORE + 1)[: packed.num_classes]
+    counts = label_pixels(packed.labels)[: packed.num_classes]
     present = np.flatnonzero(counts)
     return [packed.classes[c] for c in present[np.argsort(counts[present], kind="stable")][: len(present) // 2]]
 

@@ -5,14 +5,18 @@ Where a row that an example needs has no finished run, the result is an empty fr
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from segkd.config import ROOT
 from segkd.data.augment import to_batch
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, variance_table
 from segkd.losses.hwd import channel_divergence, class_counts, holistic_weights, standardise
@@ -24,7 +28,10 @@ from segkd.runs import teacher_kind
 from segkd.study.lab import views
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.study import Study
-from segkd.train.evaluate import feed
+from segkd.train.evaluate import batches, feed
+
+if TYPE_CHECKING:
+    from IPython.display import SVG, Markdown  # which training does not need
 
 PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
 IMAGES = 8  # test images behind a share of pixels
@@ -41,13 +48,27 @@ def _done(study: Study, rows: Sequence[str], table: str = "main") -> list[str]:
     return [row for row in rows if row in held and study.runs(table, row)]
 
 
-def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str) -> pd.io.formats.style.Styler:
+def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:
     """A frame as a table without its index; ``columns``: formats of their own. An empty frame says that nothing is run."""
     if frame.empty:
         frame = pd.DataFrame({"": ["no finished run yet: see the command under the tables"]})
     formats = {name: digits for name in frame.select_dtypes("number") if frame[name].dtype.kind == "f"} | columns
     kept = {name: text for name, text in formats.items() if name in frame}
     return frame.style.hide(axis="index").format(kept, na_rep="–", escape="html")
+
+
+def code(*functions: Callable) -> Markdown:
+    """The lines that compute an equation, as they stand in the package, to be read beside it."""
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"```python\n{textwrap.dedent(inspect.getsource(one))}```\n" for one in functions))
+
+
+def diagram(name: str) -> SVG:
+    """The drawing of a method, notebooks/diagrams/``name``.svg."""
+    from IPython.display import SVG
+
+    return SVG(filename=str(ROOT / "notebooks" / "diagrams" / f"{name}.svg"))
 
 
 @torch.no_grad()
@@ -59,7 +80,7 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
     run, test = views.first_run(study, "main", ASSISTED), study.packed(study.data.split)
     network, index = run.load_model(), min(index, len(test) - 1)
     kind = teacher_kind(run.config, network.info)
-    images, labels = to_batch(*(torch.from_numpy(a[[index]].copy()) for a in (test.images, test.labels)))
+    images, labels = to_batch(*test.take([index])[:2])
     seen = [feed(images, labels, kind, run.config.seed, "lesson", draw) for draw in (1, 2)]
     device = next(network.parameters()).device
     logs = [resize_scores(network(x.to(device)).logits, labels.shape[-2:]).log_softmax(1)[0].cpu() for x in seen]
@@ -110,29 +131,31 @@ def class_spread(study: Study, row: str = "CWD") -> pd.DataFrame:
     sqrt(w_c' Sigma_c w_c) in logits, over a few training images (FAKD's quantity at lambda = 1).
     """
     network, train = views.model(study, "main", row), study.packed("train")
-    images, labels = to_batch(*(torch.from_numpy(a[: 2 * IMAGES].copy()) for a in (train.images, train.labels)))
-    found = network(images)
-    if found.feature is None or found.classifier is None:
-        raise UserError(f"class_spread: the network of row '{row}' shows no feature before its classifier; choose another")
-    statistics = ClassStatistics(train.num_classes, found.feature.shape[1])
-    statistics.update(found.feature, labels)
+    statistics = None
+    for _, images, labels in batches(train.first(2 * IMAGES)):
+        found = network(images)
+        if found.feature is None or found.classifier is None:
+            raise UserError(f"class_spread: the network of row '{row}' shows no feature before its classifier; choose another")
+        statistics = statistics or ClassStatistics(train.num_classes, found.feature.shape[1])
+        statistics.update(found.feature, labels)
     own = variance_table(found.classifier[0], statistics)[:-1].diagonal().sqrt()
     seen = statistics.count > 1
     names = np.asarray(train.classes)[seen.numpy()]
     return pd.DataFrame({"class": names, "spread": own[seen].numpy()})
 
 
-def _pair(study: Study, student: str, indices: Sequence[int]) -> tuple[Prediction, Prediction, Tensor]:
-    """Student's and plain teacher's predictions on test images, and the labels (B, H, W)."""
+def _pairs(study: Study, student: str, indices: Iterable[int]) -> list[tuple[Prediction, Prediction, Tensor]]:
+    """Student's and plain teacher's predictions on each of these test images, and the label (1, H, W)."""
     test = study.packed(study.data.split)
-    images, labels = test.images[list(indices)], test.labels[list(indices)]
-    networks = (views.first_run(study, "main", row) for row in (student, PLAIN))
-    return *(views.predict(run, images, labels) for run in networks), torch.from_numpy(labels.copy()).long()
+    chosen = [index for index in indices if index < len(test)]
+    runs = (views.first_run(study, "main", row) for row in (student, PLAIN))
+    labels = [torch.from_numpy(test.labels[index].copy()).long()[None] for index in chosen]
+    return list(zip(*(views.predict(run, test, chosen) for run in runs), labels))
 
 
 def weight_steps(study: Study, index: int = 0, student: str = "CWD") -> pd.DataFrame:
     """HWD's weights of one test image step by step, the heaviest channel first; pixels are counted on the score grid."""
-    ours, teacher, labels = _pair(study, student, [index])
+    ((ours, teacher, labels),) = _pairs(study, student, [index])
     hyper = create_method("hwd").hyper()["hwd"]
     grid = labels_to_grid(labels, ours.logits.shape[-2:])
     pixels = class_counts(grid, ours.logits.shape[1])[0]
@@ -148,7 +171,7 @@ def weight_steps(study: Study, index: int = 0, student: str = "CWD") -> pd.DataF
 
 def weight_settings(study: Study, settings: Mapping[str, Mapping], index: int = 0, student: str = "CWD") -> pd.DataFrame:
     """HWD's weights of one test image under several settings of ``holistic_weights``: a column each, by name."""
-    ours, teacher, labels = _pair(study, student, [index])
+    ((ours, teacher, labels),) = _pairs(study, student, [index])
     found = {name: holistic_weights(ours.logits, teacher.logits, labels, **given)[0] for name, given in settings.items()}
     frame = pd.DataFrame({name: weights.numpy() for name, weights in found.items()})
     frame.insert(0, "class", study.packed(study.data.split).classes)
@@ -168,18 +191,18 @@ def difficulty_cases(study: Study, student: str = "RDD", threshold: float = 0.7)
 
     Shares and errors in percent.
     """
-    test = study.packed(study.data.split)
-    *networks, labels = _pair(study, student, range(min(IMAGES, len(test))))
-    valid = labels != IGNORE
-    hard = [hard_pixels(confidence(x.logits, labels), threshold) for x in networks]
-    wrong = [resize_scores(x.logits, labels.shape[-2:]).argmax(1) != labels for x in networks]
-    lines = []
+    lines, found = [], []
+    for *networks, labels in _pairs(study, student, range(IMAGES)):
+        hard = [hard_pixels(confidence(x.logits, labels), threshold) for x in networks]
+        wrong = [resize_scores(x.logits, labels.shape[-2:]).argmax(1) != labels for x in networks]
+        found.append(torch.stack([*hard, *wrong])[:, labels != IGNORE])
+    hard, wrong = torch.cat(found, 1).unflatten(0, (2, 2))
     for student_hard, teacher_hard in ((False, False), (True, False), (False, True), (True, True)):
-        here = valid & (hard[0] == student_hard) & (hard[1] == teacher_hard)
+        here = (hard[0] == student_hard) & (hard[1] == teacher_hard)
         kept = [mode.upper() for mode in MODES if difficulty_mask(*map(torch.tensor, (student_hard, teacher_hard)), mode)]
         lines.append({
             "student": "hard" if student_hard else "easy", "teacher": "hard" if teacher_hard else "easy",
-            "share %": 100 * (here.sum() / valid.sum()).item(), "student wrong %": 100 * wrong[0][here].double().mean().item(),
+            "share %": 100 * here.double().mean().item(), "student wrong %": 100 * wrong[0][here].double().mean().item(),
             "teacher wrong %": 100 * wrong[1][here].double().mean().item(), "kept by": ", ".join(kept) or "none",
         })  # fmt: skip
     return pd.DataFrame(lines)
@@ -206,6 +229,15 @@ def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     assisted = ASSISTED if "lad" in methods else PLAIN  # no other method looks at it
     networks = [views.model(study, "main", row) for row in ("baseline", PLAIN, assisted)]
     return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)
+
+
+def paired_by_seed(study: Study, row: str, reference: str = "baseline") -> pd.DataFrame:
+    """mIoU of a row and of its reference on the seeds that have both, and their difference, in points."""
+    scores = 100 * study.scores("main").pivot_table(index="seed", columns="row", values="miou").astype(float)
+    if not {row, reference} <= set(scores):
+        return pd.DataFrame()
+    found = scores[[reference, row]].dropna().reset_index().rename_axis(columns=None)
+    return found.assign(difference=found[row] - found[reference])
 
 
 def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, reference: str = "baseline") -> pd.DataFrame:

@@ -13,6 +13,7 @@ from segkd.analysis.difficulty import CASES
 from segkd.analysis.features import class_silhouettes
 from segkd.analysis.pictures import colorize
 from segkd.analysis.thin import chosen_frames, thinnest
+from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.study.tables.reported import reported_values
 from segkd.study.tables.study import Study
@@ -134,7 +135,7 @@ def feature_headline(scores: dict[str, float], ratios: pd.DataFrame) -> dict[str
 
 def explained_classes(packed, first: int, count: int = 3) -> list[int]:
     """Classes whose scores are explained: ``first``, then the most frequent and the thinnest others, ``count`` in all."""
-    pixels = np.bincount(np.asarray(packed.labels).ravel(), minlength=IGNORE + 1)[: packed.num_classes]
+    pixels = label_pixels(packed.labels)[: packed.num_classes]
     frequent = [int(c) for c in np.argsort(-pixels) if pixels[c]]
     thin = thinnest(packed.labels, packed.num_classes, packed.num_classes)
     return list(dict.fromkeys([first, *frequent[:1], *thin, *frequent]))[:count]

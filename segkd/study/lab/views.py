@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segkd.analysis.look import Look, frame
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
@@ -46,13 +47,13 @@ def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
 
 
 def sample(study: Study, count: int = 100) -> Packed:
-    """At most ``count`` images of the declared split, evenly spaced, all of one size: the study's, or that of its crops.
+    """At most ``count`` images of the declared split, evenly spaced, as the study has them.
 
     What a page measures by running networks, it measures on these.
     """
     data = study.data
     limit = min(count, data.eval_limit or count)
-    return split_of(RunConfig(replace(data, size=data.size or data.crop, eval_limit=limit)), data.split)
+    return split_of(RunConfig(replace(data, eval_limit=limit)), data.split)
 
 
 def each_run(study: Study, table: str, rows: Sequence[str], measure: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
@@ -100,14 +101,17 @@ def teacher_of(run: Run) -> torch.nn.Module:
     return find(run.config.teacher).load_model()
 
 
-def label_maps(study: Study, table: str, rows: Sequence[str], packed: Packed, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """Predicted classes (n, H, W) of each row's first run on some images of ``packed``."""
-    images, labels = packed.images[list(indices)], packed.labels[list(indices)]
-    found = {}
-    for row in rows:
-        logits = predict(first_run(study, table, row), images, labels).logits
-        found[row] = resize_scores(logits, labels.shape[1:]).argmax(1).numpy()
-    return found
+def label_maps(
+    study: Study, table: str, rows: Sequence[str], packed: Packed, indices: Sequence[int]
+) -> dict[str, list[np.ndarray]]:
+    """Predicted classes (H, W) of each row's first run on some images of ``packed``."""
+    runs = {row: first_run(study, table, row) for row in rows}
+    return {row: [label_map(p, packed.labels[i]) for p, i in zip(predict(run, packed, indices), indices)] for row, run in runs.items()}
+
+
+def label_map(prediction: Prediction, label: np.ndarray) -> np.ndarray:
+    """Predicted classes of one image at the size of its label (H, W)."""
+    return resize_scores(prediction.logits, label.shape).argmax(1)[0].numpy()
 
 
 def model(study: Study, table: str, row: str) -> torch.nn.Module:
@@ -141,7 +145,7 @@ def class_shares(study: Study) -> pd.DataFrame:
 
 def image_with(packed: Packed, target: int) -> int:
     """Index of the image with the most pixels of a class."""
-    return int((packed.labels == target).reshape(len(packed), -1).sum(1).argmax())
+    return int(np.argmax([(label == target).sum() for label in packed.labels]))
 
 
 def target_class(study: Study, name: str = "") -> int:
@@ -172,9 +176,12 @@ def label_teachers(study: Study, table: str) -> pd.DataFrame:
 
 
 def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
-    """Arguments of ``pictures.label_noise_sheet`` for a training image: class-wise noise, pixel noise, their sum."""
+    """Arguments of ``pictures.label_noise_sheet`` for a training image: class-wise noise, pixel noise, their sum.
+
+    Of fewer images it is the last.
+    """
     train = study.packed("train")
-    label = train.labels[index]
+    label = train.labels[min(index, len(train) - 1)]
     maps = torch.from_numpy(label.copy()).long()[None]
     draw = lambda alpha: LabelNoise(train.num_classes, alpha)(maps, torch.Generator().manual_seed(seed))[0, 0].numpy()  # noqa: E731
     classwise, both = draw(0.0), draw(create_method("lad").hyper()["lad"]["alpha"])
@@ -183,14 +190,35 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 
 @torch.no_grad()
-def predict(run: Run, images: np.ndarray, labels: np.ndarray) -> Prediction:
-    """A finished run's prediction on uint8 images, on the CPU; a label-assisted teacher is fed the noised label."""
+def predict(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
+    """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    device = next(network.parameters()).device
     with like(network):
-        batch = to_batch(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
-        seen = feed(*batch, kind, run.config.seed, "picture")
-        return network(seen.to(next(network.parameters()).device)).cpu()
+        batches = (to_batch(*packed.take([i])[:2]) for i in indices)
+        return [network(feed(*batch, kind, run.config.seed, "picture").to(device)).cpu() for batch in batches]
+
+
+def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
+    """The answers to some images of ``packed`` of every row of the comparison: its first run, if its network is here.
+
+    UserError: no network is here.
+    """
+    said: dict[str, list[Prediction]] = {}
+    for table in ("main", "rivals"):
+        for row in study.rows(table) if table in study.tables else ():
+            for run in study.runs(table, row.label)[:1] if row.label not in said else ():
+                with suppress(UserError):
+                    said[row.label] = predict(run, packed, indices)
+    if not said:
+        raise UserError(f"no network of {study.profile.name} on {study.dataset} is here: train it with study.run()")
+    frames = []
+    for place, index in enumerate(indices):
+        image, label = packed.images[index], packed.labels[index]
+        logs = {row: resize_scores(found[place].logits, label.shape).log_softmax(1)[0] for row, found in said.items()}
+        frames.append(frame(image, label, logs, packed.num_classes))
+    return Look(packed.classes, [list(map(int, colour)) for colour in packed.palette], frames)
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:
@@ -205,21 +233,16 @@ def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
     """Rows of ``pictures.map_sheet``: RDD's two stages on test images, with the finished RDD student (RDD Fig. 3, 4)."""
     test = study.packed(study.data.split)
     chosen = [index for index in indices if index < len(test)] or [0]
-    images, labels = test.images[chosen], test.labels[chosen]
-    student = predict(first_run(study, "main", "RDD"), images, labels)
-    teacher = predict(first_run(study, "main", TEACHER), images, labels)
-    size = labels.shape[1:]
-    trust = resize_scores(teacher_difficulty(teacher.logits, teacher.aux_logits)[:, None], size)[:, 0]
-    sure = {n: resize_scores(p.logits, size).softmax(1).amax(1) for n, p in (("student", student), ("teacher", teacher))}
-    hard = {name: hard_pixels(value) for name, value in sure.items()}
-    modes = {mode: difficulty_mask(hard["student"], hard["teacher"], mode) for mode in ("xor", "or", "and")}
-    return [
-        {
-            "image": image, "TFE weight": trust[i].numpy(), "teacher: hard": hard["teacher"][i].numpy(),
-            "student: hard": hard["student"][i].numpy(), **{m.upper(): mask[i].numpy() for m, mask in modes.items()},
-        }
-        for i, image in enumerate(images)
-    ]  # fmt: skip
+    pairs = zip(*(predict(first_run(study, "main", row), test, chosen) for row in ("RDD", TEACHER)))
+    return [_difficulty_maps(test.images[index], *pair) for index, pair in zip(chosen, pairs)]
+
+
+def _difficulty_maps(image: np.ndarray, student: Prediction, teacher: Prediction) -> dict[str, np.ndarray]:
+    at_size = lambda maps: resize_scores(maps, image.shape[:2])[0]  # noqa: E731
+    trust = at_size(teacher_difficulty(teacher.logits, teacher.aux_logits)[:, None])[0]
+    ours, theirs = (hard_pixels(at_size(found.logits).softmax(0).amax(0)) for found in (student, teacher))
+    modes = {mode.upper(): difficulty_mask(ours, theirs, mode).numpy() for mode in ("xor", "or", "and")}
+    return {"image": image, "TFE weight": trust.numpy(), "teacher: hard": theirs.numpy(), "student: hard": ours.numpy(), **modes}
 
 
 def hard_easy(frame: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:

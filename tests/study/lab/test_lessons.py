@@ -32,8 +32,8 @@ def study(tmp_path_factory):
 def predicted(study, row, indices):
     """Logits (B, C, h, w) in float64 and labels (B, H, W)."""
     test = study.packed(study.data.split)
-    images, labels = test.images[indices], test.labels[indices]
-    return views.predict(views.first_run(study, "main", row), images, labels).logits.double().numpy(), labels
+    found = views.predict(views.first_run(study, "main", row), test, indices)
+    return torch.cat([one.logits for one in found]).double().numpy(), test.labels[indices]
 
 
 def softmax(x, axis):
@@ -103,8 +103,8 @@ def test_cases_of_difficulty(study, monkeypatch):
     scores = [2 * torch.randn(4, 5, 6, 8, generator=random) for _ in range(2)]
     labels = torch.randint(5, (4, 24, 32), generator=random)
     labels[:, :3] = 255
-    predictions = (Prediction(x, None, None, (), None) for x in scores)
-    monkeypatch.setattr(lessons, "_pair", lambda *_: (*predictions, labels))
+    single = [[Prediction(one[None], None, None, (), None) for one in x] for x in scores]
+    monkeypatch.setattr(lessons, "_pairs", lambda *_: zip(*single, labels[:, None]))
     frame = lessons.difficulty_cases(study, "RDD", 0.5).set_index(["student", "teacher"])
     big, labels = [upsampled(x.double().numpy(), labels.shape[1:]) for x in scores], labels.numpy()
     hard, wrong = [softmax(x, 1).max(1) <= 0.5 for x in big], [x.argmax(1) != labels for x in big]

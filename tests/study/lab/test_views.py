@@ -1,7 +1,5 @@
 """What the analysis pages show of runs: rows that are missing, snapshots, frames over seeds, tables of what was measured."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,14 +26,10 @@ def test_rows_without_a_run_are_named(study, capsys):
     assert "not run, so not shown here: KD (table 'main' of rdd)" in capsys.readouterr().out
 
 
-def test_sample_has_one_size_and_at_most_so_many_images(study):
+def test_sample_has_at_most_so_many_images(study):
     packed = views.sample(study, 5)
     assert len(packed) == 5 and packed.size == (48, 64) and packed.split == "test"
     assert len(views.sample(study, 10_000)) == study.data.eval_limit
-    own_sizes = dataclasses.replace(
-        study, setting=dataclasses.replace(study.setting, data=dataclasses.replace(study.data, size=None, crop=(24, 32)))
-    )
-    assert views.sample(own_sizes, 3).size == (24, 32)
 
 
 def test_snapshots_are_networks_on_their_way(study, capsys):
