@@ -80,15 +80,10 @@ def next_job(configs: Iterator[RunConfig], taught_by: set[str], failed: set[str]
         return missing[:1]
     together = [c for c in missing if cohort_key(c) == cohort_key(missing[0]) and c.id not in taught_by]
     begun = [c for c in together if checkpoints(find(c).path)]
-    times = [_seconds(find(c)) for c in configs if find(c).done and c.id not in taught_by]
-    own, teacher = (max(column) for column in zip(*times)) if times else (left, 0.0)
-    return begun or together[: max(1, int((left - teacher) / max(own, 1e-9)))]
-
-
-def _seconds(run: Run) -> tuple[float, float]:
-    """How long a run's own steps took, and its teacher's passes."""
-    steps = run.config.schedule.steps
-    return run.result["seconds_per_step"] * steps, run.result["teacher_seconds_per_step"] * steps
+    known = [find(c).result for c in configs if find(c).done and c.id not in taught_by]
+    own, teacher = (max((r[key] for r in known), default=left) for key in ("seconds_per_step", "teacher_seconds_per_step"))
+    fit = left / max(missing[0].schedule.steps, 1) - teacher  # seconds that a step of all may take
+    return begun or together[: max(1, int(fit / max(own, 1e-9)))]
 
 
 def _clock(until: float):
