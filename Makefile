@@ -12,6 +12,10 @@ DEVICES ?=
 TEACHER ?=
 EXECUTOR ?=
 RESOURCES ?=
+DATA ?=
+STUDENT ?=
+METHOD ?= cwd
+MINUTES ?= 30
 PYTHON ?=
 PIP_FLAGS ?=
 JOBS ?= 2
@@ -23,7 +27,7 @@ CHOICE = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(
   $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(TEACHER),--teacher "$(TEACHER)")
 STUDY = $(CHOICE) $(if $(DEVICES),--devices "$(DEVICES)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
-.PHONY: help env test test-all reproduce lab data report bench gpu-check clean
+.PHONY: help env test test-all reproduce distill lab data report bench gpu-check clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=network:file]"
@@ -54,6 +58,9 @@ test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.l
 
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)
+
+distill: env  ## from DATA=folder of images and masks to a page and an ONNX file in MINUTES=30; STUDENT, TEACHER, METHOD as you like
+	@$(BIN)/segkd distill --data "$(DATA)" --student "$(STUDENT)" --teacher "$(TEACHER)" --method "$(METHOD)" --minutes "$(MINUTES)"
 
 report: env  ## make the pages of the runs and committed results that are here; trains nothing
 	@$(BIN)/segkd report $(CHOICE)

@@ -90,13 +90,17 @@ def difference(ours: Tensor, plain: Tensor) -> float:
     return math.inf if math.isnan(gap) else gap
 
 
-def medians(works: dict, repeats: int, seconds: float = SECONDS) -> dict[str, float]:
-    """Median ms of each work, in turns, every other turn backwards; slow ones are repeated less often."""
+def in_turns(works: dict, repeats: int, seconds: float = SECONDS) -> dict[str, list[float]]:
+    """Ms of each work in each round, every other round backwards; slow ones are repeated less often."""
     warm = sum(work() for work in works.values())
     rounds = max(min(3, repeats), min(repeats, int(seconds / warm)))
-    turns = [list(works)[:: (-1) ** turn] for turn in range(rounds)]
-    times = [{name: works[name]() for name in turn} for turn in turns]
-    return {name: 1e3 * statistics.median(turn[name] for turn in times) for name in works}
+    times = [{name: works[name]() for name in list(works)[:: (-1) ** turn]} for turn in range(rounds)]
+    return {name: [1e3 * turn[name] for turn in times] for name in works}
+
+
+def medians(works: dict, repeats: int, seconds: float = SECONDS) -> dict[str, float]:
+    """Median ms of each work, `in_turns`."""
+    return {name: statistics.median(times) for name, times in in_turns(works, repeats, seconds).items()}
 
 
 def measure(name: str, classes: int, repeats: int, memory: bool) -> dict:

@@ -1,33 +1,40 @@
 """What a training step of each method costs at a profile's size, on noise, all in turns in one process.
 
-``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file; reports set these
-times against the points of mIoU that the methods gained, and the tables take their time ratios from them. CPU time of one
-thread, which counts no other work on the machine; that work still takes of caches and memory, so leave the machine alone.
+``python benchmarks/methods.py`` writes results/methods.csv and results/methods.md beside this file: a profile's lines
+anew, those of other profiles kept. Reports set these times against the points of mIoU that the methods gained; the tables
+and the claims about time take theirs from them. CPU time of one thread, which counts no other work on the machine; that
+work still takes of caches and memory, so leave the machine alone.
 """
 
 import argparse
+import csv
 import time
+from statistics import median
 
 import torch
-from losses import medians
-from table import environment, write
+from losses import in_turns
+from table import cell, environment
 from torch import Tensor
 
 from segkd.config import RunConfig
 from segkd.runs import as_teacher
+from segkd.study.tables.configs import too_small
 from segkd.study.tables.papers import COMPARISON, PAPERS
-from segkd.study.tables.step_times import digest, image_size, kind_of
+from segkd.study.tables.step_times import ALONE, digest, image_size, kind_of
 from segkd.study.tables.study import open_study
+from segkd.train.runtime import computing
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
 
 CPU = torch.device("cpu")
 REPEATS, CLASSES = 15, 11
-COLUMNS = ("row", "ms a step", "ms of the teacher's pass", "kind")
+COLUMNS = ("profile", "measured", "row", "ms a step", "ms of the teacher's pass", "kind", "rounds")
+SHOWN = 5  # of the columns, in the table to read
 NOTES = """
-Medians. A step: forward, losses, backward, update, without the teacher's pass, which stands beside it and which runs that are
-trained together share. A line a kind of step: rows that differ in hyper-parameters only share one. Networks, image size and batch
-are those of the profile; what a step costs does not depend on the images.
+Medians of rounds in which every kind takes one step. A step: forward, losses, backward, update, without the teacher's pass,
+which stands beside it and which runs that are trained together share. A line a kind of step: rows that differ in
+hyper-parameters only share one. Networks, image size and batch are those of the profile; what a step costs does not depend on
+the images.
 """.strip()
 
 
@@ -62,15 +69,15 @@ def kinds(profile: str, dataset: str) -> dict[str, RunConfig]:
         study = open_study(paper, profile, dataset)
         for row in (row for name in study.all_tables for row in study.rows(name) if row.role == "student"):
             config = study.config(row, 0)
-            if config.network.name == study.profile.student.name:
+            if config.network.name == study.profile.student.name and not too_small(config):
                 found.setdefault(kind_of(config), (row.label, config))
     rows = dict(found.values())
     assert len(rows) == len(found), "two kinds of step have one label"
     return rows
 
 
-def measured(rows: dict[str, RunConfig]) -> list[tuple[str, float, float, str]]:
-    """A line for each run."""
+def measured(rows: dict[str, RunConfig]) -> list[tuple]:
+    """The columns of `COLUMNS` from the third on, for each run."""
     images, labels = batch(next(iter(rows.values())))
     known = teachers(list(rows.values()))
     works, said = {}, {kind: teacher(images, labels, 0) for kind, teacher in known.items()}
@@ -83,9 +90,30 @@ def measured(rows: dict[str, RunConfig]) -> list[tuple[str, float, float, str]]:
         works[label] = lambda step=step: processor_seconds(step)
     for work in works.values():
         work()
-    found = medians(works, REPEATS, 300)
-    passes = {label: found[kind_of(config.teacher)] if config.teacher else 0.0 for label, config in rows.items()}
-    return [(label, found[label], passes[label], digest(config)) for label, config in rows.items()]
+    found, lines = in_turns(works, REPEATS, 300), []
+    for label, config in rows.items():
+        own = found[label]
+        passes = found[kind_of(config.teacher)] if config.teacher else [0.0] * len(own)
+        rounds = " ".join(f"{a + b:.2f}" for a, b in zip(own, passes))
+        lines.append((label, median(own), median(passes), digest(config), rounds))
+    return lines
+
+
+def write(profile: str, where: str, lines: list[tuple]) -> None:
+    """results/methods.csv and .md: ``lines`` as those of the profile, the others' kept."""
+    kept, kinds_now = [], {line[3] for line in lines}
+    if ALONE.exists():
+        with open(ALONE, newline="") as file:
+            kept = [[line.get(name, "") for name in COLUMNS] for line in csv.DictReader(file)]
+    kept = [line for line in kept if line[0] not in ("", profile) and line[5] not in kinds_now]
+    rows = [*kept, *([profile, where, *line] for line in lines)]
+    with open(ALONE, "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    shown = [COLUMNS[:1] + COLUMNS[2:SHOWN], ["---"] * (SHOWN - 1)]
+    shown += [[row[0], row[2], cell(float(row[3])), cell(float(row[4]))] for row in rows]
+    machines = [f"- {name}: {how}" for name, how in dict((row[0], row[1]) for row in rows).items()]
+    text = ["# What a step of each method costs", "", "Generated by `benchmarks/methods.py`.", "", NOTES, "", *machines, ""]
+    ALONE.with_suffix(".md").write_text("\n".join([*text, *(f"| {' | '.join(line)} |" for line in shown)]) + "\n")
 
 
 def main() -> None:
@@ -96,10 +124,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     study = open_study("all", chosen.profile, chosen.dataset)
-    rows = measured(kinds(chosen.profile, chosen.dataset))
-    notes = f"{NOTES}\n\nProfile {chosen.profile}, {chosen.dataset}: {study.facts()['student']}, {study.facts()['schedule']}."
-    write("methods", "What a step of each method costs", COLUMNS, rows, environment("CPU time"), notes)
-    for label, own, teacher, _ in rows:
+    with computing(study.setting.schedule().precision):
+        rows = measured(kinds(chosen.profile, chosen.dataset))
+    setting = f"{chosen.dataset}, {study.facts()['student']}, {study.facts()['schedule']}"
+    write(chosen.profile, f"{setting}; {environment('CPU time')}", rows)
+    for label, own, teacher, *_ in rows:
         print(f"{label:20} {own:7.1f} ms  teacher {teacher:6.1f} ms")
 
 

@@ -37,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
     add = lambda name, run, text: _with_run(commands.add_parser(name, help=text, description=text), run)  # noqa: E731
     _add_choice(add("reproduce", _reproduce, "train what is missing, run the notebooks, render the report"))
+    distill = add("distill", _distill, "from a folder of images to a page and an ONNX file, in so many minutes")
+    distill.add_argument("--data", default="", help="the folder (docs/your-own-data.md); without it an example is drawn")
+    distill.add_argument("--student", default="", help="a network, or several with commas, as `segkd models` lists them")
+    distill.add_argument("--teacher", default="", help="a network, NETWORK:FILE or a run's folder; default: the profile's")
+    distill.add_argument("--method", default="cwd", help="how the student is taught, such as cwd or kd+hwd")
+    distill.add_argument("--minutes", type=float, default=30, help="that all of it may take")
+    distill.add_argument("--out", type=Path, default=None, help="the folder for page and files; default: reports/ship-...")
+    distill.add_argument("--profile", default="small", help="networks, sizes and schedule")
     study = add("study", _study, "train what is missing of one study, without notebooks, or say what that would take")
     study.add_argument("name", metavar="NAME", help="lad, fakd, hwd or rdd: a paper's tables; all: every method together")
     _add_choice(study)
@@ -48,11 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     add("runs", _runs, "list the runs that are there: state, score, cost")
     again = add("replay", _replay, "repeat the step at which a run stopped, and say where it is not finite")
     again.add_argument("run_id", metavar="run", help="id of a run with a failure.json")
+    again.add_argument("--device", default=None, help="cpu or cuda; default: what the run was on, if that is here")
     export = add("export", _export, "write the network of a run for deployment, checked against the run")
     export.add_argument("run_id", metavar="run", help="id of a finished run, as `segkd runs` lists it")
-    export.add_argument("--format", default="onnx", help="onnx, torchscript or safetensors")
+    export.add_argument("--format", default="onnx", help="onnx, int8 or fp16 (both ONNX), torchscript or safetensors")
     export.add_argument("--out", type=Path, default=None, help="the file, or its folder; default: the run's id, here")
     export.add_argument("--argmax", action="store_true", help="labels instead of scores")
+    export.add_argument("--loss", type=float, default=None, help="points of mIoU that the file may differ by; default: int8 1.0, fp16 0.2, others 0.1")
+    predict = add("predict", _predict, "an exported ONNX file on images: masks, overlays, class areas, scores; needs no torch")
+    predict.add_argument("file", type=Path, help="an ONNX file of `segkd export`")
+    predict.add_argument("images", type=Path, nargs="+", help="images and folders of them")
+    predict.add_argument("--out", type=Path, required=True, help="the folder for masks/, overlays/ and areas.csv")
+    predict.add_argument("--labels", type=Path, default=None, help="a folder of masks of the same names: scores too")
+    predict.add_argument("--against", type=Path, default=None, help="another file of the same classes, to compare with")
+    predict.add_argument("--batch", type=int, default=8, help="images or tiles at a time")
+    predict.add_argument("--tile", type=int, default=1024, help="pixels a side, where the file takes images at their own size")
     data = add("data", _data, "list the data sets, or get, check and pack one")
     data.add_argument("words", nargs="*", metavar="WHAT", help="list (default), prepare NAME, verify NAME; NAME alone: all of it")
     data.add_argument("--root", type=Path, default=None, help="where the set lies; default: $SEGKD_DATA, then data/raw")
@@ -101,6 +119,14 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     print(reproduce(arguments.profile, arguments.dataset, arguments.executor, arguments.resources, **_choice(arguments)))
 
 
+def _distill(arguments: argparse.Namespace) -> None:
+    from segkd.study.distill import distill
+
+    places = arguments.data, arguments.student, arguments.teacher, arguments.method, arguments.minutes
+    for line in distill(*places, arguments.out, arguments.profile):
+        print(line, flush=True)
+
+
 def _choice(arguments: argparse.Namespace) -> dict[str, str | None]:
     return {name: getattr(arguments, name, None) or None for name in ("seeds", "methods", "tables", "devices", "teacher")}
 
@@ -143,7 +169,7 @@ def _replay(arguments: argparse.Namespace) -> None:
     from segkd.replay import replay
     from segkd.runs import load_run
 
-    for line in replay(load_run(arguments.run_id)):
+    for line in replay(load_run(arguments.run_id), arguments.device):
         print(line, flush=True)
 
 
@@ -151,8 +177,16 @@ def _export(arguments: argparse.Namespace) -> None:
     from segkd.export import export_run
     from segkd.runs import load_run
 
-    found = export_run(load_run(arguments.run_id), arguments.format, arguments.out, arguments.argmax)
+    found = export_run(load_run(arguments.run_id), arguments.format, arguments.out, arguments.argmax, arguments.loss and arguments.loss / 100)
     print("\n".join(found.lines()))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from segkd.predict import predict
+
+    places = arguments.file, arguments.images, arguments.out, arguments.labels, arguments.against
+    for line in predict(*places, arguments.batch, arguments.tile):
+        print(line, flush=True)
 
 
 def _data(arguments: argparse.Namespace) -> None:

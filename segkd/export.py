@@ -1,35 +1,31 @@
-"""From a run to a file that is deployed: ONNX, TorchScript or safetensors, checked against the run before it appears."""
+"""From a run to a file that is deployed, checked against the run before it appears, with a card that says what it is."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import statistics
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from segkd.config import NetworkConfig, RunConfig
+from segkd.config import RunConfig
 from segkd.data.augment import to_batch
+from segkd.formats import FORMATS, Format, Function, description, output_name
 from segkd.metrics import confusion_matrix, scores
-from segkd.models.deploy import Deployed, any_size_pools, deployed
+from segkd.models.deploy import deployed
+from segkd.models.zoo import ENCODERS
 from segkd.prediction import resize_scores
 from segkd.registry import UserError, unknown
 from segkd.runs import Run, split_of
 from segkd.train.runtime import one_thread
-from segkd.train.state import write_whole
-from segkd.train.trainee import build_network
+from segkd.train.state import read_json, write_whole
 
-Function = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] to scores (B, C, H, W) or labels (B, H, W)
-TOLERANCE = 1e-3  # of the largest score; also of the mIoU
-IMAGES, REPEATS = 20, 10
+REPEATS = 10
 
 
 @dataclass(frozen=True)
@@ -65,140 +61,77 @@ class Exported:
         ]
 
 
-def write_onnx(model: Deployed, run: Run, path: Path) -> None:
-    """One ONNX file, weights inside, with free batch, height and width; class names in its metadata."""
-    side = model.network.info.smallest
-    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=side), 3: torch.export.Dim("width", min=side)}
-    any_size_pools(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.onnx.export(
-                model,
-                (_example(model),),
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=[_output(model.argmax)],
-                dynamic_shapes={"images": free},
-            )
-        except Exception as error:  # the exporter has many kinds; a network that depends on its image's size is one reason
-            name, kind = model.network.info.name, type(error).__name__
-            raise UserError(f"{name} cannot be written as ONNX for images of any size ({kind}): use --format safetensors") from error
-        _forget_origin(program.model)
-        program.model.metadata_props.update(description(model, run))
-        program.save(path, external_data=False)
-
-
-def _forget_origin(model) -> None:
-    """Drop the exporter's notes, which quote source lines and folders of this machine and outweigh a narrow network."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
-
-
-def load_onnx(path: Path) -> Function:
-    """The file in onnxruntime, on one CPU thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-def write_torchscript(model: Deployed, run: Run, path: Path) -> None:
-    """A traced module for ``torch.jit.load`` in any program with libtorch; class names in the extra file ``segkd``."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and warns of every check of a shape
-        traced = torch.jit.trace(model, (_example(model),), check_trace=False)
-        buffer = io.BytesIO()  # written by Python, whose errors say what the disk refused
-        torch.jit.save(traced, buffer, _extra_files={"segkd": json.dumps(description(model, run))})
-    path.write_bytes(buffer.getbuffer())
-
-
-def load_torchscript(path: Path) -> Function:
-    """The traced module, without gradient."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path))
-    return torch.no_grad()(module)
-
-
-def write_safetensors(model: Deployed, run: Run, path: Path) -> None:
-    """The folded weights, for `load_safetensors`; what they belong to in the metadata."""
-    from safetensors.torch import save
-
-    network = json.dumps(asdict(run.config.network))
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    path.write_bytes(save(tensors, {**description(model, run), "network": network}))
-
-
-def load_safetensors(path: Path) -> Deployed:
-    """The network of an exported safetensors file: images in [0, 1] to scores or labels."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    if "network" not in about:
-        raise UserError(f"{path}: not written by `segkd export`: the description of the network is missing")
-    network = NetworkConfig(**{**json.loads(about["network"]), "weights": None})
-    bare = build_network(RunConfig(network=network), len(json.loads(about["classes"])))
-    model = deployed(bare, about["output"] == "labels")
-    model.load_state_dict(tensors)
-    return model
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a format is written and read back, its suffix, and the packages that it takes beside segkd's own."""
-
-    suffix: str
-    write: Callable[[Deployed, Run, Path], None]
-    load: Callable[[Path], Function]
-    packages: tuple[str, ...] = ()
-
-
-FORMATS = {
-    "onnx": Format(".onnx", write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime")),
-    "torchscript": Format(".torchscript", write_torchscript, load_torchscript),
-    "safetensors": Format(".safetensors", write_safetensors, load_safetensors),
-}
-
-
-def description(model: Deployed, run: Run) -> dict[str, str]:
-    """What travels inside the file: run, class names (JSON), what comes out."""
-    return {"run": run.id, "classes": json.dumps(run.result["classes"]), "output": _output(model.argmax)}
-
-
-def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: bool = False) -> Exported:
-    """Write the student of a finished run alone and return what was measured.
+def export_run(run: Run, format: str = "onnx", out: Path | None = None, argmax: bool = False, loss: float | None = None) -> Exported:
+    """Write the student of a finished run alone, a card (Markdown) beside it, and return what was measured.
 
     ``out``: the file, or its folder (default: the working directory); it is then the run's id with the format's suffix. ``argmax``: labels
     (B, H, W) int64 instead of scores (B, C, H, W). The file appears only if it agrees with the run at several sizes
-    and on the run's test images. UserError: unknown format, missing package, file there already, a run that is not
+    and on the run's test images. ``loss``: of mIoU, that int8 may cost there (default: 0.01). UserError: unknown format, missing package, file there already, a run that is not
     finished or that reads labels, an export that disagrees.
     """
     kind = _checked(run, format)
+    kind = kind if loss is None else replace(kind, loss=loss)
     path = Path(out or "")
     path = path / (run.id + kind.suffix) if path.is_dir() else path
-    if path.exists():
-        raise UserError(f"'{path}' is there already: remove it or give another --out")
-    network = run.load_model().float()  # what formats and their runtimes compute in
+    for there in (path, path.with_suffix(".md")):
+        if there.exists():
+            raise UserError(f"'{there}' is there already: remove it or give another --out")
+    network = run.load_model("cpu").float()  # what formats and their runtimes compute in
     found: list[Exported] = []
 
     def write_and_check(part: Path) -> None:
-        kind.write(deployed(network, argmax), run, part)
         with one_thread():
-            found.append(compare(run, network, part, path, format, argmax))
+            kind.write(model, run, part)
+            found.append(compare(run, network, part, path, format, kind, argmax))
 
+    model = deployed(network, argmax)
     write_whole(path, write_and_check)
+    try:
+        write_whole(path.with_suffix(".md"), lambda part: part.write_text(card(run, description(model, run), found[0])))
+    except UserError:
+        path.unlink()
+        raise
     return found[0]
+
+
+def card(run: Run, about: dict[str, str], made: Exported) -> str:
+    """What a file is, in Markdown: what goes in and comes out, classes, scores, and where weights, data and code came from."""
+    config, here, size = run.config, read_json(run.path / "env.json", "the run was not finished"), json.loads(about["size"])
+    origin, data = run.result.get("origin", {}), config.data
+    starts = [f"{key} {values['file']} ({values.get('from', 'a file')}), SHA-256 {values.get('sha256', 'not kept')}" for key, values in origin.items() if key != "teacher"]
+    sized = f"resized to {size[0]}x{size[1]} (height x width)" if size else f"at their own size, sides of {about['smallest']} or more"
+    facts = {
+        "network": f"{config.network.label}, trained by {config.method}" + (f" from {config.teacher.network.label}" if config.teacher else ""),
+        "input": f"`images` (batch, 3, height, width): {about['input']}, normalised inside; images are {sized}",
+        "output": f"`{about['output']}` at the input's size, " + ("a class number a pixel" if about["output"] == "labels" else "a map a class"),
+        "starting weights": "; ".join(starts) or "random",
+        "their licence": _licence(run) if starts else "none",
+        "data": f"{data.name}{data.content and f' {data.content}'}, fingerprint of train {here.get('data', 'not kept')}",
+        "trained for": f"{config.schedule.steps} steps of {config.schedule.batch_size}, seed {config.seed}",
+        "commit": here.get("commit", "unknown"),
+        "run": run.id,
+    }
+    colours = zip(json.loads(about["classes"]), json.loads(about["palette"]))
+    return "\n".join([
+        f"# {made.path.name}\n", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in facts.items()),
+        "\n## Classes\n", "| number | class | colour |", "| --- | --- | --- |",
+        *(f"| {n} | {name} | #{r:02x}{g:02x}{b:02x} |" for n, (name, (r, g, b)) in enumerate(colours)),
+        f"\n## Scores\n\nThe run's own mIoU on {run.result['split']}: {run.result['miou']:.4f} ({run.result['images']} images). The file beside it:\n",
+        "```", *replace(made, path=Path(made.path.name)).lines(), "```\n",
+    ])  # fmt: skip
+
+
+def _licence(run: Run) -> str:
+    """Of the weights that a run started from, as far as it is known here."""
+    weights, encoder = run.result["origin"].get("weights", {}), run.config.network.name.split("/")[-1]
+    spec = ENCODERS.get(encoder) if encoder in ENCODERS.names() else None
+    if spec and spec.package and weights.get("from", "").startswith(spec.package.name):
+        return "Apache-2.0"
+    if spec and weights.get("from", "").startswith("timm"):
+        import timm
+
+        return timm.get_pretrained_cfg(spec.pretrained).license or "not stated by timm"
+    return "not known here: ask where the file came from"
 
 
 def _checked(run: Run, format: str) -> Format:
@@ -229,24 +162,29 @@ def _function(network: torch.nn.Module, argmax: bool) -> Function:
     return call
 
 
-def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: str, argmax: bool) -> Exported:
+def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: str, kind: Format, argmax: bool) -> Exported:
     """What the file ``part`` does beside the run's own ``network``; UserError where they differ too much."""
-    theirs, own, data = FORMATS[format].load(part), _function(network, argmax), run.config.data
+    theirs, own, data = kind.load(part), _function(network, argmax), run.config.data
     height, width = data.size or data.crop or (256, 256)
     other = width - 11 if width - 11 >= network.info.smallest else width + 11
     sizes = ((height, width), (height + 1, width + 3), (height + 15, other))
     draws = torch.Generator().manual_seed(0)
     batches = [torch.rand(number, 3, *size, generator=draws) for number, size in zip((1, 2, 3), sizes)]
-    examples, labels = _examples(run.config)
+    examples, labels = _examples(run.config, kind.images)
     wanted = _function(network, False)
     difference = max(_difference(theirs(x), wanted(x), argmax) for x in [*batches, *examples])
-    if not difference <= TOLERANCE:
+    if not difference <= kind.tolerance:
         raise UserError(f"the {format} export differs from run '{run.id}' by {difference:.1e} of its largest score; not written")
     ours, base = (_miou(f, examples, labels, run.result["num_classes"], argmax) for f in (theirs, own))
-    if ours is not None and not abs(ours - base) <= TOLERANCE:
-        raise UserError(f"the {format} export has mIoU {ours:.4f} where run '{run.id}' has {base:.4f}; not written")
+    if ours is None and math.isinf(kind.tolerance):
+        raise UserError(f"the {format} export is judged by its score, and the {data.split} images of {data.name} are not here; not written")
+    if ours is not None and not abs(ours - base) <= kind.loss:
+        raise UserError(
+            f"the {format} export has mIoU {ours:.4f} where run '{run.id}' has {base:.4f} ({len(examples)} images), "
+            f"more than {kind.loss:g} apart; not written"
+        )
     return Exported(
-        path, format, _output(argmax), sizes, difference, len(examples), ours, base,
+        path, format, output_name(argmax), sizes, difference, len(examples), ours, base,
         *_seconds((theirs, own), batches[0]), part.stat().st_size, (run.path / "model.safetensors").stat().st_size,
     )  # fmt: skip
 
@@ -260,13 +198,13 @@ def _difference(made: Tensor, wanted: Tensor, argmax: bool) -> float:
     return found if math.isfinite(found) else math.inf  # max() of a list would pass over a NaN
 
 
-def _examples(config: RunConfig) -> tuple[list[Tensor], list[Tensor]]:
-    """Up to IMAGES images (1, 3, H, W) of the run's declared split and their labels; none where the data is not here."""
+def _examples(config: RunConfig, count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Up to ``count`` images (1, 3, H, W) of the run's declared split and their labels; none where the data is not here."""
     try:
         packed = split_of(config, config.data.split)
     except UserError:
         return [], []
-    pairs = [to_batch(*packed.take([row])[:2]) for row in range(min(IMAGES, len(packed)))]
+    pairs = [to_batch(*packed.take([row])[:2]) for row in range(min(count, len(packed)))]
     return [image for image, _ in pairs], [label for _, label in pairs]
 
 
@@ -286,13 +224,3 @@ def _seconds(functions: tuple[Function, ...], images: Tensor) -> list[float]:
             function(images)
             row.append(time.perf_counter() - begin)
     return [statistics.median(row[2:]) for row in times]
-
-
-def _example(model: Deployed) -> Tensor:
-    """An image batch to trace with: no two sides alike, none of them special."""
-    info = model.network.info
-    return torch.rand(2, info.in_channels, 2 * info.smallest + 1, 3 * info.smallest + 1)
-
-
-def _output(argmax: bool) -> str:
-    return "labels" if argmax else "scores"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from segkd.prediction import IGNORE
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor  # `segkd predict` scores without it
+
+IGNORE = 255
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
@@ -16,6 +18,9 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
     raises ValueError: such a map was read with the wrong ids.
     """
+    import torch
+    import torch.nn.functional as F
+
     true = labels.long()
     if ignore_index < 0:  # so that it too is a row
         ignore_index, true = num_classes, torch.where(true == ignore_index, num_classes, true)
@@ -25,10 +30,27 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore
     pairs = (true * num_classes).add_(predicted.long())  # ignored pixels are counted too: a pass to sort them out costs more
     counts = torch.bincount(pairs.flatten(), minlength=rows * num_classes)
     counts = F.pad(counts, (0, -len(counts) % num_classes)).view(-1, num_classes)
+    return of_classes(counts, ignore_index)
+
+
+def of_classes(counts: Tensor, ignore_index: int = IGNORE) -> Tensor:
+    """The confusion matrix (C, C) of pixel counts (L, C) by label and prediction; ValueError for a label that is no class."""
+    classes = counts.shape[1]
     counts[ignore_index] = 0
-    if len(strange := counts[num_classes:].any(1).nonzero()):
-        raise ValueError(f"label {num_classes + int(strange[-1])} outside 0..{num_classes - 1}: wrong label ids?")
-    return counts[:num_classes].clone()
+    if len(strange := counts[classes:].any(1).nonzero()):
+        raise ValueError(f"label {classes + int(strange[-1])} outside 0..{classes - 1}: wrong label ids?")
+    return counts[:classes].clone()
+
+
+def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for."""
+    import torch
+
+    from segkd.device import counted
+
+    rows = IGNORE + 1
+    image = torch.arange(len(labels), device=labels.device)[:, None, None]
+    return counted((rows * image + labels) * num_classes + predicted, len(labels) * rows * num_classes).view(-1, rows, num_classes)
 
 
 def label_pixels(labels) -> np.ndarray:
@@ -37,8 +59,10 @@ def label_pixels(labels) -> np.ndarray:
 
 
 def image_counts(confusion: Tensor) -> Tensor:
-    """What IoU needs of a confusion matrix (C, C), as (3, C): true positives, label pixels, predicted pixels."""
-    return torch.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
+    """What IoU needs of confusion matrices (..., C, C), as (..., 3, C): true positives, label pixels, predicted pixels."""
+    import torch
+
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
 
 
 def scores(confusion: Tensor | np.ndarray) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from segkd.metrics import IGNORE
 
 
 @dataclass
@@ -30,10 +31,17 @@ class Prediction:
 
     def detach(self) -> Prediction:
         """The same values without gradient: what a teacher may give to a loss (of inference mode a copy, which a loss may save)."""
-        cut = lambda t: None if t is None else t.clone() if t.is_inference() else t.detach()  # noqa: E731
-        pair = None if self.classifier is None else tuple(map(cut, self.classifier))
-        maps = map(cut, (self.logits, self.aux_logits, self.feature))
-        return Prediction(*maps, tuple(map(cut, self.stages)), pair, cut(self.detail_logits))
+        return self._each(lambda t: t.clone() if t.is_inference() else t.detach())
+
+    def cpu(self) -> Prediction:
+        """The same prediction on the CPU."""
+        return self._each(Tensor.cpu)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prediction:
+        new = lambda t: None if t is None else change(t)  # noqa: E731
+        pair = None if self.classifier is None else tuple(map(new, self.classifier))
+        maps = map(new, (self.logits, self.aux_logits, self.feature))
+        return Prediction(*maps, tuple(map(new, self.stages)), pair, new(self.detail_logits))
 
     def reorder_classes(self, order: Tensor) -> Prediction:
         """The same prediction with class ``order[c]`` in the place of class c."""

@@ -15,30 +15,32 @@ from segkd.registry import UserError
 from segkd.runs import Run, cohort_of, find
 from segkd.train.failure import REPORT, TENSORS, plain
 from segkd.train.loop import own_batch, start, taught
-from segkd.train.runtime import check_schedule, computing, derive
+from segkd.train.runtime import check_schedule, computing, derive, pick_device
 from segkd.train.state import locked, read_json
 from segkd.train.trainee import NonFiniteStep, Trainee
 
 LAYERS = 5  # so many of the largest gradients are shown
 
 
-def replay(run: Run, device: str = "cpu") -> Iterator[str]:
+def replay(run: Run, device: str | None = None) -> Iterator[str]:
     """Lines on the step of ``failure.json``, which is reached from the last checkpoint before it; nothing is written.
 
-    On the CPU, that is with the bits of the run if it was trained there. If the step is finite here, the batch and the
+    ``device``: None for the kind that the run was on, if there is one; the CPU gives its bits if it was trained there. If the step is finite here, the batch and the
     weights that were saved at the failure are tried. UserError: no failure, or the run's teacher or data are gone.
     """
     report = read_json(run.path / REPORT, "only a run that stopped at a step that was not finite can be replayed")
     step, teacher = report["step"], find(run.config.teacher) if run.config.teacher else None
     if teacher is not None and not teacher.done:
         raise UserError(f"run {run.id}: its teacher {teacher.id} is not there; train it again, then replay")
-    check_schedule(run.config.schedule, torch.device(device))
-    with locked(run.path), computing(run.config.schedule.precision):
-        cohort = cohort_of([run], teacher, torch.device(device))
+    cpu = (report.get("begun") or [{}])[-1].get("device", "cpu") == "cpu"
+    where = pick_device(device or ("cpu" if cpu else "auto"))
+    check_schedule(run.config.schedule, where)
+    with locked(run.path), computing(run.config.schedule.precision, where):
+        cohort = cohort_of([run], teacher, where)
         trainee = start(run.config, run.path, cohort)
         if trainee.step > step:
             raise UserError(f"run {run.id}: its checkpoint, step {trainee.step}, lies behind the failure at step {step}")
-        yield f"run {run.id}: from step {trainee.step} to step {step} on {device}"
+        yield f"run {run.id}: from step {trainee.step} to step {step} on {where}"
         seen = lambda step: taught(cohort, [trainee], step, *own_batch(cohort, step))  # noqa: E731
         while trainee.step < step:
             _repeat(trainee, *seen(trainee.step))

@@ -26,7 +26,7 @@ from segkd.train.evaluate import evaluate_each
 from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, train_cohort
 from segkd.train.processes import from_first, is_first, world_size
-from segkd.train.record import environment, origin, peak_memory
+from segkd.train.record import begin_peak, environment, origin, peak_memory
 from segkd.train.runtime import check_schedule, computing, dtype_of, pick_device
 from segkd.train.state import checkpoints, locked, read_json, read_rows, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
@@ -78,8 +78,8 @@ class Run:
         with np.load(path, allow_pickle=False) as found:
             return found["counts"]
 
-    def load_model(self, device: str = "cpu", percent: int = 100) -> torch.nn.Module:
-        """The network in eval mode, trained or as it was after ``percent`` (10, 25, 50) of its steps.
+    def load_model(self, device: str = "auto", percent: int = 100) -> torch.nn.Module:
+        """The network in eval mode, on a GPU where there is one, trained or as it was after ``percent`` (10, 25, 50) of its steps.
 
         UserError: a run of which only the numbers are here, or of a version that kept no such snapshot, or a damaged file.
         """
@@ -100,7 +100,7 @@ class Run:
             raise UserError(
                 f"{path}: not the weights of this run ({reason}); delete result.json beside it: its run then writes both again"
             ) from error
-        return model.to(device).eval()
+        return model.to(pick_device(device)).eval()
 
 
 def find(config: RunConfig) -> Run:
@@ -189,7 +189,7 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
         done = from_first(lambda: [r.id for r in found if r.done])
         missing = [r for r in found if r.id not in done]
         if missing:
-            stack.enter_context(computing(configs[0].schedule.precision))
+            stack.enter_context(computing(configs[0].schedule.precision, where))
             _train_missing(missing, teacher_run, where, report)
     return found
 
@@ -212,6 +212,7 @@ def _agrees(r: Run) -> None:
 
 def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.device, report: Report | None) -> None:
     """Train and score runs whose locks are held; RunFailed, once the others are done, if some were not finite."""
+    begin_peak(device)
     cohort = cohort_of(missing, teacher_run, device)
     cohort.report = report or cohort.report
     test = split_of(missing[0].config, missing[0].config.data.split)
@@ -285,8 +286,8 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
         "val_last": validation[-1],
         "val_last5": sum(validation[-5:]) / len(validation[-5:]),
         "val_best": max(validation),
-        "seconds_per_step": trainee.seconds / steps,
-        "teacher_seconds_per_step": trainee.teacher_seconds / steps,
+        "seconds_per_step": trainee.time.seconds / steps,
+        "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
         "peak_memory_mib": peak_memory(trainee.device),
         "parameters": sum(p.numel() for p in trainee.model.parameters()),
         "method": r.config.method,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from segkd import export
+from segkd import export, formats
 from segkd.cli import main
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.models import create_model, list_models
 from segkd.models.deploy import AnySizePool, any_size_pools, deployed
+from segkd.predict.network import label_maps, load
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
 from segkd.runs import Run, load_run, run, split_of
@@ -113,7 +115,7 @@ def test_torch_formats(trained, format, argmax):
     images = torch.rand(3, 3, 57, 39)
     made, wanted = export.FORMATS[format].load(found.path)(images), own_scores(trained.load_model(), images)
     assert torch.equal(made, wanted.argmax(1)) if argmax else assert_close(made, wanted) is None
-    assert not [path for path in Path().iterdir() if path != found.path], "something was left beside the file"
+    assert sorted(Path().iterdir()) == sorted([found.path, found.path.with_suffix(".md")]), "the file and its card alone"
 
 
 @pytest.mark.parametrize("format", ["safetensors", "torchscript", "onnx"])
@@ -131,7 +133,7 @@ def test_onnx_and_the_page_as_printed(trained, capsys):
     assert main([trained.id if word == "RUN" else word for word in command.split()]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("student.onnx") and len(printed) == 5 and f"run {trained.result['miou']:.4f}" in printed[-1]
-    assert os.listdir() == ["student.onnx"]
+    assert sorted(os.listdir()) == ["student.md", "student.onnx"]
     packed = split_of(CONFIG, "test")
     Image.fromarray(np.asarray(packed.images[0])).save("street.png")
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
@@ -146,17 +148,33 @@ def test_onnx_and_the_page_as_printed(trained, capsys):
 
 
 def test_onnx_scores_at_other_sizes(trained):
-    import onnx
-
     found = export.export_run(trained, "onnx", Path("deep/er/student.onnx"))
     model = trained.load_model()
     for batch, height, width in ((1, 32, 32), (2, 57, 101), (3, 96, 33)):
         images = torch.rand(batch, 3, height, width)
-        assert_close(export.load_onnx(found.path)(images), own_scores(model, images))
+        assert_close(formats.load_onnx(found.path)(images), own_scores(model, images))
     assert found.bytes < 1.1 * found.run_bytes and os.fsencode(Path(export.__file__).parent) not in found.path.read_bytes()
     graph = onnx.load(found.path).graph
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
     assert [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim][1] == 3
+
+
+def test_int8_and_fp16_say_what_predict_needs_and_stay_near_the_run(trained):
+    images = list(split_of(CONFIG, "test").images)
+    wanted = [own_scores(trained.load_model(), torch.from_numpy(i.copy()).permute(2, 0, 1)[None] / 255).argmax(1)[0].numpy() for i in images]
+    for format, agreement in (("int8", 0.8), ("fp16", 0.99)):
+        found = export.export_run(trained, format, loss=1.0)
+        network = load(found.path)
+        assert network.classes == tuple(trained.result["classes"]) and network.size == DATA.size and network.smallest == 32
+        assert np.mean([m == w for m, w in zip(label_maps(network, images), wanted)]) > agreement
+        card = found.path.with_suffix(".md").read_text()
+        assert f"run {found.run_miou:.4f}" in card and trained.id in card and "starting weights | random" in card
+    kinds = {node.op_type for node in onnx.load(trained.id + ".int8.onnx").graph.node}
+    assert "QuantizeLinear" in kinds and "BatchNormalization" not in kinds
+    left = sorted(os.listdir())
+    with pytest.raises(UserError, match="int8 export has mIoU .* apart; not written"):
+        export.export_run(trained, "int8", Path("lossy.onnx"), loss=-1.0)
+    assert sorted(os.listdir()) == left
 
 
 SMALL_ENCODERS = ("resnet18", "mobilenet_v2", "hrnet_w18_small", "stdc1", "vits14")
@@ -168,18 +186,18 @@ SMALLEST.remove("isanet/resnet18")  # its blocks stay as the traced image had th
 @pytest.mark.parametrize("name", SMALLEST)
 def test_every_architecture_as_onnx(name, trained, tmp_path):
     model = lively(name)
-    export.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
+    formats.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
     images = torch.rand(1, 3, 69, 94)
-    assert_close(export.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
+    assert_close(formats.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
 
 
 @pytest.mark.parametrize("name", ["pspnet/resnet18", "deeplabv3plus/resnet18"])
 def test_onnx_of_a_network_that_takes_no_small_images(name, trained, tmp_path):
     model = lively(name, output_stride=32)
-    export.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
+    formats.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
     for batch, height, width in ((1, 128, 128), (2, 139, 170), (1, 192, 353)):
         images = torch.rand(batch, 3, height, width)
-        assert_close(export.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
+        assert_close(formats.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
 
 
 @pytest.mark.parametrize("error", [0.5, float("nan")])
@@ -196,7 +214,7 @@ def test_an_export_that_disagrees_is_not_written(trained, monkeypatch, error):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", [name for name in export.FORMATS if name != "fp16"])
 def test_a_full_or_a_closed_place_is_one_line_and_nothing_is_left(trained, format):
     with pytest.raises(UserError, match="/proc/a.file: cannot be written"):
         export.export_run(trained, format, Path("/proc/a.file"))
@@ -210,7 +228,7 @@ def test_a_full_or_a_closed_place_is_one_line_and_nothing_is_left(trained, forma
     assert os.listdir() == []
     Path("folder").mkdir()
     assert export.export_run(trained, format, Path("folder")).path == Path("folder", trained.id + export.FORMATS[format].suffix)
-    assert len(os.listdir("folder")) == 1
+    assert len(os.listdir("folder")) == 2
 
 
 def test_without_the_data_the_scores_are_still_compared(trained, monkeypatch):
@@ -259,4 +277,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(trained, capsys, monkeypatch):
 
 def test_a_file_of_other_weights_is_refused(trained):
     with pytest.raises(UserError, match="not written by `segkd export`"):
-        export.load_safetensors(trained.path / "model.safetensors")
+        formats.load_safetensors(trained.path / "model.safetensors")

@@ -17,15 +17,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "segkd"
 FLOORS = [
-    {"prediction", "config", "fields", "registry", "metrics", "download"},
+    {"prediction", "config", "device", "fields", "registry", "metrics", "download"},
     {"models", "losses", "data"},
     {"train"},
     {"runs"},
-    {"study", "analysis", "export", "replay", "doctor", "run_list"},
+    {"study", "analysis", "formats", "export", "predict", "replay", "doctor", "run_list"},
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command")  # of study/, from below
+ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command", "distill")  # of study/, from below
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 # Absolute paths of some machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~/)\]}<])/(?:work|root|home|Users|mnt|opt|tmp)/(?=\w)")

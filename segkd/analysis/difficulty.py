@@ -115,9 +115,9 @@ def training_maps(
     finished teacher in the colours of ``CASES``, and the masks that XOR, OR and AND keep.
     """
     found, batch = {}, one(image, label)
-    hard = hard_pixels(_sure(teacher, teacher(batch[0]), batch[1]), threshold)[0]
+    hard = hard_pixels(_sure(teacher, _said(teacher, batch[0]), batch[1]), threshold)[0]
     for percent, student in sorted(students.items()):
-        prediction = student(batch[0])
+        prediction = _said(student, batch[0])
         sure = _sure(student, prediction, batch[1])[0]
         own = hard_pixels(sure, threshold)
         row = {"prediction": _coloured(student, prediction, batch[1], palette), "confidence": sure.numpy()}
@@ -134,7 +134,7 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
     UserError: a teacher without an auxiliary head.
     """
     images, labels = one(image, label)
-    prediction = teacher(images)
+    prediction = _said(teacher, images)
     if prediction.aux_logits is None:
         raise UserError("teacher_maps: this teacher has no auxiliary head; RDD's first stage compares two heads")
     aux = Prediction(prediction.aux_logits)
@@ -147,6 +147,11 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
         "auxiliary head": _coloured(teacher, aux, labels, palette), "KL(main, aux)": up(-easy.clamp_min(1e-12).log()),
         "weight exp(-KL)": up(easy), "confidence": sure.numpy(), "hard": hard_pixels(sure, threshold).numpy(),
     }  # fmt: skip
+
+
+def _said(model: nn.Module, images: Tensor) -> Prediction:
+    """A prediction on the model's device, brought to the CPU."""
+    return model(images.to(next(model.parameters()).device)).cpu()
 
 
 def _coloured(model: nn.Module, prediction: Prediction, labels: Tensor, palette) -> np.ndarray:

@@ -64,7 +64,8 @@ class Witnesses:
         index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
         images, labels, sizes = self.packed.take(index)
         height, width = labels.shape[1:] if sizes is None else sizes.amin(0).tolist()
-        return to_batch(images[:, :height, :width], labels[:, :height, :width])
+        device = next(self.student.parameters()).device
+        return to_batch(images[:, :height, :width].to(device), labels[:, :height, :width].to(device))
 
 
 def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
@@ -149,7 +150,7 @@ def _student_loss(part: str, setting: dict, witnesses: Witnesses, label_assisted
     spec = f"{part}+cwd" if label_assisted else part
     method = create_method(spec, **{part: setting})
     torch.manual_seed(derive(0, "variants"))
-    modules = method.build(student.info, teacher.info)
+    modules = method.build(student.info, teacher.info).to(next(student.parameters()).device)
     for step in range(WARM_UP if modules.state_dict() else 0):
         with torch.no_grad():
             context = _context(step, method, student, teacher, witnesses)

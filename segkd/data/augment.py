@@ -18,6 +18,7 @@ from torch import Tensor
 from segkd.data.draws import TRIES, Axis, Numbers, draw
 from segkd.data.photometric import distort
 from segkd.data.resample import sample_images, sample_labels, taps
+from segkd.device import counted, send
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -56,7 +57,7 @@ def augment(
     if sizes is None:
         sizes = torch.tensor(labels.shape[1:]).expand(len(labels), 2)
     numbers = Numbers.of(len(images), generator, part)
-    rows, columns = draw(sizes, numbers, crop, scale, flip, continuous)
+    rows, columns = (axis.to(labels.device) for axis in draw(sizes, numbers, crop, scale, flip, continuous))
     if cat_max_ratio < 1:
         rows, columns = _capped(labels, rows, columns, numbers, cat_max_ratio, ignore)
     y, x = taps(rows), taps(columns)
@@ -75,35 +76,41 @@ def to_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: float, ignore: int) -> tuple[Axis, Axis]:
     """Crops drawn again where one class rules; as in mmseg the one after the last try is taken unseen."""
-    rows, columns = (axis._replace(offset=axis.offset.clone()) for axis in (rows, columns))
-    left = torch.arange(len(labels))
+    again = send(numbers.again, labels.device)
     for turn in range(TRIES):
-        y, x = taps(rows.pick(left)), taps(columns.pick(left))
-        seen = sample_labels(labels[left.to(labels.device)], y, x)
-        _, seen = _pad(None, seen, y.inside, x.inside, ignore)
-        left = left[_one_class_rules(seen, cap, ignore).cpu()]
-        if not len(left):
+        y, x = taps(rows), taps(columns)
+        _, seen = _pad(None, sample_labels(labels, y, x), y.inside, x.inside, ignore)
+        rules = _one_class_rules(seen, cap, ignore)
+        if rules.device.type == "cpu" and not rules.any():  # a GPU is not asked: what no class rules stays as it is
             break
-        for i, axis in enumerate((rows, columns)):
-            axis.offset[left] = axis.place(numbers.again[:, turn, i])[left]
+        rows, columns = (
+            axis._replace(offset=torch.where(rules, axis.place(again[:, turn, i]), axis.offset)) for i, axis in enumerate((rows, columns))
+        )
     return rows, columns
 
 
 def _one_class_rules(labels: Tensor, cap: float, ignore: int) -> Tensor:
     """(B,) bool: fewer than two classes among the pixels of int64 (B, h, w), or one with a fraction of ``cap`` or more."""
     image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    counts = torch.bincount((labels + 256 * image).flatten(), minlength=256 * len(labels)).view(-1, 256)
+    counts = counted(labels + 256 * image, 256 * len(labels)).view(-1, 256)
     counts[:, ignore] = 0
     return ((counts > 0).sum(1) < 2) | (counts.amax(1) >= cap * counts.sum(1))
 
 
 def _pad(images: Tensor | None, labels: Tensor, rows: Tensor, columns: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
     """Mean colour and ``ignore`` where ``rows`` (B, h) or ``columns`` (B, w) are False, in place."""
-    for b in (~(rows.all(1) & columns.all(1))).nonzero().flatten().tolist():
+    colours = list(enumerate(PADDING if images is not None else ()))
+    if labels.device.type != "cpu":
+        outside = ~(rows[:, :, None] & columns[:, None])
+        labels.masked_fill_(outside, ignore)
+        for channel, value in colours:
+            images[:, channel].masked_fill_(outside, value)
+        return images, labels
+    for b in (~(rows.all(1) & columns.all(1))).nonzero().flatten().tolist():  # a few spans: faster there
         below, right = (~rows[b]).nonzero(), (~columns[b]).nonzero()
         for place in _spans(below), (slice(None), *_spans(right)):
             labels[b][place] = ignore
-            for channel, value in enumerate(PADDING if images is not None else ()):
+            for channel, value in colours:
                 images[b, channel][place] = value
     return images, labels
 

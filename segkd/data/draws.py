@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segkd.device import send
 from segkd.registry import UserError
 
 SCALES = tuple((5 + n) / 10 for n in range(16))  # 0.5 ... 2.0: the factors of CIRKD's loaders
@@ -43,9 +44,9 @@ class Axis(NamedTuple):
     length: int
     flip: Tensor  # (B,) bool
 
-    def pick(self, images: Tensor) -> Axis:
-        """The axis of some of the images (K,)."""
-        return Axis(self.size[images], self.scaled[images], self.offset[images], self.length, self.flip[images])
+    def to(self, device: torch.device) -> Axis:
+        """The axis on a device."""
+        return Axis(*(send(part, device) if torch.is_tensor(part) else part for part in self))
 
     def place(self, numbers: Tensor) -> Tensor:
         """Offsets (B,) int64 of the crop, each that keeps it inside equally likely; a smaller image starts at 0."""

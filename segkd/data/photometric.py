@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segkd.device import send
+
 BRIGHTNESS = 32 / 255  # largest shift up or down
 FACTORS = (0.5, 1.5)  # of contrast and of saturation
 HUE = 18  # steps of two degrees; -18 ... 17 are drawn, as there
@@ -17,7 +19,7 @@ HUE = 18  # steps of two degrees; -18 ... 17 are drawn, as there
 def distort(images: Tensor, numbers: Tensor) -> Tensor:
     """Images (B, 3, h, w) in [0, 1], changed in place; ``numbers`` (B, 9) in [0, 1), on any device."""
     shift, contrast, early, saturation, turn = (
-        value.to(images.device, images.dtype, non_blocking=True)[:, None, None, None] for value in strengths(numbers)
+        value[:, None, None, None] for value in send(torch.stack(strengths(numbers)), images.device).to(images.dtype)
     )
     images.add_(shift).clamp_(0, 1)
     images.mul_(torch.where(early > 0, contrast, 1)).clamp_(0, 1)
@@ -45,5 +47,5 @@ def _colour(images: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
     from_red, from_green, from_blue = (green - blue) / safe, (blue - red) / safe + 2, (red - green) / safe + 4
     sextant = torch.where(value == red, from_red, torch.where(value == green, from_green, from_blue)) + turn / 60
     chroma = torch.minimum(chroma * saturation, value)
-    place = (sextant + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)).remainder_(6)
+    place = (sextant + torch.arange(5.0, 0.0, -2.0, device=images.device).view(1, 3, 1, 1)).remainder_(6)
     return value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)

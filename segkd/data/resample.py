@@ -1,7 +1,7 @@
 """Resize, crop and flip of a batch at once: where every output row and column looks, and the looking itself.
 
 The three act on rows and columns separately: an output row looks at two source rows, an output column at two source
-columns. Where they look is found in whole numbers on the CPU, so it is the same on every device.
+columns. Where they look is found in whole numbers on the device of the axes, so it is the same on every device.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ class Taps(NamedTuple):
     nearest: Tensor  # int64
     inside: Tensor  # bool: False is padding, whose positions above are those of the last row or column
 
-    def to(self, device: torch.device) -> Taps:
-        return Taps(*(part.to(device, non_blocking=True) for part in self))
-
 
 def taps(axis: Axis) -> Taps:
     """Where an axis looks: pixel centres at whole numbers and a half, the border repeated, no antialiasing."""
-    position = torch.arange(axis.length)
+    position = torch.arange(axis.length, device=axis.offset.device)
     position = torch.where(axis.flip[:, None], axis.length - 1 - position, position) + axis.offset[:, None]
     size, scaled = axis.size[:, None], axis.scaled[:, None]
     last, unit = size - 1, 2 * scaled
@@ -56,9 +53,8 @@ def sample_images(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
 def sample_labels(labels: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Nearest: uint8 (B, H, W) -> int64 (B, h, w), on the device of ``labels``."""
     if labels.device.type != "cpu":
-        index = rows.nearest[:, :, None] * labels.shape[2] + columns.nearest[:, None, :]
-        index = index.to(labels.device, non_blocking=True)
-        return labels.flatten(1).gather(1, index.flatten(1)).view(index.shape).long()
+        image = torch.arange(len(labels), device=labels.device)[:, None, None]
+        return labels[image, rows.nearest[:, :, None], columns.nearest[:, None, :]].long()
     out = np.empty((len(labels), rows.lower.shape[1], columns.lower.shape[1]), dtype=np.int64)
     for target, source, y, x in zip(out, labels.numpy(), rows.nearest.numpy(), columns.nearest.numpy()):
         target[:] = source[y][:, x]
@@ -69,7 +65,7 @@ def _by_grid(images: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """``sample_images`` for GPUs: one call for the batch."""
     dtype = torch.get_default_dtype()
     y, x = (
-        ((2 * (taps.lower + taps.weight) + 1) / size - 1).to(images.device, dtype, non_blocking=True)
+        ((2 * (taps.lower + taps.weight) + 1) / size - 1).to(dtype)
         for taps, size in zip((rows, columns), images.shape[1:3])
     )
     shape = (len(images), y.shape[1], x.shape[1])

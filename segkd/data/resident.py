@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segkd.data.store import Packed
+from segkd.device import send
 from segkd.prediction import IGNORE
 from segkd.registry import UserError, unknown
 
@@ -50,15 +51,16 @@ class Resident:
         sizes, begin = self.sizes[chosen], self.begin[chosen]
         if self.one_size:
             height, width = sizes[0].tolist()
-            where = chosen.to(self.device, non_blocking=True)
+            where = send(chosen, self.device)
             return self.images.view(-1, height, width, 3)[where], self.labels.view(-1, height, width)[where], None
         height, width = sizes.amax(0).tolist()
-        y, x = torch.arange(height)[:, None], torch.arange(width)
-        inside = (y < sizes[:, 0, None, None]) & (x < sizes[:, 1, None, None])
-        pixel = (begin[:, None, None] + y * sizes[:, 1, None, None] + x).masked_fill_(~inside, 0).to(self.device)
-        outside = (~inside).to(self.device)
-        images = self.images[pixel].masked_fill_(outside[..., None], 0)
-        return images, self.labels[pixel].masked_fill_(outside, IGNORE), sizes
+        images = self.images.new_zeros(len(index), height, width, 3)
+        labels = self.labels.new_full((len(index), height, width), IGNORE)
+        for place, (first, (h, w)) in enumerate(zip(begin.tolist(), sizes.tolist())):
+            pixels = slice(first, first + h * w)
+            images[place, :h, :w] = self.images[pixels].view(h, w, 3)
+            labels[place, :h, :w] = self.labels[pixels].view(h, w)
+        return images, labels, sizes
 
 
 _residents: WeakKeyDictionary[Packed, dict[torch.device, Resident | None]] = WeakKeyDictionary()

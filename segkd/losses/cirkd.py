@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from segkd.device import send
 from segkd.fields import Count, NotNegative, Positive
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term, feature_widths
 from segkd.losses.precision import full_precision, wide
-from segkd.prediction import IGNORE, NetworkInfo, labels_to_grid
+from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
 BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
 SAFE = 40.0  # largest score of unit vectors, 1 / temperature, whose exponentials can be summed as they are
@@ -41,16 +42,23 @@ def cross_image_kl(student_feature: Tensor, teacher_feature: Tensor, temperature
 
 @full_precision
 def memory_kl(
-    student: Tensor, teacher: Tensor, keys: Tensor, temperature: float = 0.1, contrast_temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    keys: Tensor,
+    temperature: float = 0.1,
+    contrast_temperature: float = 1.0,
+    pixels: int | Tensor | None = None,
 ) -> Tensor:
     """Mean over pixels of KL(teacher || student) between softmaxes of the similarities with ``keys``; 0 without pixels.
 
     ``student`` and ``teacher`` (M, A) unit vectors, ``keys`` (K, A); times the square of ``contrast_temperature``, which
-    divides the similarities as ``temperature`` does.
+    divides the similarities as ``temperature`` does. ``pixels``: how many the mean is over, if not M; rows that are zero in
+    both add nothing.
     """
+    pixels = torch.as_tensor(len(student) if pixels is None else pixels)
     scale, keys = 1 / (temperature * contrast_temperature), keys.to(student.dtype)
     total = _SimilarityKL.apply(student, keys[None], teacher, keys[None], scale)
-    return contrast_temperature**2 * total / max(len(student), 1)
+    return contrast_temperature**2 * total / pixels.clamp_min(1)
 
 
 class _SimilarityKL(torch.autograd.Function):
@@ -131,10 +139,39 @@ class MemoryBank(nn.Module):
         """Take in the teacher's ``feature`` (B, A, h, w) with ``labels`` (B, H, W) or (B, h, w), 255 = ignore."""
         labels = labels_to_grid(labels, feature.shape[-2:]).flatten(1)
         vectors = F.normalize(feature.flatten(2).transpose(1, 2), dim=2)  # (B, N, A)
+        if labels.device.type != "cpu":
+            return self._take_in_all(vectors, labels, generator)
         for image, index in zip(vectors, labels):
             for label in index.unique().tolist():
                 if 0 <= label < len(self.pixels):
                     self._take_in(label, image, (index == label).nonzero()[:, 0], generator)
+
+    def _take_in_all(self, vectors: Tensor, labels: Tensor, generator: torch.Generator | None) -> None:
+        """By the same rules for a GPU, which is not waited for: as much is drawn whatever the labels (B, N) are."""
+        classes = torch.arange(len(self.pixels), device=labels.device)
+        draws = send(torch.rand(labels.shape, generator=generator, dtype=torch.float64), labels.device)
+        order = (class_index(labels, len(classes)) + draws).argsort(1)  # class after class, at random within each
+        members = labels[:, None] == classes[:, None]  # (B, C, N)
+        count = members.sum(2)
+        means = (members.to(vectors.dtype) @ vectors) / count.clamp_min(1)[:, :, None]
+        place = (count.cumsum(1) - count)[:, :, None] + torch.arange(self.pixels_per_class, device=labels.device)
+        chosen = order.gather(1, place.flatten(1).clamp_max(labels.shape[1] - 1)).view_as(place)
+        if self.legacy_queue:
+            chosen = (members.cumsum(2) - 1).gather(2, chosen).clamp_min(0)  # where it stands among its class
+        for image, mean, index, number in zip(vectors, means, chosen, count):
+            self._push_all(self.regions, self.region_pointer, mean[:, None], number)
+            self._push_all(self.pixels, self.pixel_pointer, image[index], number)
+
+    @staticmethod
+    def _push_all(queue: Tensor, pointer: Tensor, rows: Tensor, number: Tensor) -> None:
+        """`_push` for all classes: the first ``number`` (C,) of the rows (C, K, A) of each."""
+        size, rows = queue.shape[1], F.normalize(rows[:, : queue.shape[1]], dim=2).to(queue.dtype)
+        step, number = torch.arange(rows.shape[1], device=rows.device), number.clamp_max(rows.shape[1])
+        full = pointer + number >= size
+        start = torch.where(full, size - number, pointer)
+        slot = ((start[:, None] + step) % size)[:, :, None].expand_as(rows)
+        queue.scatter_(1, slot, torch.where((step < number[:, None])[:, :, None], rows, queue.gather(1, slot)))
+        pointer.copy_(torch.where(full, 0, start + number))
 
     def _take_in(self, label: int, vectors: Tensor, members: Tensor, generator: torch.Generator | None) -> None:
         """Store the class's mean, and some of its pixels, of one image."""
@@ -167,7 +204,7 @@ class MemoryBank(nn.Module):
     def _slots(queue: Tensor, keys: int, generator: torch.Generator | None) -> Tensor:
         device = "cpu" if generator is None else generator.device
         order = torch.randperm(queue.shape[1], generator=generator, device=device)
-        return queue[:, order[: keys // len(queue) + 1].to(queue.device)].flatten(0, 1)
+        return queue[:, send(order[: keys // len(queue) + 1], queue.device)].flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -220,13 +257,17 @@ class CIRKD(Term):
         pixel_keys, region_keys = bank.sample(context.generator, hyper.pixel_keys, hyper.region_keys)
         valid = labels_to_grid(context.labels, student.shape[-2:]) != IGNORE
         anchors, targets = (_rows(f, valid) for f in (wide(self.module.projection, student), teacher))
+        apart = lambda keys: memory_kl(anchors, targets, keys, hyper.temperature, pixels=valid.sum())  # noqa: E731
         return {
-            f"{self.name}/pixel": hyper.pixel_weight * memory_kl(anchors, targets, pixel_keys, hyper.temperature),
-            f"{self.name}/region": hyper.region_weight * memory_kl(anchors, targets, region_keys, hyper.temperature),
+            f"{self.name}/pixel": hyper.pixel_weight * apart(pixel_keys),
+            f"{self.name}/region": hyper.region_weight * apart(region_keys),
         }
 
 
 @full_precision
 def _rows(feature: Tensor, valid: Tensor) -> Tensor:
-    """Unit vectors (M, A) of the valid pixels of (B, A, h, w)."""
-    return F.normalize(feature.permute(0, 2, 3, 1)[valid], dim=1)
+    """Unit vectors (M, A) of the valid pixels of (B, A, h, w); on a GPU, which is not asked for M, of all, zero where not valid."""
+    rows = feature.permute(0, 2, 3, 1)
+    if valid.device.type == "cpu":
+        return F.normalize(rows[valid], dim=1)
+    return (F.normalize(rows, dim=3) * valid[..., None]).flatten(0, 2)

@@ -58,7 +58,8 @@ class ClassStatistics(nn.Module):
         mean = sum_over_processes((members.to(points.dtype) @ points).sum(0).double()) / size
         centred = points - F.embedding(labels.clamp(0, len(self.count) - 1), mean.to(points.dtype))
         if self.full:
-            squares = torch.stack([centred[mine].T @ centred[mine] for mine in members.unbind(1)])
+            own = lambda mine: centred[mine] if mine.device.type == "cpu" else (centred * mine[..., None]).flatten(0, 1)  # noqa: E731  no wait
+            squares = torch.stack([own(mine).T @ own(mine) for mine in members.unbind(1)])
         else:
             squares = (members.to(points.dtype) @ centred.square()).sum(0)
         return count, mean, sum_over_processes(squares.double()) / (size[:, :, None] if self.full else size)

@@ -24,7 +24,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 def count_over_processes(number: int, like: Tensor) -> int | Tensor:
     """The sum of a number over the processes of a run; float64 on the device of ``like`` where there are several."""
-    return number if alone() else sum_over_processes(torch.tensor(number, dtype=torch.float64, device=like.device))
+    return number if alone() else sum_over_processes(torch.full((), number, dtype=torch.float64, device=like.device))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from segkd.device import counted
 from segkd.fields import NotNegative, Positive
 from segkd.losses.class_statistics import ClassStatistics
 from segkd.losses.context import Context
@@ -137,7 +138,9 @@ def augmented_pixelwise(
     teacher = teacher_logits.flatten(2).softmax(1).transpose(1, 2).flatten(0, 1)
     group, tables = _noise_groups(labels, classifier[0], statistics, covariance_of)
     half = torch.cat([0.5 * lam * tables, torch.zeros_like(tables[:1])])
-    if bool(half.detach().max() <= SAFE_EXPONENT[half.dtype]):
+    if half.device.type != "cpu":  # no look at its size, which would wait: float64 is safe to ten times as far
+        total = _bound_by_products(scores.double(), teacher.double(), half.double(), group).to(scores.dtype)
+    elif bool(half.detach().max() <= SAFE_EXPONENT[half.dtype]):
         total = _bound_by_products(scores, teacher, half, group)
     else:
         total = sum(_bound_by_chunks(scores[group == g], teacher[group == g], half[g]) for g in group.unique().tolist())
@@ -185,11 +188,16 @@ def _bound_by_products(scores: Tensor, teacher: Tensor, half: Tensor, group: Ten
 
 
 def _blocks(group: Tensor, groups: int, length: int) -> tuple[Tensor, Tensor]:
-    """Row numbers in blocks (n, length) that each hold one group, M where a block is not full; and the groups (n,)."""
-    sizes = group.bincount(minlength=groups)
+    """Row numbers in blocks (n, length) that each hold one group, M where a block is not full; and the groups (n,).
+
+    On a GPU, which is not asked how many blocks there are, as many as there may be: the last ones are empty.
+    """
+    sizes = counted(group, groups)
     count = (sizes + length - 1) // length
-    kind = torch.arange(groups, device=group.device).repeat_interleave(count)
-    first = torch.arange(len(kind), device=group.device) - (count.cumsum(0) - count)[kind]  # block number in its group
+    number = int(count.sum()) if group.device.type == "cpu" else len(group) // length + groups
+    block = torch.arange(number, device=group.device)
+    kind = torch.searchsorted(count.cumsum(0), block, right=True).clamp_max(groups - 1)
+    first = block - (count.cumsum(0) - count)[kind]  # block number in its group
     inside = first[:, None] * length + torch.arange(length, device=group.device)
     place = (sizes.cumsum(0) - sizes)[kind][:, None] + inside
     order = torch.cat([group.argsort(stable=True), group.new_full((1,), len(group))])

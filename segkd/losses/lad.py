@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segkd.device import send
 from segkd.fields import NotNegative, Positive
 from segkd.losses.context import class_labels
 from segkd.losses.cross_entropy import task_loss
@@ -62,7 +63,7 @@ class LabelNoise:
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels (B, H, W) to the channel (B, 1, H, W) in torch's default float type, drawn anew at each call."""
         labels = class_labels(labels)
-        codes = self._codes(len(labels), generator).to(labels.device)
+        codes = send(self._codes(len(labels), generator), labels.device)
         void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
         table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)
         if 0 <= self.ignore_index < self.num_classes:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.device import send
 from segkd.fields import Fraction, NotNegative
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term, feature_widths, stage_widths
@@ -38,7 +39,7 @@ def random_mask(feature: Tensor, masked: float, generator: torch.Generator | Non
     """One where a position is kept, with probability 1 - ``masked``: (B, 1, h, w)."""
     device = feature.device if generator is None else generator.device
     draws = torch.rand(len(feature), 1, *feature.shape[-2:], generator=generator, device=device)
-    return (draws >= masked).to(feature.device, feature.dtype)
+    return send((draws >= masked).to(feature.dtype), feature.device)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segkd.device import send
 from segkd.fields import Fraction
 from segkd.losses.context import Context, TaskWeight
 from segkd.losses.cross_entropy import pixel_losses
@@ -85,7 +86,8 @@ def hard_pixels(confidence: Tensor, threshold: float = 0.7, min_kept: int = 0) -
     """Where the confidence (B, H, W) is at most the threshold, or its ``min_kept``-th smallest value if larger."""
     if min_kept <= 0:
         return confidence <= threshold
-    kept = confidence.flatten().kthvalue(min(min_kept, confidence.numel())).values
+    flat, place = confidence.flatten(), min(min_kept, confidence.numel())
+    kept = flat.kthvalue(place).values if flat.device.type == "cpu" else flat.sort().values[place - 1]  # there by far the faster
     return confidence <= kept.clamp_min(threshold)
 
 
@@ -181,5 +183,5 @@ class RDD(TaskWeighting):
         """The weight of each pixel's class (B, H, W)."""
         if self.hyper.class_weights == "none" or num_classes != len(CITYSCAPES_WEIGHTS):
             return torch.ones_like(labels, dtype=torch.get_default_dtype())
-        table = torch.tensor(CITYSCAPES_WEIGHTS, device=labels.device)
+        table = send(torch.tensor(CITYSCAPES_WEIGHTS), labels.device)
         return table[labels.clamp(0, num_classes - 1)]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
+from segkd.device import send
 from segkd.fields import Count, NotNegative, Positive
 from segkd.losses.context import Context
 from segkd.losses.kd import pixelwise_kl
@@ -138,7 +139,7 @@ def gradient_penalty(
 ) -> Tensor:
     """Mean of (norm of the gradient - 1)^2 at a random point between teacher and student scores (B, C, h, w)."""
     device = real.device if generator is None else generator.device
-    place = torch.rand(len(real), 1, 1, 1, generator=generator, device=device).to(real.device, real.dtype)
+    place = send(torch.rand(len(real), 1, 1, 1, generator=generator, device=device), real.device).to(real.dtype)
     between = (place * real + (1 - place) * fake).detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

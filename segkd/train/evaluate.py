@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segkd.data.augment import to_batch
+from segkd.data.resident import take
 from segkd.data.store import Packed
 from segkd.losses.distributed import Shard, sum_over_processes
 from segkd.losses.method import TeacherKind
-from segkd.metrics import confusion_matrix, image_counts
-from segkd.prediction import resize_scores
+from segkd.metrics import image_counts, of_classes, pixel_counts
+from segkd.prediction import IGNORE, resize_scores
 from segkd.train.processes import rank, world_size
 from segkd.train.runtime import generator, like
 
 
-def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world_size: int = 1):
-    """(first index, images, labels) over a split in order, none padded and none twice: own sizes go one by one.
+CPU = torch.device("cpu")
+
+
+def batches(packed: Packed, batch_size: int = 8, rank: int = 0, world_size: int = 1, device: torch.device = CPU):
+    """(first index, images, labels) over a split in order, on ``device``, none padded and none twice: own sizes go one by one.
 
     ``rank`` of ``world_size`` processes gets every ``world_size``-th batch.
     """
     batch_size = batch_size if packed.size else 1
     for start in range(rank * batch_size, len(packed), world_size * batch_size):
-        images, labels, _ = packed.take(range(start, min(start + batch_size, len(packed))))
+        index = np.arange(start, min(start + batch_size, len(packed)))
+        images, labels, _ = packed.take(index) if device.type == "cpu" else take(packed, index, device)
         yield start, *to_batch(images, labels)
 
 
@@ -51,20 +57,21 @@ def evaluate(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, 
 
 @torch.no_grad()
 def evaluate_each(model: nn.Module, packed: Packed, kind: TeacherKind | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The matrix of `evaluate`, and each image's true positives, label pixels and predicted pixels: (N, 3, C) int64."""
-    device = next(model.parameters()).device
-    training = model.training
+    """The matrix of `evaluate`, and each image's true positives, label pixels and predicted pixels: (N, 3, C) int64.
+
+    Both are summed on the network's device and copied once.
+    """
+    device, classes, training = next(model.parameters()).device, packed.num_classes, model.training
     model.eval()
-    total = torch.zeros(packed.num_classes, packed.num_classes, dtype=torch.int64)
-    each = torch.zeros(len(packed), 3, packed.num_classes, dtype=torch.int64)
+    total = torch.zeros(IGNORE + 1, classes, dtype=torch.int64, device=device)
+    each = torch.zeros(len(packed), 3, classes, dtype=torch.int64, device=device)
     with like(model):
-        for start, images, labels in batches(packed, rank=rank(), world_size=world_size()):
-            logits = model(feed(images, labels, kind, seed, "evaluate", start).to(device)).logits
+        for start, images, labels in batches(packed, rank=rank(), world_size=world_size(), device=device):
+            logits = model(feed(images, labels, kind, seed, "evaluate", start)).logits
             resized = resize_scores(logits, labels.shape[-2:], model.align_corners)
             predicted = resized.max(1).indices  # that of argmax, many times faster
-            for index, (guess, label) in enumerate(zip(predicted.cpu(), labels), start):
-                confusion = confusion_matrix(guess, label, packed.num_classes)
-                each[index] = image_counts(confusion)
-                total += confusion
+            counts = pixel_counts(predicted, labels, classes)
+            each[start : start + len(labels)] = image_counts(counts[:, :classes])
+            total += counts.sum(0)
     model.train(training)
-    return sum_over_processes(total.to(device)).cpu(), sum_over_processes(each.to(device)).cpu()
+    return of_classes(sum_over_processes(total).cpu()), sum_over_processes(each).cpu()

@@ -22,6 +22,7 @@ from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.train.ahead import Ahead
+from segkd.train.clock import timed
 from segkd.train.evaluate import evaluate
 from segkd.train.failure import write_failure
 from segkd.train.processes import from_first, is_first, own_shard, rank, world_size
@@ -157,10 +158,8 @@ def taught(cohort: Cohort, active: list[Trainee], step: int, images: Tensor, lab
     """What the runs see in a step: its `own_batch` as it is given, and the teacher's prediction if there is one."""
     if cohort.teacher is None:
         return images, labels, None
-    begin = time.perf_counter()
-    prediction = cohort.teacher(images, labels, step, active[0].shard)
-    for trainee in active:
-        trainee.teacher_seconds += time.perf_counter() - begin
+    with timed(*(trainee.teacher_time for trainee in active)):
+        prediction = cohort.teacher(images, labels, step, active[0].shard)
     return images, labels, prediction
 
 

@@ -1,10 +1,11 @@
-"""The optimiser and poly decay: SGD as in all four papers, AdamW for the short CPU profiles."""
+"""The optimiser, poly decay, the mean of weights: SGD as in all four papers, AdamW for the short CPU profiles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from segkd.config import Schedule
 
@@ -27,3 +28,18 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the same learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = lr
+
+
+class Mean(AveragedModel):
+    """The mean of a network's weights and buffers. How many it is of is known on the CPU: torch's own update waits for a GPU."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__(model, use_buffers=True)
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Take in the network as it is."""
+        number, state = int(self.n_averaged), [(*m.parameters(), *m.buffers()) for m in (self.module, model)]
+        for mean, value in zip(*state):
+            mean.copy_(mean + (value - mean) / (number + 1) if number else value)
+        self.n_averaged += 1

@@ -31,7 +31,15 @@ def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
         found["weights"] = describe(network.weights)
     if network.checkpoint is not None:
         found["checkpoint"] = describe(network.checkpoint)
+    if "deterministic" in here:
+        found["device"] = {key: str(here[key]) for key in ("device", "deterministic")}
     return found | {key: value for key, value in here.items() if key == "teacher"}
+
+
+def begin_peak(device: torch.device) -> None:
+    """From now on `peak_memory` is that of what follows; on a CPU it stays that of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float:
@@ -42,15 +50,16 @@ def peak_memory(device: torch.device) -> float:
 
 def environment(device: torch.device | str = "cpu") -> dict:
     """Versions, commit and device, for the record."""
+    cuda = str(device).startswith("cuda")
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class would not be read back with weights_only
         "timm": version("timm"),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
         "commit": commit(),
-    }
+    } | ({"deterministic": torch.are_deterministic_algorithms_enabled()} if cuda else {})
 
 
 def commit() -> str:

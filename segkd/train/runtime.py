@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 import torch
@@ -15,6 +15,8 @@ from torch import nn
 
 from segkd.config import Schedule
 from segkd.registry import UserError
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts; without it its products may differ
 
 
 def derive(*parts: object) -> int:
@@ -57,6 +59,8 @@ def check_schedule(schedule: Schedule, device: torch.device) -> None:
     if schedule.compile and compiler(device) is None:
         needed = "triton" if device.type == "cuda" else "a C++ compiler ($CXX, or g++)"
         raise UserError(f"schedule.compile needs {needed}, which is not here: install it, or set schedule.compile to false")
+    if schedule.precision == "tf32" and device.type != "cuda":
+        raise UserError(f"schedule.precision tf32: a device of type {device.type} has none; use DEVICES=cuda, or float32")
     if schedule.precision != "float64":
         return
     if schedule.compile:
@@ -89,10 +93,39 @@ def like(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def computing(precision: str) -> Iterator[None]:
-    """All that a run of this precision computes happens in here: on `one_thread`, in its own type from the first draw on."""
-    with one_thread(), new_tensors(dtype_of(precision)):
+def computing(precision: str, device: torch.device) -> Iterator[None]:
+    """All that a run of this precision computes happens in here: on `one_thread`, in its own type from the first draw on,
+    `repeatable` on a GPU."""
+    with one_thread(), new_tensors(dtype_of(precision)), repeatable(precision, device) if device.type == "cuda" else nullcontext():
         yield
+
+
+@contextmanager
+def repeatable(precision: str, device: torch.device) -> Iterator[None]:
+    """On a GPU: products and convolutions in TF32 for "tf32" alone, and the algorithms that give the same bits each time.
+
+    An operation that has none warns. ``SEGKD_DETERMINISTIC=0`` allows all algorithms; a run's env.json and origin say which it was.
+    """
+    strict, cudnn, utils = os.environ.get("SEGKD_DETERMINISTIC") != "0", torch.backends.cudnn, torch.utils.deterministic
+    mode, before = torch.get_deterministic_debug_mode(), (cudnn.deterministic, utils.fill_uninitialized_memory)
+    torch.use_deterministic_algorithms(strict, warn_only=True)
+    cudnn.deterministic, utils.fill_uninitialized_memory = strict, False  # to fill new memory costs time and changes nothing here
+    allow_tf32(precision == "tf32")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        cudnn.deterministic, utils.fill_uninitialized_memory = before
+        allow_tf32(False)
+
+
+def allow_tf32(allow: bool) -> None:
+    """Whether float32 on a GPU may be TF32, with 10 bits behind the point instead of 23; torch's default is yes for convolutions."""
+    torch.set_float32_matmul_precision("high" if allow else "highest")
+    torch.backends.cudnn.allow_tf32 = allow
+
+
+allow_tf32(False)  # float32 is float32, in pages and evaluations too
 
 
 @contextmanager

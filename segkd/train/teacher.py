@@ -24,15 +24,15 @@ class Teacher:
     ):
         self.model = model.eval().requires_grad_(False)
         self.kind, self.seed, self.precision = kind, seed, precision
-        self.order = other_names(model.info.num_classes, seed) if shuffled else None
+        self.order = other_names(model.info.num_classes, seed).to(next(model.parameters()).device) if shuffled else None
 
     @torch.no_grad()  # not inference_mode: losses such as MSE save the teacher's tensor for backward
     def __call__(self, images: Tensor, labels: Tensor, step: int, shard: Shard | None = None) -> Prediction:
         """Prediction on a batch, or on a process's ``shard`` of it; the label noise is drawn anew each step from (seed, step)."""
         seen = feed(images, labels, self.kind, self.seed, step, "teacher", shard=shard)
         with forward_precision(images.device, self.precision):
-            prediction = self.model(seen.to(images.device)).detach()
-        return prediction if self.order is None else prediction.reorder_classes(self.order.to(images.device))
+            prediction = self.model(seen).detach()
+        return prediction if self.order is None else prediction.reorder_classes(self.order)
 
 
 def other_names(num_classes: int, seed: int) -> Tensor:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel
 
 from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.context import Context, TrainingData
@@ -20,15 +18,16 @@ from segkd.models import create_model
 from segkd.models.checkpoints import load_network
 from segkd.models.smp import is_smp
 from segkd.prediction import NetworkInfo, Prediction
+from segkd.train.clock import Clock, timed
 from segkd.train.evaluate import for_shard
 from segkd.train.one_batch import as_one_batch
-from segkd.train.optim import make_optimiser, poly, set_lr
+from segkd.train.optim import Mean, make_optimiser, poly, set_lr
 from segkd.train.processes import add_up, as_first
 from segkd.train.runtime import derive, dtype_of, forward_precision, generator, new_tensors
 from segkd.train.teacher import Teacher
 
 # How far the start weights of a copy (RunConfig.rounding) are off, over each: about the last digit that they have.
-LAST_DIGIT = {"float32": 1e-7, "bf16": 1e-7, "float64": 1e-15}
+LAST_DIGIT = {"float32": 1e-7, "tf32": 1e-7, "bf16": 1e-7, "float64": 1e-15}
 
 
 class NonFiniteStep(RuntimeError):
@@ -116,8 +115,8 @@ class Trainee:
             self.network = torch.compile(self.model, options={"fallback_random": True})
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
-        self.averaged: AveragedModel | None = None  # once the schedule's last part has begun
-        self.step, self.seconds, self.teacher_seconds = 0, 0.0, 0.0
+        self.averaged: Mean | None = None  # once the schedule's last part has begun
+        self.step, self.time, self.teacher_time = 0, Clock(device), Clock(device)
         self.rows: list[dict] = []
         self.begun: list[dict] = []  # the step at which each process took over, and its environment
         self.failure: str | None = None  # why the run stopped before its last step
@@ -142,8 +141,7 @@ class Trainee:
         schedule, draws = self.config.schedule, generator(self.config.seed, self.step, "method")
         if self.label_assisted:
             kind = self.method.teacher_kind
-            both_paths = for_shard(self.shard, kind.training_input, images, labels, draws)
-            prediction = self.forward(both_paths.to(self.device))
+            prediction = self.forward(for_shard(self.shard, kind.training_input, images, labels, draws))
             return kind.teacher_loss(prediction, labels, schedule.aux_weight, self.model.align_corners)
         student = self.forward(images)
         align = self.model.align_corners
@@ -155,13 +153,15 @@ class Trainee:
 
     def prepare(self, teacher: Teacher, data: TrainingData) -> None:
         """What the method does before the first step; its time counts as training time."""
-        begin = time.perf_counter()
-        self.method.prepare(teacher, data)
-        self.seconds += time.perf_counter() - begin
+        with timed(self.time):
+            self.method.prepare(teacher, data)
 
     def train_step(self, images: Tensor, labels: Tensor, teacher: Prediction | None) -> dict[str, float]:
         """One update. Dropout draws from (seed, step), so a cohort gives the same bits as a run alone."""
-        begin = time.perf_counter()
+        with timed(self.time):
+            return self._update(images, labels, teacher)
+
+    def _update(self, images: Tensor, labels: Tensor, teacher: Prediction | None) -> dict[str, float]:
         torch.manual_seed(derive(self.config.seed, self.step, "dropout"))
         terms = self.losses(images, labels, teacher)
         total = sum(terms.values())
@@ -179,14 +179,13 @@ class Trainee:
             self.context = None
         self.step += 1
         self._average()
-        self.seconds += time.perf_counter() - begin
         return {"step": self.step, "lr": lr, **values}
 
     def _average(self) -> None:
         """Take this step's weights into the mean of the last ones, running statistics of batch norms included."""
         schedule = self.config.schedule
         if self.step > (1 - schedule.average) * schedule.steps:
-            self.averaged = self.averaged or AveragedModel(self.model, use_buffers=True)
+            self.averaged = self.averaged or Mean(self.model)
             self.averaged.update_parameters(self.model)
 
     @property
@@ -220,8 +219,8 @@ class Trainee:
         """Everything that a later process needs to go on bit for bit (random draws are functions of the step)."""
         return {
             "step": self.step,
-            "seconds": self.seconds,
-            "teacher_seconds": self.teacher_seconds,
+            "seconds": self.time.seconds,
+            "teacher_seconds": self.teacher_time.seconds,
             "begun": self.begun,
             "rows": self.rows,
             "model": self.model.state_dict(),
@@ -232,11 +231,11 @@ class Trainee:
 
     def load_state(self, state: dict) -> None:
         """Take over what ``state`` wrote."""
-        self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
-        self.teacher_seconds, self.begun = state.get("teacher_seconds", 0.0), state.get("begun", [])
+        self.step, self.time.read, self.rows = state["step"], state["seconds"], state["rows"]
+        self.teacher_time.read, self.begun = state.get("teacher_seconds", 0.0), state.get("begun", [])
         self.model.load_state_dict(state["model"])
         self.modules.load_state_dict(state["modules"])
         self.optimiser.load_state_dict(state["optimiser"])
         if state.get("averaged") is not None:
-            self.averaged = AveragedModel(self.model, use_buffers=True)
+            self.averaged = Mean(self.model)
             self.averaged.load_state_dict(state["averaged"])

@@ -9,6 +9,9 @@ from segkd.study.lab.own_data import write_example
 from segkd.study.report import notebooks as report
 
 
+TWO = "pspnet/resnet18,fcn/resnet18"
+
+
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
     """A function that runs a notebook and gives its outputs by the source of their cell."""
@@ -39,10 +42,11 @@ def test_tour_without_runs_says_what_trains_them(executed, tmp_path):
 @pytest.mark.slow
 def test_own_data_from_folder_to_export(executed, tmp_path):
     folder = write_example(tmp_path / "mine", {"train": 8, "val": 4, "test": 4})
-    outputs = executed("95_your_own_data", PROFILE="smoke", STEPS="", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu")
-    assert "train 8, val 4, test 4 images verified" in output(outputs, "print(*command")["text"]
-    assert "one run of each" in output(outputs, "verdict")["text"]
-    assert "largest difference" in output(outputs, "run =")["text"]
+    outputs = executed("95_your_own_data", PROFILE="smoke", STEPS="", FOLDER=str(folder), METHOD="lad+cwd", DEVICES="cpu", STUDENT=TWO)
+    assert "train 8, val 4, test 4 images verified" in output(outputs, "from IPython")["text"]
+    assert "Ship the baseline: 4 test images are too few" in "".join(output(outputs, "found =")["text/markdown"])
+    files = "".join(output(outputs, "files =")["text/html"])
+    assert "student.onnx" in files and "fcn-resnet18.onnx" in files and all(name in files for name in TWO.split(","))
     shown = output(outputs, "explore(")
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown)
     html = report.render(tmp_path / "95_your_own_data.ipynb", tmp_path / "page.html").read_text()

@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
 def steps_of(config: RunConfig, count: int) -> list[dict[str, float]]:
     """The terms of some steps from the start, and an evaluation; nothing is finished or written."""
     teacher = config.teacher and runs.run(config.teacher, "cpu")
-    with computing(config.schedule.precision):
+    with computing(config.schedule.precision, torch.device("cpu")):
         cohort = runs.cohort_of([runs.find(config)], teacher, torch.device("cpu"))
         ours = start(config, runs.find(config).path, cohort)
         rows = [ours.train_step(*taught(cohort, [ours], step, *own_batch(cohort, step))) for step in range(count)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segkd import export
+from segkd import export, formats
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.prediction import resize_scores
 from segkd.runs import Run, run
@@ -43,7 +43,7 @@ def test_the_student_as_onnx_at_sizes_that_were_not_traced():
         images = torch.rand(batch, 3, height, width)
         with torch.no_grad():
             wanted = resize_scores(model(images).logits, (height, width))
-        assert (export.load_onnx(found.path)(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        assert (formats.load_onnx(found.path)(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 def test_rdd_weights_the_task_of_an_stdc_student():

@@ -10,7 +10,8 @@ import numpy as np
 from segkd.registry import UserError
 from segkd.runs import Run, find
 from segkd.study.claims.measures import JOINT, SINGLE
-from segkd.study.claims.parts import Comparison, config_of
+from segkd.study.claims.parts import TIME, Comparison, config_of
+from segkd.study.tables import step_times
 from segkd.study.tables.statistics import Estimate, bootstrap_interval, resampled_miou, t_estimate
 from segkd.study.tables.study import Study
 
@@ -27,7 +28,9 @@ class Measured:
 
 
 def measure(study: Study, comparison: Comparison) -> Measured:
-    """A comparison on the seeds of the study for which all its cells are trained."""
+    """A comparison on the seeds of the study for which all its cells are trained; of time, on the rounds of a benchmark."""
+    if comparison.measure == TIME:
+        return _timed(study, comparison)
     by_seed = {seed: [find(config_of(study, cell, seed)) for cell in comparison.cells] for seed in study.seeds}
     done = {seed: runs for seed, runs in by_seed.items() if all(r.done for r in runs)}
     nothing = t_estimate([])
@@ -45,6 +48,18 @@ def measure(study: Study, comparison: Comparison) -> Measured:
     used = [r for seed in values for r in done[seed]]
     ids = tuple(dict.fromkeys(r.id for r in used))
     return Measured(comparison, t_estimate(list(values.values()), comparison.limit), ids, over_images(comparison, list(map(done.get, values))))
+
+
+def _timed(study: Study, comparison: Comparison) -> Measured:
+    """Steps measured by themselves, paired by round: a run's own clock also counts what else the machine did."""
+    known, nothing = step_times.rounds(step_times.ALONE), t_estimate([])
+    times = [known.get(step_times.digest(config_of(study, cell, study.seeds[0]))) for cell in comparison.cells]
+    lacking = ", ".join(cell.label for cell, own in zip(comparison.cells, times) if own is None)
+    if lacking:
+        how = f"python benchmarks/methods.py --profile {study.profile.name} --dataset {study.dataset}"
+        return Measured(comparison, nothing, missing=f"not measured by themselves: {lacking} ({how})")
+    logs = np.log([own[: min(map(len, times))] for own in times])
+    return Measured(comparison, t_estimate(np.asarray(comparison.weights) @ logs, comparison.limit))
 
 
 def _value(comparison: Comparison, runs: list[Run], others: list[list[Run]]) -> float:

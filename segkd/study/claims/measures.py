@@ -10,6 +10,7 @@ import numpy as np
 from segkd.registry import unknown
 from segkd.runs import Run
 from segkd.study.claims import mechanisms
+from segkd.study.claims.parts import TIME
 
 EARLY = 0.2  # of the training: until then a warm-up of a tenth shows what it gives
 ZERO = 1.0  # points of IoU, mean over seeds: a class below it is not found at all, and nothing can be lost or gained there
@@ -29,11 +30,6 @@ def _log(value: float) -> float:
     return math.log(value) if value > 0 else math.nan
 
 
-def _step_time(run: Run) -> float:
-    """Logarithm of the seconds of a step, the teacher's pass included."""
-    return _log(run.result["seconds_per_step"] + run.result["teacher_seconds_per_step"])
-
-
 def _early_miou(run: Run) -> float:
     """mIoU on val at the last check in the first EARLY of the training; NaN if there was none."""
     until = EARLY * run.config.schedule.steps
@@ -44,7 +40,6 @@ def _early_miou(run: Run) -> float:
 SINGLE: dict[str, tuple[str, Callable[[Run], float]]] = {
     "miou": (POINTS, _miou),
     "macc": (POINTS, _macc),
-    "step_time": (RATIO, _step_time),
     "early_miou": (POINTS, _early_miou),
     "thin_iou": (POINTS, lambda run: 100 * mechanisms.thin_iou(run)),
     "boundary_miou": (POINTS, lambda run: 100 * mechanisms.boundary_miou(run)),
@@ -135,7 +130,7 @@ JOINT: dict[str, tuple[str, Callable[[list[Run], list[list[Run]]], float]]] = {
 
 def unit_of(measure: str) -> str:
     """POINTS, RATIO or PLAIN. UserError with the nearest name for a measure that is not there."""
-    found = SINGLE.get(measure) or JOINT.get(measure)
+    found = (RATIO,) if measure == TIME else SINGLE.get(measure) or JOINT.get(measure)
     if found is None:
-        raise unknown("measure", measure, [*SINGLE, *JOINT])
+        raise unknown("measure", measure, [TIME, *SINGLE, *JOINT])
     return found[0]

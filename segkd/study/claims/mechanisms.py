@@ -207,10 +207,10 @@ def order_change(run: Run) -> float:
 def _weights(run: Run, percent: int) -> np.ndarray:
     """HWD's weights (images, C) with the student of ``percent`` of the training, at the paper's settings."""
     student, teacher, found = run.load_model(percent=percent), plain_teacher(run), []
-    for _, images, labels in batches(seen(run)):
+    for _, images, labels in batches(seen(run), device=next(student.parameters()).device):
         logits = student(images).logits
         found.append(holistic_weights(logits, resize_scores(teacher(images).logits, logits.shape[-2:]), labels))
-    return torch.cat(found).numpy()
+    return torch.cat(found).cpu().numpy()
 
 
 class DifficultyGaps(NamedTuple):

@@ -12,6 +12,7 @@ from segkd.study.tables.papers import Row
 from segkd.study.tables.study import Study
 
 WIDE, NARROW = "wide", "narrow"  # the networks of the study's plain teacher and of its student
+TIME = "step_time"  # the measure that is of kinds of steps, each measured by itself, and not of runs
 SAME = 0.5  # points of mIoU that "at least as good" and "does not beat" leave room for
 
 
@@ -61,6 +62,7 @@ class Test:
     students' start that it needs, "imagenet" or "random"; ``full_width``: it needs networks of width 1.
     ``check``: a name of `segkd.study.claims.checks`, for what needs no training. ``premises``: names of
     `segkd.study.claims.premises` without which it says nothing; None: those of its paper. ``note``: what a reader must know.
+    ``cells``: what must be trained for it.
     """
 
     __test__ = False  # no test of pytest's
@@ -76,12 +78,12 @@ class Test:
     cells: tuple[Cell, ...] = field(init=False, default=())
 
     def __post_init__(self):
-        cells = [cell for comparison in self.comparisons for cell in comparison.cells]
+        cells = [cell for comparison in self.comparisons if comparison.measure != TIME for cell in comparison.cells]
         object.__setattr__(self, "cells", tuple(c for i, c in enumerate(cells) if c not in cells[:i]))
 
 
 WORDS = {  # how two values of a measure are compared (− or, by their logarithms, /), and its name
-    "macc": "−, mAcc", "step_time": "/, time a step", "pairwise_kl": "/, KL between draws of noise", "early_miou": "−, early mIoU",
+    "macc": "−, mAcc", TIME: "/, time a step", "pairwise_kl": "/, KL between draws of noise", "early_miou": "−, early mIoU",
     "boundary_miou": "−, mIoU near boundaries", "thin_iou": "−, IoU of thin classes", "silhouette": "−, silhouette",
     "activation": "/, activation on rare classes",
 }  # fmt: skip

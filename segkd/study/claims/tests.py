@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from segkd.study.claims.parts import NARROW, SAME, WIDE, Cell, Comparison, Test, chain, method_cell, on, over, paper_cell, together, value
+from segkd.study.claims.parts import NARROW, SAME, TIME, WIDE, Cell, Comparison, Test, chain, method_cell, on, over, paper_cell, together, value
 from segkd.study.tables.papers import BASELINE, CWD, LABEL_TEACHER, TEACHER, Row
 
 baseline, cwd, teacher, label_teacher = Cell(BASELINE), Cell(CWD), Cell(TEACHER), Cell(LABEL_TEACHER)
@@ -23,7 +23,7 @@ added = {m: paper_cell("rdd", f"{m}+rdd") for m in ("at", "dsd", "cirkd")}
 USED = 1.0  # points that a network must lose without an input before it is said to use it
 SAME_TIME = -math.log(1.1)  # "no significant overhead": less than 10 % more time a step
 ONE_DATA = "The same comparison on other data is {}."
-CLOCK = "Time a step as trained, teacher's pass included; it is disturbed where the machine was shared."
+CLOCK = "Time a step, teacher's pass included, each measured by itself and in turns (benchmarks/results/methods.md): n counts rounds, not seeds."
 
 
 def lad_alpha(alpha: float, noise: bool, role: str = "student") -> Cell:
@@ -103,7 +103,7 @@ def from_scratch(cell: Cell) -> Test:
 
 def needing(tests: dict[str, Test], *premises: str) -> dict[str, Test]:
     """The tests with these premises (`segkd.study.claims.premises`), where they name none themselves and are about more than time."""
-    timed = lambda test: all(c.measure == "step_time" for c in test.comparisons)  # noqa: E731
+    timed = lambda test: all(c.measure == TIME for c in test.comparisons)  # noqa: E731
     return {name: test if test.premises is not None or timed(test) else replace(test, premises=premises) for name, test in tests.items()}
 
 
@@ -113,8 +113,8 @@ LAD = needing({
     "lad-03": Test(over(label_teacher, [teacher]), premises=(), note="The label-assisted teacher is scored with the noised label, as in the paper."),
     "lad-04": Test(check="label_channel"),
     "lad-05": Test((
-        *over(cwd, [lad], "step_time"), *over(lad_rivals[0], [cwd], "step_time"), *over(maskd, [cwd], "step_time"),
-        *over(lad_rivals[1], [lad_rivals[0], maskd], "step_time"), *over(lad_rivals[3], [lad_rivals[1]], "step_time"),
+        *over(cwd, [lad], TIME), *over(lad_rivals[0], [cwd], TIME), *over(maskd, [cwd], TIME),
+        *over(lad_rivals[1], [lad_rivals[0], maskd], TIME), *over(lad_rivals[3], [lad_rivals[1]], TIME),
     ), note=CLOCK),
     "lad-06": Test(over(lad, lad_rivals), start="random"),
     "lad-07": Test(over(lad, lad_rivals), datasets=("voc2012",), note=ONE_DATA.format("lad-01 or lad-06")),
@@ -165,7 +165,7 @@ FAKD = needing({
                     note="Halves by the IoU of the baseline, which takes no part in the gain."),
     "fakd-13": Test((*over(fakd, [cwd], "activation"), value("activation on rare classes over elsewhere, FAKD", fakd, "activation")),
                     note="Mean absolute head feature on the rarer half of the classes over that elsewhere: above 1, and above CWD's."),
-    "fakd-14": Test(over(cwd, [fakd], "step_time", SAME_TIME), note=CLOCK),
+    "fakd-14": Test(over(cwd, [fakd], TIME, SAME_TIME), note=CLOCK),
     "fakd-15": Test(check="augmentation_bound"),
 }, "teacher")  # fmt: skip
 
@@ -188,7 +188,7 @@ HWD = needing({
                    note="Beta 0.1, the paper's default, against each tau'; 'poor' is below CWD."),
     "hwd-12": Test(over(mu(0.0), [mu(v) for v in (-1.0, -0.5, 2.0)]), note="That a large mu is CWD is checked as a formula: hwd-13."),
     "hwd-13": Test(check="holistic_weights"),
-    "hwd-14": Test(over(cwd, [hwd], "step_time", SAME_TIME), note=CLOCK),
+    "hwd-14": Test(over(cwd, [hwd], TIME, SAME_TIME), note=CLOCK),
     "hwd-15": Test(over(hwd, [cwd, baseline], "silhouette") + over(hwd, [cwd, baseline], "thin_iou"), premises=("teacher", "classes"),
                    note="Silhouette of head features; IoU of the three classes with the thinnest regions."),
     "hwd-16": Test((value("rank correlation of class weights: halves of the images − early and late", hwd, "order_change"),),
@@ -213,8 +213,8 @@ RDD = needing({
     "rdd-13": Test(at_least(rdd, list(added.values())), note=f"'Not beaten': by more than {SAME} points."),
     "rdd-14": Test((
         Comparison("time of KD, AT, DSD, CIRKD over that with RDD, geometric mean", (kd, at, dsd, cirkd, rdd, *added.values()),
-                   (0.25,) * 4 + (-0.25,) * 4, "step_time", SAME_TIME),
-        *(c for m in (at, dsd, cirkd) for c in over(m, [rdd], "step_time")),
+                   (0.25,) * 4 + (-0.25,) * 4, TIME, SAME_TIME),
+        *(c for m in (at, dsd, cirkd) for c in over(m, [rdd], TIME)),
     ), note=CLOCK + " The paper's first pair is no distillation against RDD; here KD against KD with RDD, which share the teacher's pass."),
     "rdd-15": Test(check="same_network"),
     "rdd-16": Test((

@@ -17,7 +17,7 @@ from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.floor import Floor, reach, study_floors
 from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.measures import POINTS, RATIO, unit_of
-from segkd.study.claims.parts import Cell, Test, config_of
+from segkd.study.claims.parts import TIME, Cell, Test, config_of
 from segkd.study.claims.premises import NOT_MET, OPEN, Found, premise
 from segkd.study.claims.tests import TESTS
 from segkd.study.execute.executor import execute
@@ -164,10 +164,12 @@ def _moved(part: Measured, floors: Mapping[str, Floor]) -> float:
 
 def about_seeds(parts: Sequence[Measured]) -> str:
     """What the number of seeds forbids."""
-    counts = [part.estimate.n for part in parts]
+    counts = [part.estimate.n for part in parts if part.comparison.measure != TIME]
+    if not counts:
+        return ""
     single, fewest = sum(n < 2 for n in counts), min(counts)
     if single:
-        return "one seed: no interval over seeds" + (f" in {single} of {len(parts)} comparisons" if single < len(parts) else "")
+        return "one seed: no interval over seeds" + (f" in {single} of {len(counts)} comparisons" if single < len(counts) else "")
     return f"{fewest} seeds: a headline needs {HEADLINE_SEEDS}" if fewest < HEADLINE_SEEDS else ""
 
 

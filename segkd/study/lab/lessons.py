@@ -5,14 +5,18 @@ Where a row that an example needs has no finished run, the result is an empty fr
 
 from __future__ import annotations
 
+import inspect
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from segkd.config import ROOT
 from segkd.data.augment import to_batch
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, variance_table
 from segkd.losses.hwd import channel_divergence, class_counts, holistic_weights, standardise
@@ -25,6 +29,9 @@ from segkd.study.lab import views
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import batches, feed
+
+if TYPE_CHECKING:
+    from IPython.display import SVG, Markdown  # which training does not need
 
 PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
 IMAGES = 8  # test images behind a share of pixels
@@ -41,13 +48,27 @@ def _done(study: Study, rows: Sequence[str], table: str = "main") -> list[str]:
     return [row for row in rows if row in held and study.runs(table, row)]
 
 
-def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str) -> pd.io.formats.style.Styler:
+def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:
     """A frame as a table without its index; ``columns``: formats of their own. An empty frame says that nothing is run."""
     if frame.empty:
         frame = pd.DataFrame({"": ["no finished run yet: see the command under the tables"]})
     formats = {name: digits for name in frame.select_dtypes("number") if frame[name].dtype.kind == "f"} | columns
     kept = {name: text for name, text in formats.items() if name in frame}
     return frame.style.hide(axis="index").format(kept, na_rep="–", escape="html")
+
+
+def code(*functions: Callable) -> Markdown:
+    """The lines that compute an equation, as they stand in the package, to be read beside it."""
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"```python\n{textwrap.dedent(inspect.getsource(one))}```\n" for one in functions))
+
+
+def diagram(name: str) -> SVG:
+    """The drawing of a method, notebooks/diagrams/``name``.svg."""
+    from IPython.display import SVG
+
+    return SVG(filename=str(ROOT / "notebooks" / "diagrams" / f"{name}.svg"))
 
 
 @torch.no_grad()
@@ -61,7 +82,8 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
     kind = teacher_kind(run.config, network.info)
     images, labels = to_batch(*test.take([index])[:2])
     seen = [feed(images, labels, kind, run.config.seed, "lesson", draw) for draw in (1, 2)]
-    logs = [resize_scores(network(x).logits, labels.shape[-2:]).log_softmax(1)[0] for x in seen]
+    device = next(network.parameters()).device
+    logs = [resize_scores(network(x.to(device)).logits, labels.shape[-2:]).log_softmax(1)[0].cpu() for x in seen]
     return [
         {
             "image": test.images[index], "label channel": x[0, 3].numpy(), "answer": _coloured(own.argmax(0).numpy(), test),
@@ -207,6 +229,15 @@ def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     assisted = ASSISTED if "lad" in methods else PLAIN  # no other method looks at it
     networks = [views.model(study, "main", row) for row in ("baseline", PLAIN, assisted)]
     return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)
+
+
+def paired_by_seed(study: Study, row: str, reference: str = "baseline") -> pd.DataFrame:
+    """mIoU of a row and of its reference on the seeds that have both, and their difference, in points."""
+    scores = 100 * study.scores("main").pivot_table(index="seed", columns="row", values="miou").astype(float)
+    if not {row, reference} <= set(scores):
+        return pd.DataFrame()
+    found = scores[[reference, row]].dropna().reset_index().rename_axis(columns=None)
+    return found.assign(difference=found[row] - found[reference])
 
 
 def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, reference: str = "baseline") -> pd.DataFrame:

@@ -1,7 +1,8 @@
-"""A student for a folder of the user's images: an example folder, the small study of it, what it says, the exported file."""
+"""A student for a folder of the user's images: an example folder, and the small study of it."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segkd.config import ROOT
-from segkd.data.catalog import create_dataset
+from segkd.config import ROOT, NetworkConfig
+from segkd.data import create_dataset
 from segkd.data.readers.folder import DESCRIPTION
 from segkd.data.scenes import CLASSES, PALETTE, split_scene
-from segkd.export import Exported, export_run
 from segkd.losses.method import create_method, list_methods
+from segkd.models import check_model_name
 from segkd.registry import UserError
-from segkd.runs import Run
 from segkd.study.tables.papers import Row, Table
-from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import points
 from segkd.study.tables.study import Study, open_study
 from segkd.train.state import write_whole
 
@@ -27,7 +25,7 @@ EXAMPLE = ROOT / "data" / "raw" / "example-folder"
 IMAGES = {"train": 60, "val": 12, "test": 24}
 SIZE = (120, 160)
 TABLE = "own"
-BASELINE = "baseline"
+BASELINE, TEACHER = "baseline", "teacher"
 
 
 def own_folder(folder: str | Path = "") -> Path:
@@ -70,10 +68,14 @@ def _mask(label: np.ndarray) -> Image.Image:
     return mask
 
 
-def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: str = "", steps: str = "") -> Study:
-    """A study of one table: the baseline, the student of ``method``, and the teacher that the method has, if any.
+def open_own(
+    folder: Path, profile: str, method: str, seeds: str = "", devices: str = "", steps: str = "", student: str = "", teacher: str = ""
+) -> list[Study]:
+    """A study of one table for each student: the baseline, the student of ``method``, and the teacher that the method has, if any.
 
     ``method`` as `segkd.create_method` takes it, such as "cwd" or "lad+cwd"; ``steps`` of a student, empty for the profile's.
+    ``student``: networks, comma separated, and ``teacher`` a network, each at the profile's sizes and from its kind of weights, or a
+    teacher as `open_study` takes it. Images are as large as the profile's and of the shape of the first of the folder.
     UserError as `open_study` gives it, and for steps that are no whole number above 0.
     """
     if steps and not (str(steps).isdecimal() and int(steps)):
@@ -85,37 +87,31 @@ def open_own(folder: Path, profile: str, method: str, seeds: str = "", devices: 
     if made.teacher_kind is not None:
         rows.append(Row("teacher (label-assisted)", "lad", role="label_teacher"))
     elif made.needs_teacher:
-        rows.append(Row("teacher", role="teacher"))
+        rows.append(Row(TEACHER, role="teacher"))
     tables = {TABLE: Table(f"{folder.name}: {method} against the baseline", tuple(rows))}
-    study = open_study("all", profile, "folder", seeds=seeds, devices=devices)
+    trained = ":" in teacher or bool(teacher) and Path(teacher).expanduser().exists()
+    study = open_study("all", profile, "folder", seeds=seeds, devices=devices, teacher=teacher if trained else None)
     scale = study.profile
+    scale = replace(scale, teacher=_called(scale.teacher, "" if trained else teacher))
     if steps:
         scale = replace(scale, schedule=replace(scale.schedule, steps=int(steps)))
-    return replace(study, setting=replace(study.setting, profile=scale), tables=tables, all_tables=tables)
+    data = replace(study.setting.data, size=_of_shape(study.setting.data.size))
+    sizes = [replace(scale, student=_called(scale.student, name.strip())) for name in student.split(",")]
+    settings = [replace(study.setting, profile=size, data=data) for size in sizes]
+    return [replace(study, setting=setting, tables=tables, all_tables=tables) for setting in settings]
 
 
-def verdict(study: Study) -> str:
-    """One sentence: what the method gained over the baseline, with its interval, and what may be said of it."""
-    scores = study.scores(TABLE)
-    by_row = {row: 100 * group.set_index("seed")["miou"] for row, group in scores.groupby("row")}
-    method = study.rows(TABLE)[1].label
-    found = paired(by_row[method], by_row[BASELINE])
-    gain = f"{method} scores {points(found.mean)} points of mIoU against the baseline"
-    if found.n == 1:
-        return f"{gain}, in one run of each: no interval, so it may be chance. SEEDS = \"5\" gives one."
-    interval = f"95 % interval {found.interval}, {found.n} seeds"
-    says = {"higher": "a gain", "lower": "a loss", "inconclusive": "inconclusive: more seeds or more images are needed"}
-    return f"{gain} ({interval}): {says[found.verdict]}."
+def _called(network: NetworkConfig, name: str) -> NetworkConfig:
+    """The network of another name, with the same start and sizes."""
+    if name:
+        check_model_name(name)
+    return replace(network, name=name or network.name)
 
 
-def best_student(study: Study) -> Run:
-    """The method's run with the highest score on val, which is what may be chosen by; test stays untouched by the choice."""
-    runs = study.runs(TABLE, study.rows(TABLE)[1].label)
-    return max(runs, key=lambda run: run.result["val_last"])
-
-
-def export_student(run: Run) -> Exported:
-    """The run as ``student.onnx`` in its folder, written and checked anew each time."""
-    path = run.path / "student.onnx"
-    path.unlink(missing_ok=True)
-    return export_run(run, "onnx", path)
+def _of_shape(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """As many pixels as ``size``, in the shape of the folder's first image; no side below two thirds of the shorter one."""
+    if size is None:
+        return None
+    height, width = create_dataset("folder").image_size(0)
+    wanted = (math.sqrt(size[0] * size[1] * ratio) for ratio in (height / width, width / height))
+    return tuple(max(16 * round(side / 16), 2 * min(size) // 3) for side in wanted)

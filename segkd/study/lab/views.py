@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segkd.analysis.look import Look, frame
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
@@ -190,11 +191,34 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
 
 @torch.no_grad()
 def predict(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
-    """A finished run's prediction on each of these images by itself; a label-assisted teacher is fed the noised label."""
+    """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
     network = run.load_model()
     kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    device = next(network.parameters()).device
     with like(network):
-        return [network(feed(*to_batch(*packed.take([i])[:2]), kind, run.config.seed, "picture")) for i in indices]
+        batches = (to_batch(*packed.take([i])[:2]) for i in indices)
+        return [network(feed(*batch, kind, run.config.seed, "picture").to(device)).cpu() for batch in batches]
+
+
+def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
+    """The answers to some images of ``packed`` of every row of the comparison: its first run, if its network is here.
+
+    UserError: no network is here.
+    """
+    said: dict[str, list[Prediction]] = {}
+    for table in ("main", "rivals"):
+        for row in study.rows(table) if table in study.tables else ():
+            for run in study.runs(table, row.label)[:1] if row.label not in said else ():
+                with suppress(UserError):
+                    said[row.label] = predict(run, packed, indices)
+    if not said:
+        raise UserError(f"no network of {study.profile.name} on {study.dataset} is here: train it with study.run()")
+    frames = []
+    for place, index in enumerate(indices):
+        image, label = packed.images[index], packed.labels[index]
+        logs = {row: resize_scores(found[place].logits, label.shape).log_softmax(1)[0] for row, found in said.items()}
+        frames.append(frame(image, label, logs, packed.num_classes))
+    return Look(packed.classes, [list(map(int, colour)) for colour in packed.palette], frames)
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:

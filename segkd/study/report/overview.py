@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,18 +11,24 @@ from pathlib import Path
 
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
-from segkd.study.report.pages import TEMPLATES, about, links, shell, write
+from segkd.study.report.pages import TEMPLATES, Link, about, menus, script_data, shell, write
 
 HEADINGS = ("h1", "h2", "h3")
+DOORS = {  # what one may have come for: words, and the pages that answer, by file
+    "Learn": ("how each method works, from the problem to the lines of code", ("lad", "fakd", "hwd", "rdd")),
+    "Check": ("what was claimed, what was measured, how sure it is", ("90_claims", "01_how_to_read", "look")),
+    "Ship": ("what accuracy costs; your own images: make distill DATA=folder", ("cost", "per_class_iou")),
+}
 NO_TEXT = ("details", "style", "script", "nav", "math")  # folded code and what is no text
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page of the report: its HTML, and its short name for the bar of links (default: the title up to its colon)."""
+    """A page of the report: its HTML, its short name for the bar of links (default: the title up to its colon), its menu there."""
 
     html: Path
     label: str | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,16 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     report_dir = Path(report_dir)
     cards = [_card(page, report_dir) for page in pages]
     sections = [section for card in cards for section in card.pop("sections")]
-    nav = [("Overview", "index.html"), *((card["label"], card["href"]) for card in cards)]
+    nav = [Link("Overview", "index.html"), *(Link(card["label"], card["href"], card["group"]) for card in cards)]
+    named = {Path(link.href).stem: link for link in nav}
+    doors = [(name, words, [named[page] for page in pages if page in named]) for name, (words, pages) in DOORS.items()]
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
-        premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        doors=[door for door in doors if door[2]], premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
         **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
-        nav=links(nav, "index.html"), outside=shell("theme", "search"), sections=_script_data(sections),
+        nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),
     )
     return write(report_dir / "index.html", body)
 
@@ -80,11 +87,6 @@ def _data_address(picture: Path | None) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
-def _script_data(values: object) -> str:
-    """JSON that can stand inside a script element."""
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
-
-
 def _card(page: Page, report_dir: Path) -> dict:
     """All that the first page says of a page, read from the page itself: it may be older than its notebook."""
     from bs4 import BeautifulSoup
@@ -94,7 +96,7 @@ def _card(page: Page, report_dir: Path) -> dict:
     title, href = soup.title.get_text(), Path(os.path.relpath(page.html, report_dir)).as_posix()
     first = soup.select_one("section.text p")
     return {
-        "title": title, "label": page.label or title.split(":")[0], "summary": first_sentence(first), "href": href,
+        "title": title, "label": page.label or title.split(":")[0], "group": page.group, "summary": first_sentence(first), "href": href,
         "numbers": about(text)["numbers"], "thumbnail": _thumbnail(text), "sections": sections_of(soup, title, href),
     }  # fmt: skip
 

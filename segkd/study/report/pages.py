@@ -8,10 +8,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
+from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import fit
@@ -21,10 +24,19 @@ NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])") 
 PICTURES = ["image/svg+xml", "image/png", "image/jpeg"]
 
 
+@dataclass(frozen=True)
+class Link:
+    """A page in the bar of links; those of one ``group`` stand in one menu."""
+
+    label: str
+    href: str
+    group: str = ""
+
+
 def render(
-    executed: Path, html: Path, nav: Iterable[tuple[str, str]] = (), results: str = "", banners: Sequence[str] = ()
+    executed: Path, html: Path, nav: Sequence[Link] = (), results: str = "", banners: Sequence[str] = ()
 ) -> Path:
-    """Write the executed notebook as one HTML file; ``nav``: (label, href) of the report's pages, this one is marked.
+    """Write the executed notebook as one HTML file; ``nav``: the report's pages in their order, this one is marked.
 
     Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
     its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
@@ -37,7 +49,7 @@ def render(
 
     node = read(executed, as_version=4)
     said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
-    contents = _prepare(node)
+    contents, frames = _prepare(node), _frames(node)
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
     config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
@@ -48,7 +60,7 @@ def render(
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
     resources = {
-        "nav": links(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme"),
+        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme", *(["look"] if frames else [])), "look": frames,
         "about": json.dumps(said),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
@@ -79,9 +91,17 @@ def shell(*scripts: str) -> dict[str, object]:
     return {"scripts": texts, "policy": policy}
 
 
-def links(nav: Iterable[tuple[str, str]], current: str) -> list[dict]:
-    """The bar of links, the current page marked."""
-    return [{"label": label, "href": href, "current": href == current} for label, href in nav]
+def menus(nav: Sequence[Link], current: str) -> list[dict]:
+    """The bar of links by their groups, the current page marked: ``group`` (empty for a page by itself) and ``links``."""
+    marked = [{**vars(link), "current": link.href == current} for link in nav]
+    return [{"group": group, "links": list(found)} for group, found in groupby(marked, lambda link: link["group"])]
+
+
+def beside(nav: Sequence[Link], current: str) -> list[Link | None]:
+    """The pages before and after this one."""
+    around = [None, *nav, None]
+    at = next((i for i, link in enumerate(around) if link and link.href == current), 0)
+    return [around[at - 1], around[at + 1]] if at else [None, None]
 
 
 def write(html: Path, body: str) -> Path:
@@ -115,6 +135,22 @@ def _prepare(node) -> list[tuple[str, str]]:
                 if GAP in output.get("data", {}):
                     output["data"] = {"text/html": _gap_html(output["data"][GAP]["reason"])}
     return contents if len(contents) > 2 else []
+
+
+def _frames(node) -> str:
+    """The frames of a page's slider (`segkd.analysis.look`) as script data, their output a place for it; empty without one."""
+    for cell in node.cells:
+        for output in cell.get("outputs", []):
+            if LOOK in output.get("data", {}):
+                found = script_data(output["data"][LOOK])
+                output["data"] = {"text/html": '<div id="look"></div>'}
+                return found
+    return ""
+
+
+def script_data(values: object) -> str:
+    """JSON that can stand inside a script element."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
 
 
 def _gap_html(reason: str) -> str:

@@ -13,7 +13,9 @@ from segkd.config import ROOT
 from segkd.download import file_sha256
 from segkd.study.gaps import gaps_of
 from segkd.study.report import notebooks as report
-from segkd.study.report.pages import about
+from segkd.study.report.pages import Link, about
+
+GROUPS = {"papers": "Papers", "analysis": "Analyses"}  # menus of the bar, by folder of notebooks/
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     _side_by_side("notebook", _execute, [(name, making, stamp) for name, stamp in stale.items()])
     states = {name: _state(name, making) for name in making.labels}
     shown = {name: label for name, label in making.labels.items() if states[name][0] != "left out"}
-    nav = [("Overview", "index.html"), *((label, making.html(name).name) for name, label in shown.items())]
+    group = lambda name: GROUPS.get(Path(name).parent.name, "")  # noqa: E731
+    nav = [Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
-    pages = [report.Page(making.html(name), label) for name, label in shown.items()]
+    pages = [report.Page(making.html(name), label, group(name)) for name, label in shown.items()]
     return pages, [f"**{making.labels[name]}**: {note}" for name, (_, note) in states.items() if note]
 
 

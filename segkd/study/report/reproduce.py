@@ -30,10 +30,12 @@ from segkd.study.tables.study import NO_TRAINING, Study, open_study
 
 NOTEBOOKS = {  # and their names in the navigation
     "00_tour": "Tour",
+    "01_how_to_read": "How to read",
     "papers/lad": "LAD",
     "papers/fakd": "FAKD",
     "papers/hwd": "HWD",
     "papers/rdd": "RDD",
+    "analysis/look": "Look for yourself",
     "analysis/per_class_iou": "Classes",
     "analysis/difficulty": "Difficulty",
     "analysis/predictions": "Predictions",

@@ -56,6 +56,7 @@ OWN_SIZE = {"scenes": (360, 480), "camvid": (360, 480), "cityscapes": (1024, 204
 OWN_CROP = {"scenes": (360, 360), "camvid": (360, 360), "cityscapes": (512, 1024)}
 # The CPU profiles crop at image size: a scale under 1 would leave padding, at the papers' 0.5 three quarters of a crop.
 CPU_SCALE = (1.0, 1.5)
+PRECISION = "Forward passes are bf16; RDD trained in float16 with loss scaling, the code of LAD, HWD and CIRKD in float32, and FAKD's text says nothing."
 
 
 PROFILES = {
@@ -110,19 +111,19 @@ PROFILES = {
         Profile(
             "gpu", seeds=3, levels=None,
             student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
-            schedule=Schedule(steps=4000, batch_size=16, lr=0.02),
+            schedule=Schedule(steps=4000, batch_size=16, lr=0.02, precision="bf16"),
             data=None,
             shows="The papers' networks at full size and full CamVid images, but a tenth of their steps and from "
-            "random weights: orders of methods, not the papers' levels.",
+            f"random weights: orders of methods, not the papers' levels. {PRECISION}",
             needs="20 GB of disk and a GPU, about an hour a table",
         ),
         Profile(
             "paper", seeds=3, levels=None,
             student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
-            schedule=Schedule(steps=40000, batch_size=16, lr=0.02),
+            schedule=Schedule(steps=40000, batch_size=16, lr=0.02, precision="bf16"),
             data=None, own_protocols=True,
             shows="Each paper's own protocol: its networks from ImageNet weights, its optimiser, steps, batch and crop on each "
-            "data set. It needs the weights' files (data/README.md); what the texts leave open is in segkd/study/tables/protocols.py.",
+            f"data set. It needs the weights' files (data/README.md); what the texts leave open is in segkd/study/tables/protocols.py. {PRECISION}",
             needs="50 GB of disk and GPU days",
         ),
     )

@@ -11,6 +11,7 @@ import numpy as np
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
 POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
+FEW = 5  # fewer images give no interval
 CHUNK = 1_000  # resamples at a time: the weights of a large test set would not fit into memory together
 
 
@@ -159,28 +160,60 @@ def resample_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> 
         yield draws.multinomial(images, np.full(images, 1 / images), size=min(CHUNK, resamples - start))
 
 
-def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """mIoU in [0, 1] of each resample of the test images, (resamples,).
+def resampled_iou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """IoU of each class in each resample of the test images, (resamples, C); NaN: neither shown nor predicted there.
 
-    ``counts`` (N, 3, C): of each image the true positives, label pixels and predicted pixels of each class. A class
-    that a resample neither shows nor predicts is left out of its mean, as in `segkd.metrics.scores`.
+    ``counts`` (N, 3, C): of each image the true positives, label pixels and predicted pixels of each class.
     """
     images, _, classes = counts.shape
     flat, found = counts.reshape(images, -1).astype(np.float64), []
     for weights in resample_weights(images, resamples, seed):
         hit, labelled, guessed = (weights @ flat).reshape(-1, 3, classes).transpose(1, 0, 2)
         union = labelled + guessed - hit
-        present = union > 0
-        iou = np.divide(hit, union, out=np.zeros_like(hit), where=present)
-        with np.errstate(invalid="ignore"):
-            found.append(iou.sum(1) / present.sum(1))
+        found.append(np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0))
     return np.concatenate(found)
+
+
+def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """mIoU in [0, 1] of each resample of the test images, (resamples,), from ``counts`` as `resampled_iou` takes them.
+
+    A class that a resample neither shows nor predicts is left out of its mean, as in `segkd.metrics.scores`.
+    """
+    iou = resampled_iou(counts, resamples, seed)
+    present = ~np.isnan(iou)
+    with np.errstate(invalid="ignore"):
+        return np.where(present, iou, 0).sum(1) / present.sum(1)
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of resampled differences."""
     low, high = np.nanpercentile(differences, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
     return float(low), float(high)
+
+
+def image_miou(counts: np.ndarray) -> np.ndarray:
+    """mIoU in [0, 1] of each image alone, (N,), from ``counts`` (N, 3, C) as `resampled_miou` takes them; NaN: nothing labelled there."""
+    hit, labelled, guessed = counts.astype(np.float64).transpose(1, 0, 2)
+    union = labelled + guessed - hit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(labelled.sum(1) > 0, np.nansum(hit / union, axis=1) / (union > 0).sum(1), np.nan)
+
+
+def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
+    """Points of mIoU between two networks on the same N images, with a bootstrap interval over these; ``counts`` of both.
+
+    The interval is about the choice of images alone: another training may differ by more. NaN for fewer than `FEW` images.
+    """
+    one, two = (miou_of(counts.sum(0)) for counts in (ours, other))
+    low = high = math.nan
+    if len(ours) >= FEW:
+        low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other)))
+    return Estimate(len(ours), 100 * (one - two), low, high, math.nan, math.nan)
+
+
+def miou_of(counts: np.ndarray) -> float:
+    """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
+    return float(image_miou(counts[None])[0])
 
 
 def points(value: float) -> str:

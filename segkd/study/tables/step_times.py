@@ -7,6 +7,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 
 from segkd.config import ROOT, RunConfig, to_dict
 
@@ -35,12 +36,18 @@ def digest(config: RunConfig) -> str:
 
 
 @lru_cache
-def alone(path: Path) -> dict[str, float]:
-    """Milliseconds of a step with its teacher's pass, by `digest`, of the kinds that benchmarks/methods.py measured by themselves.
+def rounds(path: Path) -> dict[str, tuple[float, ...]]:
+    """Milliseconds of a step with its teacher's pass in each round of benchmarks/methods.py, by `digest`.
 
-    ``path``: its table, `ALONE`; nothing is known where it is not there.
+    In a round every kind of a profile takes one step, so that rounds pair the kinds as seeds pair runs. ``path``: its
+    table, `ALONE`; nothing is known where it is not there.
     """
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {line["kind"]: float(line["ms a step"]) + float(line["ms of the teacher's pass"]) for line in csv.DictReader(file)}
+        return {line["kind"]: tuple(map(float, line["rounds"].split())) for line in csv.DictReader(file)}
+
+
+def alone(path: Path) -> dict[str, float]:
+    """Median of `rounds`, by `digest`."""
+    return {kind: median(times) for kind, times in rounds(path).items()}

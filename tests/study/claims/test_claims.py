@@ -14,8 +14,9 @@ from segkd.runs import find
 from segkd.study.claims import combinations, measure as claim_measure, mechanisms, verdicts as claims, words as claim_pages
 from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.measures import JOINT, SINGLE, unit_of
-from segkd.study.claims.parts import NARROW, config_of, on
+from segkd.study.claims.parts import NARROW, TIME, config_of, on
 from segkd.study.claims.tests import TESTS, baseline, cwd, fakd, fakd_rivals, hwd, hwd_rivals, label_teacher, lad, lad_from_wide, rdd, teacher, wide_from_narrow
+from segkd.study.tables import step_times
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.statistics import resample_weights
 from segkd.study.tables.study import open_study
@@ -25,8 +26,10 @@ CLASSES = ["Sky", "Pole", "Car", "Road"]
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
+def nothing_known(tmp_path, monkeypatch):
+    """No runs, and no step measured by itself."""
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
 
 
 def fake(study, cell, values, seconds=0.1, counts=None, iou=None):
@@ -60,7 +63,7 @@ def test_every_claim_has_a_test_and_every_test_a_claim():
         assert sum(map(bool, (test.comparisons, test.check, test.why_not))) == 1, name
         assert not test.check or test.check in CHECKS
         for c in test.comparisons:
-            assert (c.measure in JOINT) if c.joint else (c.measure in SINGLE and len(c.weights) == len(c.cells)), name
+            assert (c.measure in JOINT) if c.joint else (c.measure in (TIME, *SINGLE) and len(c.weights) == len(c.cells)), name
             assert unit_of(c.measure) in ("points", "ratio", "")
 
 
@@ -205,17 +208,6 @@ def test_interval_over_images_draws_the_same_images_for_all_runs():
     (find(config_of(study, cwd, 1)).path / "images.npz").unlink()
     claim_measure._drawn.clear()
     assert outcome(study, "lad-02").weakest.images is None
-
-
-def test_time_is_compared_as_a_ratio_with_a_margin():
-    study = open_study("all", seeds=3)
-    fake(study, cwd, [30.0] * 3, seconds=0.100)
-    fake(study, hwd, [30.0] * 3, seconds=0.105)
-    line = claims.frame([outcome(study, "hwd-14")]).iloc[0]
-    assert line["verdict"] == "supported" and line["unit"] == "ratio"
-    assert line["effect"] == pytest.approx(100 / 105, rel=1e-4) and line["limit"] == pytest.approx(1 / 1.1)
-    fake(study, hwd, [30.0] * 3, seconds=0.125)
-    assert outcome(study, "hwd-14").verdict == "contradicted"
 
 
 def test_a_check_that_fails_contradicts(monkeypatch):

@@ -12,6 +12,7 @@ from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.claims import mechanisms, premises, verdicts as claims, words as claim_pages
 from segkd.study.claims.parts import config_of
+from segkd.study.claims.parts import TIME
 from segkd.study.claims.tests import TESTS, baseline, cwd, hwd, hwd_rivals, label_teacher, lad, lad_rivals, teacher
 from segkd.study.tables.papers import comparison_rows
 from segkd.study.tables.statistics import t_estimate
@@ -60,7 +61,7 @@ def test_a_premise_is_met_by_its_interval_and_not_met_by_its_mean(values, limit,
 def test_every_claim_names_premises_that_there_are_and_time_needs_none():
     for name, test in TESTS.items():
         assert set(test.premises or ()) <= {*premises.PREMISES, premises.CLASSES}, name
-        timed = all(c.measure == "step_time" for c in test.comparisons)
+        timed = all(c.measure == TIME for c in test.comparisons)
         assert bool(test.premises) == (not timed and name not in ("lad-03", "lad-17", "rdd-16")), name
     assert TESTS["lad-02"].premises == ("label_teacher", "label_used") and TESTS["rdd-12"].premises == ("teacher",)
     joint = {name for name, test in TESTS.items() for c in test.comparisons if c.measure in ("hard_minus_easy", "repaired", "share_better")}

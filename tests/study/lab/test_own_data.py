@@ -1,4 +1,4 @@
-"""A folder of the user's images: the example is a described folder, rows follow the method, the verdict is honest."""
+"""A folder of the user's images: the example is a described folder, rows follow the method, networks and sizes the choice."""
 
 import os
 
@@ -9,9 +9,7 @@ from segkd.data import create_dataset
 from segkd.data.scenes import split_scene
 from segkd.data.verify import verify
 from segkd.registry import UserError
-from segkd.runs import run
 from segkd.study.lab import own_data
-from segkd.study.tables.statistics import points
 
 COUNTS = {"train": 6, "val": 2, "test": 3}
 
@@ -56,7 +54,7 @@ def test_a_folder_of_the_users_is_never_drawn_into(tmp_path, monkeypatch):
 )
 def test_rows_follow_the_method(folder, method, roles):
     own_data.own_folder(folder)
-    study = own_data.open_own(folder, "smoke", method)
+    (study,) = own_data.open_own(folder, "smoke", method)
     assert [row.role for row in study.rows(own_data.TABLE)] == roles
     configs = {c.method: c for c in study.configs()}
     teacher = configs[method].teacher
@@ -68,20 +66,25 @@ def test_a_method_that_is_not_there_is_named(folder):
     own_data.own_folder(folder)
     with pytest.raises(UserError, match="did you mean 'cwd'"):
         own_data.open_own(folder, "smoke", "cwdd")
+    with pytest.raises(UserError, match="what every method is compared with"):
+        own_data.open_own(folder, "smoke", "baseline")
 
 
-def test_verdict_and_choice_of_the_student(folder):
+def test_students_share_a_teacher_and_images_keep_their_shape(folder):
     own_data.own_folder(folder)
-    both = own_data.open_own(folder, "smoke", "cwd", seeds="2")
-    for config in both.configs():
-        run(config, "cpu")
-    scores = both.scores(own_data.TABLE).pivot(index="seed", columns="row", values="miou") * 100
-    gain = scores["cwd"] - scores["baseline"]
-    said = own_data.verdict(both)
-    assert f"{points(gain.mean())} points" in said and "2 seeds" in said
-    half = 12.706 * abs(gain[0] - gain[1]) / 2  # t of one degree of freedom; the deviation of two over their root
-    assert f"interval {points(gain.mean() - half)} to {points(gain.mean() + half)}" in said
-    one = own_data.verdict(own_data.open_own(folder, "smoke", "cwd", seeds="1"))
-    assert f"{points(gain[0])} points" in one and "one run of each: no interval" in one
-    runs = both.runs(own_data.TABLE, "cwd")
-    assert own_data.best_student(both).result["val_last"] == max(r.result["val_last"] for r in runs)
+    one, two = own_data.open_own(folder, "small", "cwd", "1", student="deeplabv3plus/efficientnet_lite0, fcn/efficientnet_lite1", teacher="fcn/resnet18")
+    (first, second) = (next(c for c in s.configs() if c.method == "cwd") for s in (one, two))
+    assert first.teacher == second.teacher and first.teacher.network.name == "fcn/resnet18" and first.teacher.network.weights == "imagenet"
+    assert second.network.name == "fcn/efficientnet_lite1" and second.network.weights == "imagenet" and second.network.head_channels == 64
+    assert first.data.size == (192, 256), "120x160 images in as many pixels as the profile's"
+    with pytest.raises(UserError, match="did you mean 'deeplabv3plus/efficientnet_lite"):
+        own_data.open_own(folder, "small", "cwd", student="deeplabv3plus/efficientnet_lite9")
+
+
+@pytest.mark.parametrize("size, wanted", [((360, 480), (192, 256)), ((480, 360), (256, 192)), ((100, 900), (128, 672)), (None, None)])
+def test_as_many_pixels_in_the_shape_of_the_images(monkeypatch, size, wanted):
+    class Images:
+        image_size = lambda self, index: size  # noqa: E731
+
+    monkeypatch.setattr(own_data, "create_dataset", lambda name: Images())
+    assert own_data._of_shape(size and (192, 256)) == wanted

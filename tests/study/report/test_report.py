@@ -16,12 +16,14 @@ import pytest
 from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from segkd.analysis.look import LOOK
 from segkd.fields import check
 from segkd.registry import UserError
 from segkd.study.report import notebooks as report
 from segkd.study.report.markup import clean_html, formula_html, markdown_html
+from segkd.study.report.pages import Link, beside, menus
 
 PARAMETERS = 'PROFILE = "quick"  # which\nSEEDS = [0, 1]\nALPHA = 0.5\nLIMIT: int = 3\nDEVICES = None'
 INTRODUCTION = (
@@ -73,7 +75,7 @@ def executed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(executed) -> str:
-    nav = [("Overview", "index.html"), ("A <& B", "lad.html")]
+    nav = [Link("Overview", "index.html"), Link("A <& B", "lad.html", "Papers"), Link("Cost", "cost.html")]
     return report.render(executed, executed.parents[1] / "lad.html", nav).read_text(encoding="utf-8")
 
 
@@ -262,3 +264,25 @@ def test_tables_with_two_levels_keep_their_headings():
 def test_run_ids_of_a_number_stay_for_the_mouse():
     cleaned = clean_html('<table><tbody><tr><td title="run-a, run-b" onclick="x()">35.1</td></tr></tbody></table>')
     assert '<td class="num" title="run-a, run-b">35.1</td>' in cleaned
+
+
+def test_a_page_with_frames_holds_them_as_data_and_the_script_that_shows_them(tmp_path):
+    """Text of the data cannot end its script element; the policy knows the script by its hash."""
+    data = {LOOK: {"classes": ["</script><b>"], "palette": [[0, 0, 0]], "frames": []}, "text/plain": "0 frames"}
+    node = new_notebook(cells=[new_markdown_cell("# Look"), new_code_cell("look", outputs=[new_output("execute_result", data)])])
+    nbformat.write(node, tmp_path / "look.ipynb")
+    text = report.render(tmp_path / "look.ipynb", tmp_path / "look.html").read_text(encoding="utf-8")
+    soup = BeautifulSoup(text, "html.parser")
+    assert soup.select_one("main #look") and json.loads(soup.select_one("#look-data").string)["classes"] == ["</script><b>"]
+    hashes = [base64.b64encode(hashlib.sha256(e.string.encode()).digest()).decode() for e in soup.head.find_all("script")]
+    assert len(hashes) == 2 and all(f"'sha256-{digest}'" in soup.find("meta", attrs={"http-equiv": True})["content"] for digest in hashes)
+
+
+def test_pages_know_those_before_and_after_and_their_menus():
+    nav = [Link("Overview", "index.html"), Link("LAD", "lad.html", "Papers"), Link("HWD", "hwd.html", "Papers"), Link("Claims", "claims.html")]
+    assert [link and link.label for link in beside(nav, "lad.html")] == ["Overview", "HWD"]
+    assert [link and link.label for link in beside(nav, "index.html")] == [None, "LAD"]
+    assert beside(nav, "claims.html")[1] is None and beside(nav, "other.html") == [None, None]
+    assert [(menu["group"], [link["label"] for link in menu["links"]]) for menu in menus(nav, "lad.html")] == [
+        ("", ["Overview"]), ("Papers", ["LAD", "HWD"]), ("", ["Claims"])
+    ]  # fmt: skip

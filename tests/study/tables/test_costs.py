@@ -54,8 +54,7 @@ def test_a_table_has_one_clock(tmp_path, monkeypatch):
     """Steps measured by themselves where all rows with runs are, else the runs' own time for all of them."""
     student, taught = RunConfig(), RunConfig(network=NetworkConfig("deeplabv3/resnet50"))
     configs = {"baseline": student, "KD": replace(student, method="kd", teacher=taught), "CWD": replace(student, method="cwd", teacher=taught)}
-    table = ["row,ms a step,ms of the teacher's pass,kind"]
-    table += [f"baseline,100,0,{digest(configs['baseline'])}", f"KD,110,40.5,{digest(configs['KD'])}"]
+    table = ["kind,rounds", f"{digest(configs['baseline'])},90 100 101", f"{digest(configs['KD'])},150.5 180 150"]
     (tmp_path / "methods.csv").write_text("\n".join(table))
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
     clock = pd.DataFrame({"seconds_per_step": [0.1, 0.3, 0.1], "teacher_seconds_per_step": [0.05, 0.05, 0.05]})

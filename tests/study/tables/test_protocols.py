@@ -33,7 +33,7 @@ def test_every_run_of_a_table_follows_its_protocol(paper, table, dataset, lr, de
         config = study.config(row, 0)
         if row.role == "teacher":
             continue
-        assert config.schedule == Schedule("sgd", steps, batch, lr, 0.9, decay, 0.9, 0.0, 0.4)
+        assert config.schedule == Schedule("sgd", steps, batch, lr, 0.9, decay, 0.9, 0.0, 0.4, precision="bf16")
         assert config.data.crop == crop and config.data.scale == (0.5, 2.0) and config.network.width == 1
         mmseg = (config.data.continuous_scale, config.data.cat_max_ratio, config.data.photometric)
         assert mmseg == ((True, 0.75, True) if (paper, table) == ("lad", "table5") else (False, 1.0, False))
@@ -78,4 +78,4 @@ def test_a_data_set_that_a_paper_does_not_use_says_so():
 def test_what_all_protocols_share():
     for found in PROTOCOLS.values():
         common = dataclasses.replace(found.schedule, steps=1, batch_size=1, lr=1.0, weight_decay=0.0)
-        assert found.source and common == Schedule("sgd", 1, 1, 1.0, 0.9, 0.0, 0.9, 0.0, 0.4)
+        assert found.source and common == Schedule("sgd", 1, 1, 1.0, 0.9, 0.0, 0.9, 0.0, 0.4, precision="bf16")

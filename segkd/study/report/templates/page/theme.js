@@ -1,4 +1,4 @@
-// The bar of links: the current page in sight, and a switch. Light or dark is the reader's choice, kept for all pages; without one, what the system says. Without scripts: the system's.
+// The bar of links: its menus close when one looks elsewhere; and a switch. Light or dark is the reader's choice, kept for all pages; without one, what the system says. Without scripts: the system's.
 (() => {
   const root = document.documentElement;
   const kept = () => { try { return localStorage.getItem("segkd-theme"); } catch { return null; } };
@@ -15,6 +15,8 @@
       show();
     });
     show();
-    document.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    const menus = [...document.querySelectorAll("details.menu")];
+    document.addEventListener("click", (event) => menus.forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; }));
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") menus.forEach((menu) => { menu.open = false; }); });
   });
 })();
