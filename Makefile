@@ -10,6 +10,7 @@ METHODS ?=
 TABLES ?=
 DEVICES ?=
 TEACHER ?=
+OUT ?=
 EXECUTOR ?=
 RESOURCES ?=
 DATA ?=
@@ -27,7 +28,7 @@ CHOICE = --profile "$(PROFILE)" --dataset "$(DATASET)" $(if $(SEEDS),--seeds "$(
   $(if $(METHODS),--methods "$(METHODS)") $(if $(TABLES),--tables "$(TABLES)") $(if $(TEACHER),--teacher "$(TEACHER)")
 STUDY = $(CHOICE) $(if $(DEVICES),--devices "$(DEVICES)") $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(RESOURCES),--resources "$(RESOURCES)")
 
-.PHONY: help env test test-all reproduce distill lab data report bench gpu-check clean
+.PHONY: help env test test-all reproduce distill lab data report bench gpu-check gpu-study clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [PROFILE=quick] [DATASET=scenes] [SEEDS=3] [METHODS=cwd,hwd] [TABLES=main] [DEVICES=cpu,cpu] [TEACHER=network:file]"
@@ -74,8 +75,12 @@ data: env  ## get DATASET where that is allowed, check it and pack it; DATASET= 
 bench: env  ## run the benchmarks
 	@for name in losses step data pack; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
-gpu-check: env  ## measure the speed targets of one GPU, in at most ten minutes
-	@$(BIN)/python benchmarks/gpu.py
+gpu-check: env  ## on one GPU, in at most 13 minutes: its tests, then the speed targets, written as they are measured
+	@$(BIN)/python benchmarks/gpu.py --tests
+
+gpu-study: env  ## MINUTES=12 OUT=folder: train the next runs of PROFILE=gpu DATASET=camvid; goes on from OUT, here or elsewhere
+	@$(if $(OUT),,$(error OUT is the folder that the session leaves: make gpu-study OUT=folder))$(BIN)/segkd session --minutes $(if $(filter file,$(origin MINUTES)),12,"$(MINUTES)") --out "$(OUT)" --profile $(if $(filter file,$(origin PROFILE)),gpu,"$(PROFILE)") \
+	  --dataset $(if $(filter file,$(origin DATASET)),camvid,"$(DATASET)")
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages

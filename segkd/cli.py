@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--student", default=None, help="another student than the profile's, such as deeplabv3/resnet18")
     study.add_argument("--teacher-network", default=None, help="another plain teacher, such as deeplabv3/resnet101")
     study.add_argument("--dry-run", action="store_true", help="what would be trained, how long it takes and what it costs")
+    part = add("session", _session, "train the next runs of a study for some minutes, and leave a folder from which it goes on elsewhere")
+    part.add_argument("--minutes", type=float, default=12)
+    part.add_argument("--profile", default="gpu")
+    part.add_argument("--dataset", default="camvid")
+    part.add_argument("--out", type=Path, required=True, help="the folder; what an earlier session left in it is taken over")
+    part.add_argument("--device", default="auto")
     train = add("train", _train, "train one run from a JSON config")
     train.add_argument("config", type=Path)
     add("runs", _runs, "list the runs that are there: state, score, cost")
@@ -137,6 +143,13 @@ def _study(arguments: argparse.Namespace) -> None:
     places = arguments.profile, arguments.dataset, arguments.executor, arguments.resources
     networks = {"student": arguments.student or None, "teacher_network": arguments.teacher_network or None}
     for line in study_lines(arguments.name, *places, arguments.dry_run, **_choice(arguments), **networks):
+        print(line, flush=True)
+
+
+def _session(arguments: argparse.Namespace) -> None:
+    from segkd.study.session import session
+
+    for line in session(arguments.minutes, arguments.profile, arguments.dataset, arguments.out, arguments.device):
         print(line, flush=True)
 
 

@@ -20,7 +20,7 @@ def test_it_runs_on_a_cpu_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.exists() else None
     done = call("--device", "cpu", "--tiny")
     assert done.returncode == 0, done.stderr
-    rows = "bf16 matrix product", "LAD step / CWD step", "| ≤ 0.65 |", "eager loop / LAD step", "cohort of 8", "convolution"
+    rows = "bf16 matrix product", "LAD step / CWD step", "| ≤ 0.65 |", "eager loop / LAD step", "cohort of 8", "CIRKD step", "deterministic", "convolution"
     for words in rows:
         assert words in done.stdout
     assert before == (RESULT.read_bytes() if RESULT.exists() else None)

@@ -25,7 +25,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command", "distill")  # of study/, from below
+ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command", "distill", "session")  # of study/, from below
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 # Absolute paths of some machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~/)\]}<])/(?:work|root|home|Users|mnt|opt|tmp)/(?=\w)")

@@ -38,6 +38,10 @@ SNAPSHOTS = (10, 25, 50)  # percent of its steps after which a run keeps its net
 SNAPSHOT = "snapshot-{:03d}.safetensors"
 
 
+class OutOfTime(Exception):
+    """Raised by a report after a step: the runs of its cohort are checkpointed as they are and left."""
+
+
 @dataclass
 class Cohort:
     """Runs that may step together, their folders, and the teacher that they share (None: no teacher).
@@ -68,12 +72,16 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
     if steps == 0:  # an untrained network: a control
         for trainee in trainees:
             _validate(trainee, cohort.val)
-    with Ahead(lambda step: own_batch(cohort, step), steps) as batches:
-        for step in range(min(t.step for t in trainees), steps):
-            active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
-            if active:
-                _cohort_step(cohort, active, step, batches(step))
-                _after_step(cohort, trainees, active)
+    try:
+        with Ahead(lambda step: own_batch(cohort, step), steps) as batches:
+            for step in range(min(t.step for t in trainees), steps):
+                active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
+                if active:
+                    _cohort_step(cohort, active, step, batches(step))
+                    _after_step(cohort, trainees, active)
+    except OutOfTime:
+        _save(cohort, trainees)
+        raise
     _save(cohort, trainees)
     return trainees
 

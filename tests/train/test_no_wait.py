@@ -44,6 +44,9 @@ class There(torch.Tensor):
     def __init__(self, here):
         self.here = here
 
+    def tolist(self):
+        return self.cpu().tolist()
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
@@ -129,7 +132,7 @@ SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2, average=0.9)
 NET = NetworkConfig("pspnet/resnet18", 0.125)
 OPTIONS = {  # so that the device's own draws are of no account
     "cirkd": {"cirkd": {"pixels_per_class": 64, "pixel_size": 300, "region_size": 30, "pixel_keys": 10**6, "region_keys": 10**6}},
-    "lad+cwd": {"lad": {"alpha": 0.0}}, "fakd_pd": {"fakd_pd": {"covariance": "full"}},
+    "lad+cwd": {"lad": {"alpha": 0.0, "teaching_alpha": 0.0}}, "fakd_pd": {"fakd_pd": {"covariance": "full"}},
 }  # fmt: skip
 METHODS = ["baseline", "lad+cwd", *(name for name in list_methods() if name != "lad")]
 OFFICIAL = ["rdd", "skd", "mgd", "lad+cwd", "cirkd"]
@@ -153,6 +156,9 @@ def steps(where, method, variant):
     fold_norms(model.eval())
     teacher = Teacher(model.to(where), kind, 0)
     trainee = Trainee(config, CLASSES, model.info, where)
+    if "skd" in trainee.modules:  # a module that goes to a GPU keeps its parameters, one that goes here gets others
+        adversary = trainee.modules["skd"]
+        adversary.optimiser.param_groups[0]["params"] = list(adversary.discriminator.parameters())
     images, labels = (x if where.type == "cpu" else there(x) for x in given())
     for step in range(2):
         if isinstance(waits := getattr(steps, "waits", None), list):
@@ -171,3 +177,114 @@ def test_a_step_waits_once_and_gives_what_the_cpu_gives(method, variant, device,
     weights = other.averaged.module.state_dict()
     for name, value in run.averaged.module.state_dict().items():
         assert torch.allclose(weights[name].here, value, rtol=1e-3, atol=2e-5), name
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_queues_hold_what_the_rules_say(legacy, device):
+    """Every stored pixel is one of its class (or, as published, one of the image's first), in the slots of the CPU."""
+    draws = torch.Generator().manual_seed(0)
+    feature, labels = torch.randn(4, 6, 5, 7, generator=draws), torch.randint(0, 3, (4, 5, 7), generator=draws)
+    labels[labels == 2] = IGNORE
+    here = MemoryBank(3, 6, pixel_size=40, region_size=5, pixels_per_class=9, legacy_queue=legacy)
+    apart = MemoryBank(3, 6, pixel_size=40, region_size=5, pixels_per_class=9, legacy_queue=legacy)
+    apart.load_state_dict(here.state_dict())
+    start, there_bank = apart.pixels.clone(), apart.to(THERE)
+    for turn in range(3):
+        here.update(feature, labels, torch.Generator().manual_seed(turn))
+        device.waits.clear()
+        there_bank.update(there(feature), there(labels), torch.Generator().manual_seed(turn))
+        assert device.waits == []
+    for name in ("pixel_pointer", "region_pointer"):
+        assert torch.equal(getattr(there_bank, name).here, getattr(here, name)), name
+    assert torch.allclose(there_bank.regions.here, here.regions, atol=1e-6)
+    vectors = torch.nn.functional.normalize(feature.flatten(2).transpose(1, 2), dim=2)
+    allowed = [vectors[:, :40].flatten(0, 1) if legacy else vectors[labels.flatten(1) == c] for c in range(3)]
+    for c in range(3):
+        new = (there_bank.pixels.here[c] != start[c]).any(1)
+        gaps = torch.cdist(there_bank.pixels.here[c][new], allowed[c]).amin(1) if new.any() else torch.zeros(1)
+        assert new.sum() == (0 if c == 2 else 40) and gaps.max() < 1e-3
+    assert not torch.equal(there_bank.pixels.here[:2], here.pixels[:2])  # drawn otherwise
+
+
+def test_a_batch_waits_for_nothing(device):
+    """All options of the augmentation, images of their own sizes too: the numbers of the CPU up to the way of interpolating."""
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (3, 40, 60, 3), generator=draws, dtype=torch.uint8)
+    labels = torch.randint(0, 3, (3, 5, 6), generator=draws, dtype=torch.uint8).repeat_interleave(8, 1).repeat_interleave(10, 2)
+    labels[0, :36] = 1  # one class rules: its crop is drawn again
+    options = {"continuous": True, "cat_max_ratio": 0.75, "photometric": True, "sizes": torch.tensor([[40, 60], [33, 60], [40, 41]])}
+    make = lambda *batch: augment(*batch, torch.Generator().manual_seed(2), (32, 32), **options)
+    wanted = make(images, labels)
+    images, labels = there(images), there(labels)
+    device.waits.clear()
+    found = make(images, labels)
+    assert device.waits == []
+    assert torch.equal(found[1].here, wanted[1]) and torch.allclose(found[0].here, wanted[0], atol=2e-4)
+
+
+class Split:
+    """Images of their own sizes, or of one."""
+
+    num_classes = CLASSES
+
+    def __init__(self, sizes):
+        draws = torch.Generator().manual_seed(0)
+        self.sizes, self.size = np.array(sizes), None if len(set(sizes)) > 1 else sizes[0]
+        self.items = [(torch.randint(0, 256, (*s, 3), generator=draws, dtype=torch.uint8), torch.randint(0, CLASSES, s, generator=draws, dtype=torch.uint8)) for s in sizes]
+        self.sizes = None if self.size else self.sizes
+
+    def __len__(self):
+        return len(self.items)
+
+    def take(self, index):
+        high, wide = np.array([self.items[i][1].shape for i in index]).max(0)
+        images, labels = torch.zeros(len(index), high, wide, 3, dtype=torch.uint8), torch.full((len(index), high, wide), IGNORE, dtype=torch.uint8)
+        for place, i in enumerate(index):
+            (h, w), (image, label) = self.items[i][1].shape, self.items[i]
+            images[place, :h, :w], labels[place, :h, :w] = image, label
+        return images, labels, None if self.size else torch.from_numpy(self.sizes[index])
+
+
+@pytest.mark.parametrize("sizes", [[(48, 64)] * 11, [(48, 64), (56, 50), (33, 70)]])
+def test_a_split_is_scored_there_with_two_copies(sizes, device, monkeypatch):
+    split, model = Split(sizes), build_network(RunConfig(DataConfig(), NET, SCHEDULE), CLASSES).eval()
+    wanted = evaluate.evaluate_each(model, split)
+    resident = Resident(split, THERE)
+    monkeypatch.setattr(evaluate, "take", lambda packed, index, where: resident.take(index))
+    there_model = model.to(THERE)
+    evaluate.evaluate_each(there_model, split)
+    device.waits.clear()
+    found = evaluate.evaluate_each(there_model, split)
+    assert device.waits == ["copy", "copy"]  # the matrix, the counts of each image
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted)) and found[0].sum() == sum(h * w for h, w in sizes)
+
+
+def test_the_mean_of_weights_equals_torchs(device):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    ours, theirs = optim.Mean(model), torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(4):
+        model(torch.randn(5, 3))
+        with torch.no_grad():
+            model[0].weight.mul_(1.1)
+        ours.update_parameters(model), theirs.update_parameters(model)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_kept_pixels_and_noisy_bounds_do_not_depend_on_the_device(device):
+    draws = torch.Generator().manual_seed(0)
+    sure = torch.rand(2, 9, 9, generator=draws, dtype=torch.float64)
+    for kept in (1, 60, 10**6):
+        assert torch.equal(hard_pixels(there(sure), 0.2, kept).here, hard_pixels(sure, 0.2, kept))
+    feature, scores = (torch.randn(2, n, 6, 7, generator=draws) for n in (8, CLASSES))
+    classifier = torch.randn(CLASSES, 8, generator=draws), torch.zeros(CLASSES)
+    labels = torch.randint(0, CLASSES, (2, 6, 7), generator=draws)
+    labels[0, 0] = IGNORE
+    for variance in (1.0, 12.0):  # the second lies beyond what float32 holds: the CPU goes class by class
+        here = ClassStatistics(CLASSES, 8)
+        here.update(feature * variance, labels)
+        wanted = augmented_pixelwise(feature, classifier, scores, labels, here, 1.0)
+        apart = here.to(THERE)
+        found = augmented_pixelwise(there(feature), tuple(map(there, classifier)), there(scores), there(labels), apart, 1.0)
+        assert found.tolist() == pytest.approx(wanted.item(), rel=1e-5)
