@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -44,14 +43,8 @@ def _done(run: Run) -> dict:
 def _state(run: Run) -> str:
     if (run.path / REPORT).exists():
         return "stopped: see `segkd replay`"
-    return f"step {_last_step(run.path / 'metrics.jsonl')}/{run.config.schedule.steps}"
-
-
-def _last_step(path: Path) -> int:
-    """Of the log that was written with the newest checkpoint."""
-    if not path.exists():
-        return 0
-    return max((json.loads(line)["step"] for line in path.read_text().splitlines()), default=0)
+    rows = run.metrics() if (run.path / "metrics.jsonl").exists() else []  # written with the newest checkpoint
+    return f"step {max((row.get('step', 0) for row in rows), default=0)}/{run.config.schedule.steps}"
 
 
 def lines() -> list[str]:

@@ -28,7 +28,7 @@ from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, tr
 from segkd.train.processes import from_first, is_first, world_size
 from segkd.train.record import begin_peak, environment, origin, peak_memory
 from segkd.train.runtime import check_schedule, computing, dtype_of, pick_device
-from segkd.train.state import checkpoints, locked, read_json, write_arrays, write_json, write_tensors
+from segkd.train.state import checkpoints, locked, read_json, read_rows, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network, method_of, network_info
 
@@ -65,7 +65,7 @@ class Run:
 
     def metrics(self) -> list[dict]:
         """Rows of ``metrics.jsonl``: kind 'train' (losses) and kind 'val' (mIoU)."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return read_rows(self.path / "metrics.jsonl", "bring it back, or delete the run's folder: it is trained again")
 
     def images(self) -> np.ndarray | None:
         """Counts of each image of the declared split, (N, 3, C): true positives, label pixels, predicted pixels.

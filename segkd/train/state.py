@@ -60,11 +60,20 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, advice: str) -> dict:
     """The mapping that a JSON file holds; UserError with ``advice`` if the file is damaged or cannot be read."""
+    return _mappings(path, lambda text: [json.loads(text)], advice)[0]
+
+
+def read_rows(path: Path, advice: str) -> list[dict]:
+    """What `write_rows` wrote, a mapping a line; UserError as `read_json` gives it."""
+    return _mappings(path, lambda text: list(map(json.loads, text.splitlines())), advice)
+
+
+def _mappings(path: Path, parse: Callable[[str], list], advice: str) -> list[dict]:
     try:
-        value = json.loads(path.read_text())
-        if isinstance(value, dict):
-            return value
-        why = f"holds a {type(value).__name__}, not a mapping"
+        values = parse(path.read_text())
+        if not (others := [type(value).__name__ for value in values if not isinstance(value, dict)]):
+            return values
+        why = f"holds a {others[0]}, not a mapping"
     except (OSError, ValueError) as error:  # ValueError: neither JSON nor text
         why = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
     raise UserError(f"{path}: {why}; {advice}")
