@@ -20,7 +20,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = "help env test test-all reproduce lab data report bench gpu-check gpu-study clean".split()
+TARGETS = "help env test test-all reproduce distill lab data report bench gpu-check gpu-study clean".split()
 # What a package is called when it is imported, where that differs from its name.
 IMPORTED_AS = {
     "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "grad-cam": "pytorch_grad_cam",

@@ -19,12 +19,12 @@ from segkd.runs import Run, cohort_key, find, run_cohort
 from segkd.study.execute.jobs import Job, with_teachers
 from segkd.study.report.freeze import freeze
 from segkd.study.report.reproduce import open_studies
-from segkd.study.tables.frozen import thaw
+from segkd.study.tables.frozen import facts_of, thaw
 from segkd.study.tables.study import Study
 from segkd.train.failure import RunFailed
 from segkd.train.loop import OutOfTime
 from segkd.train.runtime import pick_device
-from segkd.train.state import checkpoints, read_json, write_whole
+from segkd.train.state import checkpoints, read_json, write_json, write_whole
 
 PIECE = 2**24  # bytes
 SHARE = 0.9  # of the time, for training; the rest is for the folder
@@ -41,6 +41,8 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
     """
     if not minutes > 0:
         raise UserError(f"MINUTES: {minutes:g} leaves no time; give at least 1")
+    if (Path(out) / "study.json").exists() and (own := tuple(facts_of(Path(out))[key] for key in ("profile", "dataset"))) != (profile, dataset):
+        raise UserError(f"OUT: {out} holds {own[0]} on {own[1]}, not {profile} on {dataset}; give another folder")
     until, out, failed = time.monotonic() + 60 * minutes * SHARE, Path(out), set()
     studies, where = open_studies(profile, dataset, {}), str(pick_device(device))
     for split in ("train", "val", studies[0].data.split):
@@ -80,15 +82,10 @@ def next_job(configs: Iterator[RunConfig], taught_by: set[str], failed: set[str]
         return missing[:1]
     together = [c for c in missing if cohort_key(c) == cohort_key(missing[0]) and c.id not in taught_by]
     begun = [c for c in together if checkpoints(find(c).path)]
-    times = [_seconds(find(c)) for c in configs if find(c).done and c.id not in taught_by]
-    own, teacher = (max(column) for column in zip(*times)) if times else (left, 0.0)
-    return begun or together[: max(1, int((left - teacher) / max(own, 1e-9)))]
-
-
-def _seconds(run: Run) -> tuple[float, float]:
-    """How long a run's own steps took, and its teacher's passes."""
-    steps = run.config.schedule.steps
-    return run.result["seconds_per_step"] * steps, run.result["teacher_seconds_per_step"] * steps
+    known = [find(c).result for c in configs if find(c).done and c.id not in taught_by]
+    own, teacher = (max((r[key] for r in known), default=left) for key in ("seconds_per_step", "teacher_seconds_per_step"))
+    fit = left / max(missing[0].schedule.steps, 1) - teacher  # seconds that a step of all may take
+    return begun or together[: max(1, int(fit / max(own, 1e-9)))]
 
 
 def _clock(until: float):
@@ -120,7 +117,7 @@ def _leave(run: Run, out: Path, large: Path, half: bool) -> None:
             _write(folder / path.name, path.read_bytes())
     _write(folder / large.name, _in_half(large) if half else large.read_bytes())
     if run.done:
-        _write(folder / "result.json", (run.path / "result.json").read_bytes())
+        write_json(folder / "result.json", run.result | ({"weights": "float16"} if half else {}))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -139,7 +139,7 @@ def test_pixels_widths_and_choices(packed):
 
 
 def test_a_batch_of_several_sizes_is_cut_to_the_smallest(packed):
-    images, labels = variants.Witnesses(None, None, None, packed, batch_size=3).batch(1)  # images 3, 0, 1
+    images, labels = variants.Witnesses(Net(), None, None, packed, batch_size=3).batch(1)  # images 3, 0, 1
     assert labels.shape == (3, 5, 6) and images.shape == (3, 3, 5, 6)
     for place, index in enumerate((3, 0, 1)):
         np.testing.assert_array_equal(labels[place], packed.labels[index][:5, :6])

@@ -35,7 +35,7 @@ def test_a_study_goes_on_where_a_session_left_it(tmp_path, monkeypatch):
 
     lines = spent(monkeypatch, 4, out, second)
     ours, theirs = runs.find(baseline), first / baseline.id
-    assert lines[0].startswith("2 runs taken over") and ours.result == runs.read_json(theirs / "result.json", "")
+    assert lines[0].startswith("2 runs taken over") and ours.result == runs.read_json(theirs / "result.json", "") | {"weights": "float16"}
     exact, half = load_file(theirs / "model.safetensors"), ours.load_model("cpu").state_dict()
     assert all(torch.equal(half[name], value.half().to(value.dtype) if value.is_floating_point() else value) for name, value in exact.items())
     resumed = runs.find(teacher)
@@ -52,7 +52,10 @@ def test_a_study_goes_on_where_a_session_left_it(tmp_path, monkeypatch):
     assert runs.find(baseline).kept and not runs.find(teacher).kept
 
 
-def test_no_time_is_one_line(tmp_path):
+def test_a_wrong_folder_or_no_time_is_one_line(tmp_path):
+    (tmp_path / "study.json").write_text('{"profile": "gpu", "dataset": "camvid", "classes": [], "split": "test", "train_shares": []}')
+    with pytest.raises(UserError, match="holds gpu on camvid, not smoke on scenes"):
+        list(module.session(1, "smoke", "scenes", tmp_path))
     with pytest.raises(UserError, match="MINUTES: 0"):
         list(module.session(0, "smoke", "scenes", tmp_path))
 

@@ -13,13 +13,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from segkd.analysis import activation, boundary, channels, difficulty, features, layercam, side_by_side, stability, variants
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.augment import augment
 from segkd.data.resident import Resident
 from segkd.losses import list_methods
 from segkd.losses.cirkd import MemoryBank
-from segkd.losses.fakd import augmented_pixelwise
 from segkd.losses.class_statistics import ClassStatistics
+from segkd.losses.fakd import augmented_pixelwise
+from segkd.losses.lad import LabelNoise
 from segkd.losses.rdd import hard_pixels
 from segkd.models.deploy import fold_norms
 from segkd.prediction import IGNORE
@@ -136,6 +138,8 @@ OPTIONS = {  # so that the device's own draws are of no account
 }  # fmt: skip
 METHODS = ["baseline", "lad+cwd", *(name for name in list_methods() if name != "lad")]
 OFFICIAL = ["rdd", "skd", "mgd", "lad+cwd", "cirkd"]
+FAST = {("lad+cwd", "paper"), ("cirkd", "paper"), ("fakd_pd", "paper"), ("rdd", "official"), ("mgd", "paper")}
+CASES = [*((m, "paper") for m in METHODS), *((m, "official") for m in OFFICIAL)]
 
 
 def given():
@@ -167,7 +171,7 @@ def steps(where, method, variant):
     return row, trainee
 
 
-@pytest.mark.parametrize("method, variant", [*((m, "paper") for m in METHODS), *((m, "official") for m in OFFICIAL)])
+@pytest.mark.parametrize("method, variant", [c if c in FAST else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])
 def test_a_step_waits_once_and_gives_what_the_cpu_gives(method, variant, device, monkeypatch):
     wanted, run = steps(torch.device("cpu"), method, variant)
     monkeypatch.setattr(steps, "waits", device.waits, raising=False)
@@ -288,3 +292,35 @@ def test_kept_pixels_and_noisy_bounds_do_not_depend_on_the_device(device):
         apart = here.to(THERE)
         found = augmented_pixelwise(there(feature), tuple(map(there, classifier)), there(scores), there(labels), apart, 1.0)
         assert found.tolist() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_pages_measure_there_what_they_measure_here(device):
+    split = Split([SIZE] * 5)
+    split.images, split.labels = (np.stack([item[i].numpy() for item in split.items]) for i in (0, 1))
+    split.classes, split.palette = tuple("abcde"), [(c, c, c) for c in range(CLASSES)]
+    image, label, noise, bins = split.images[0], split.labels[0], LabelNoise(CLASSES, 0.0), boundary.split_bins(split)
+    x, everywhere = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255, np.ones(SIZE, bool)
+
+    def measured(where):
+        nets = [dataclasses.replace(NET, width=w, extra_channels=e) for w, e in ((0.125, 0), (0.1875, 0), (0.125, 1))]
+        student, teacher, assisted = (build_network(RunConfig(DataConfig(), net, SCHEDULE), CLASSES).eval().to(where) for net in nets)
+        yield activation.activation_map(student, image)
+        yield activation.inside_outside(student, split, ["a", "b"])
+        yield boundary.boundary_iou(student, split)
+        yield channels.divergence_ratios(student, teacher, split)
+        yield difficulty.near_boundaries(student, split, bins)
+        yield difficulty.teacher_maps(teacher, image, label, split.palette)
+        yield difficulty.training_cases({100: student}, teacher, split)
+        yield difficulty.training_maps({100: student}, teacher, image, label, split.palette)
+        yield difficulty.weights_by_outcome(student, split)
+        yield features.pixel_features(student, split, 5)
+        yield layercam.input_ablation(assisted, split, noise)
+        yield layercam.layercam(assisted, image, label, noise, 1).image_share
+        yield side_by_side.layercam(student, x.clone(), everywhere, 1)
+        yield side_by_side.look(student, x, label)
+        yield stability.noise_sensitivity(assisted, split, noise)
+        yield variants.variant_effects(variants.Witnesses(student, teacher, assisted, split, 2), ["cwd", "at"])
+
+    for here, apart in zip(measured(torch.device("cpu")), measured(THERE), strict=True):
+        assert str(here) == str(apart)

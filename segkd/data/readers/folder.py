@@ -25,7 +25,7 @@ DESCRIPTION = "segkd.yaml"
 
 @DATASETS.register("folder")
 class FolderDataset(Reader):
-    """One split of a described folder; ``classes`` and ``palette`` are those of its ``description``, a text.
+    """One split of a described folder; ``classes`` and ``palette`` are the description's.
 
     ``root``: the folder, the archive, or a description of another name in the folder (``root="data/roads.yaml"``).
     """
@@ -39,8 +39,7 @@ class FolderDataset(Reader):
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
         self.source, base, name = self._find_description(root)
         path = join(base, name)
-        data = self.source.read(path)
-        self.config, self.description = parse_config(data, self.source.where(path)), data.decode(errors="replace")
+        self.config = parse_config(self.source.read(path), self.source.where(path))
         self.classes, self.palette = self.config.classes, self.config.palette
         layout = self.config.layout(self.split).at(base, "")
         for folder in (layout.images, layout.masks):

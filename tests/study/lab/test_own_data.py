@@ -66,7 +66,7 @@ def test_a_method_that_is_not_there_is_named(folder):
     own_data.own_folder(folder)
     with pytest.raises(UserError, match="did you mean 'cwd'"):
         own_data.open_own(folder, "smoke", "cwdd")
-    with pytest.raises(UserError, match="is what a method is compared with"):
+    with pytest.raises(UserError, match="what a method is compared with"):
         own_data.open_own(folder, "smoke", "baseline")
 
 
