@@ -64,8 +64,11 @@ class Witnesses:
         index = [(step * self.batch_size + i) % len(self.packed) for i in range(self.batch_size)]
         images, labels, sizes = self.packed.take(index)
         height, width = labels.shape[1:] if sizes is None else sizes.amin(0).tolist()
-        device = next(self.student.parameters()).device
-        return to_batch(images[:, :height, :width].to(device), labels[:, :height, :width].to(device))
+        return to_batch(images[:, :height, :width], labels[:, :height, :width])
+
+    def batch_for(self, network: nn.Module, step: int) -> list[Tensor]:
+        """`batch` on the device of a network."""
+        return [part.to(next(network.parameters()).device) for part in self.batch(step)]
 
 
 def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
@@ -136,7 +139,7 @@ def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tup
 
 def _teacher_loss(part: str, setting: dict, witnesses: Witnesses) -> Tensor:
     """What a label-assisted teacher is trained with."""
-    network, (images, labels) = witnesses.label_teacher.eval(), witnesses.batch(0)
+    network, (images, labels) = witnesses.label_teacher.eval(), witnesses.batch_for(witnesses.label_teacher, 0)
     kind = create_method(part, **setting).teacher_kind
     kind.build(network.info, None)
     prediction = network(kind.training_input(images, labels, generator(0, "variants")))
@@ -165,7 +168,7 @@ def _student_loss(part: str, setting: dict, witnesses: Witnesses, label_assisted
 
 def _context(step: int, method, student: nn.Module, teacher: nn.Module, witnesses: Witnesses) -> Context:
     """A step in the middle of a run, where every schedule is half way."""
-    images, labels = witnesses.batch(step)
+    images, labels = witnesses.batch_for(student, step)
     draws, seen = generator(step, "variants"), images
     if method.teacher_kind is not None:
         seen = method.teacher_kind.teacher_input(images, labels, draws)

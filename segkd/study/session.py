@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from segkd.config import RunConfig, runs_root
@@ -66,15 +66,14 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
 
 def in_order(studies: list[Study]) -> list[RunConfig]:
     """Every run of the studies, the joint comparison (the first study's main table) seed by seed before all else."""
-    first = studies[0]
+    first, every = studies[0], [c for study in studies for c in study.configs()]
+    known = {c.id for c in every}  # images may be too small for a row
     rows = sorted(first.rows("main"), key=lambda row: row.role == "student" and row.spec != "baseline")
-    main = {first.config(row, seed).id for row in rows for seed in first.seeds}
-    known = {c.id for study in studies for c in study.configs()} | main
-    found = [*(first.config(row, seed) for seed in first.seeds for row in rows), *(c for study in studies for c in study.configs())]
-    return [c for c in found if c.id in known]
+    main = [first.config(row, seed) for seed in first.seeds for row in rows]
+    return [c for c in (*main, *every) if c.id in known]
 
 
-def next_job(configs: Iterator[RunConfig], taught_by: set[str], failed: set[str], left: float) -> Job:
+def next_job(configs: Iterable[RunConfig], taught_by: set[str], failed: set[str], left: float) -> Job:
     """The first run that is missing and, if it teaches none, those that may step with it and be done in ``left`` seconds too."""
     configs = list(configs)
     missing = [c for c in configs if not find(c).done and not {c.id, c.teacher and c.teacher.id} & failed]
@@ -88,7 +87,7 @@ def next_job(configs: Iterator[RunConfig], taught_by: set[str], failed: set[str]
     return begun or together[: max(1, int(fit / max(own, 1e-9)))]
 
 
-def _clock(until: float):
+def _clock(until: float) -> Callable[[str, dict[str, float]], None]:
     def report(run: str, row: dict[str, float]) -> None:
         if time.monotonic() > until:
             raise OutOfTime
@@ -96,7 +95,7 @@ def _clock(until: float):
     return report
 
 
-def hand_over(studies: list[Study], configs: Iterator[RunConfig], taught_by: set[str], out: Path) -> None:
+def hand_over(studies: list[Study], configs: Iterable[RunConfig], taught_by: set[str], out: Path) -> None:
     """Write ``out``: frozen files, students, teachers, then checkpoints; a finished run that lies there whole stays."""
     runs = [find(c) for c in configs if find(c).path.exists()]
     freeze(studies, out)
