@@ -133,7 +133,8 @@ def pack(
     per content: the data's fingerprint is in its name, so changed files are packed anew and nothing is overwritten. Any
     number of processes may ask at the same time: one packs, on all cores, the others wait; one that was killed begins
     anew. UserError: a file that cannot be used, a full disk, a killed worker (then nothing is
-    left behind); an image that is in another split too; labels of train that show fewer than two classes.
+    left behind); an image that is in another split too; labels of train that show fewer than two classes, or of another split
+    that show none.
     """
     size = _checked(size, limit)
     dataset = create_dataset(name, root, split)
@@ -159,22 +160,21 @@ def pack(
                 found = _make(folder, meta, dataset, chosen)
     if not isinstance(found, Packed):
         return pack(name, split, found, root, packed_dir, limit)
-    if split == "train":
-        _need_two_classes(found)
+    _need_classes(found)
     return found
 
 
-def _need_two_classes(packed: Packed) -> None:
-    """UserError if the labels show fewer than two classes; they are looked at until two are found."""
-    flat, seen = packed._labels.reshape(-1), np.zeros(256, bool)
+def _need_classes(packed: Packed) -> None:
+    """UserError if the labels show fewer classes than that takes: two to learn from, one to score on; looked at until they are found."""
+    flat, seen, wanted = packed._labels.reshape(-1), np.zeros(256, bool), 2 if packed.split == "train" else 1
     for start in range(0, len(flat), 1 << 18):
         seen |= np.bincount(flat[start : start + (1 << 18)], minlength=256) > 0
-        if seen[:IGNORE].sum() > 1:
+        if seen[:IGNORE].sum() >= wanted:
             return
     shown = next((packed.classes[label] for label in np.flatnonzero(seen[:IGNORE])), None)
     raise UserError(
-        f"{packed.name} train: its labels show {f'nothing but {shown}' if shown else 'no class at all'}, so there is nothing to "
-        f"learn; {VALUE_IS_A_CLASS}, and see `segkd data verify {packed.name}`"
+        f"{packed.name} {packed.split}: its labels show {f'nothing but {shown}' if shown else 'no class at all'}, so there is nothing to "
+        f"{'learn' if wanted == 2 else 'score'}; {VALUE_IS_A_CLASS}, and see `segkd data verify {packed.name}`"
     )
 
 

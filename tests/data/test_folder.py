@@ -105,7 +105,7 @@ def test_sub_folders_of_other_names_and_other_places(kit, tree):
         tree, images="{split}/photos", masks="{split}/labels", mask_ends=["_mask.png"], splits={"train": "training"}, **ROADS
     )
     assert create_dataset("folder", tree).names == ["trip 0/x", "trip 1/x"]
-    with pytest.raises(UserError, match="unknown split of .*segkd.yaml: 'val'.*known: train"):
+    with pytest.raises(UserError, match="segkd.yaml describes no val, only train: a study needs train and val.*add it to `splits`"):
         create_dataset("folder", tree, "val")
 
 

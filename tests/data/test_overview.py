@@ -11,6 +11,7 @@ from segkd.cli import main
 from segkd.data import list_datasets, overview
 from segkd.data import catalog
 from segkd.data.overview import command, disk_bytes, parse_size
+from segkd.data.store import pack
 from segkd.registry import UserError
 
 
@@ -71,6 +72,20 @@ def test_labels_that_hold_less_than_they_should(kit, tmp_path, description, valu
         return
     with pytest.raises(UserError, match=f"folder train: its labels show {refused}.*value: 255"):
         said(["folder"], tmp_path)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_nothing_can_be_scored_on_labels_that_are_all_ignored(kit, tmp_path, split):
+    kit.small_folder(tmp_path / "mine", "classes: [background, crack]", (0, 1))
+    for image in (tmp_path / f"mine/images/{split}").iterdir():
+        kit.write_mask(tmp_path / f"mine/masks/{split}/{image.stem}.png", np.full(kit.SIZE, 255))
+    with pytest.raises(UserError, match=f"folder {split}: its labels show no class at all, so there is nothing to score"):
+        pack("folder", split, None, tmp_path / "mine", tmp_path / "packed")
+
+
+def test_a_folder_without_val_is_told_what_a_study_needs(kit, tmp_path):
+    kit.small_folder(tmp_path / "mine", "classes: [background, crack]\nsplits: {train: train}", (0, 1))
+    assert said(["verify", "folder"], tmp_path)[1].startswith("folder: NO VAL, only train: a study needs train and val")
 
 
 def test_a_name_alone_checks_and_packs(place):

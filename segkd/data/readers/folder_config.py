@@ -18,6 +18,7 @@ KEYS = ("classes", "masks_hold", "ignore", "images", "masks", "image_ends", "mas
 CLASS_KEYS = ("name", "colour", "value")
 HOLDS = ("index", "palette", "colours")
 SPLITS = ("train", "val", "test")
+NEEDED = "a study needs train and val, and reports on test where there is one; add it to `splits`, as in {train: 0.8, val: 0.1, test: 0.1}"
 IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK_ENDS = (".png", ".bmp", ".tif", ".tiff")
 LONGEST = 2**20  # bytes of a description
@@ -42,7 +43,7 @@ class FolderConfig:
     def layout(self, split: str) -> Layout:
         """Folders and list of one split; UserError for a split that is not described."""
         if split not in self.splits:
-            raise unknown(f"split of {self.where}:", split, self.splits)
+            raise UserError(f"{self.where} describes no {split}, only {', '.join(self.splits)}: {NEEDED}")
         value = self.splits[split]
         lists = (value,) if self.split_kind == "list" else ()
         layout = Layout(self.images, self.masks, self.image_ends, self.mask_ends, lists)
