@@ -124,7 +124,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     study = open_study("all", chosen.profile, chosen.dataset)
-    with computing(study.setting.schedule().precision):
+    with computing(study.setting.schedule().precision, CPU):
         rows = measured(kinds(chosen.profile, chosen.dataset))
     setting = f"{chosen.dataset}, {study.facts()['student']}, {study.facts()['schedule']}"
     write(chosen.profile, f"{setting}; {environment('CPU time')}", rows)

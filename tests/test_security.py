@@ -140,6 +140,7 @@ def attacked(tmp_path_factory) -> tuple[str, str]:
 
     from segkd.study.report import notebooks as report
     from segkd.study.report.overview import Overview, Page, build_index
+    from segkd.study.report.pages import Link
 
     folder = tmp_path_factory.mktemp("attacked")
     sources = CELLS.replace("attack = ATTACK", f"attack = {ATTACK!r}").split("---\n")
@@ -150,7 +151,7 @@ def attacked(tmp_path_factory) -> tuple[str, str]:
     outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
     assert [o.evalue for o in outputs if o.output_type == "error"] == [ATTACK], "only the last cell fails"
     write(book, folder / "attack.ipynb")
-    html = report.render(folder / "attack.ipynb", folder / "attack.html", [(ATTACK, "index.html")])
+    html = report.render(folder / "attack.ipynb", folder / "attack.html", [Link(ATTACK, "index.html", ATTACK)])
     facts = {"data": ATTACK, "seeds": [ATTACK], ATTACK: 1}
     table = f"<table><tr><td title='{ATTACK}'>{ATTACK}</td></tr></table>"
     overview = Overview(ATTACK, ATTACK, facts, table, notes=[ATTACK], banners=[ATTACK], provenance=facts)

@@ -20,7 +20,7 @@ from segkd.study.gaps import GAP
 from segkd.study.report.first_page import few_colours, keep
 from segkd.study.report.overview import Overview, Page, build_index, first_sentence
 from segkd.study.report.page_size import LIMIT, fit
-from segkd.study.report.pages import TEMPLATES, about, render
+from segkd.study.report.pages import TEMPLATES, Link, about, render
 
 TEXT = "# RDD: hard & easy\n\n**Question.** Which pixels (Liu et al. 2023)? More words.\n\n## Two maps\n\nBoth <b>maps</b> & their XOR."
 
@@ -56,7 +56,7 @@ def page(tmp_path):
         cell("gap()", {GAP: {"reason": "no run; `make reproduce` <makes> it"}, "text/plain": "x"}),
         cell("numbers", {"text/plain": "{'gain & more': '+1.2 ± 0.3'}"}, tags=("headline",)),
     )
-    return render(executed, tmp_path / "rdd.html", [("Overview", "index.html"), ("RDD", "rdd.html")], "abc", ["results.csv is <altered>"])
+    return render(executed, tmp_path / "rdd.html", [Link("Overview", "index.html"), Link("RDD", "rdd.html")], "abc", ["results.csv is <altered>"])
 
 
 def test_warning_stands_once_above_everything(page):
