@@ -201,16 +201,16 @@ def predict(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction
 
 
 def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
-    """The answers to some images of ``packed`` of every row of the comparison: its first run, if its network is here.
+    """The answers to some images of ``packed`` of every row of the comparison: its first run whose network is here.
 
     UserError: no network is here.
     """
     said: dict[str, list[Prediction]] = {}
     for table in ("main", "rivals"):
         for row in study.rows(table) if table in study.tables else ():
-            for run in study.runs(table, row.label)[:1] if row.label not in said else ():
+            for run in study.runs(table, row.label):
                 with suppress(UserError):
-                    said[row.label] = predict(run, packed, indices)
+                    said[row.label] = said.get(row.label) or predict(run, packed, indices)
     if not said:
         raise UserError(f"no network of {study.profile.name} on {study.dataset} is here: train it with study.run()")
     frames = []
