@@ -83,7 +83,7 @@ class Test:
 
 
 WORDS = {  # how two values of a measure are compared (− or, by their logarithms, /), and its name
-    "macc": "−, mAcc", TIME: "/, time a step", "pairwise_kl": "/, KL between draws of noise", "early_miou": "−, early mIoU",
+    "macc": "−, mAcc", TIME: "/, time a step (n: rounds)", "pairwise_kl": "/, KL between draws of noise", "early_miou": "−, early mIoU",
     "boundary_miou": "−, mIoU near boundaries", "thin_iou": "−, IoU of thin classes", "silhouette": "−, silhouette",
     "activation": "/, activation on rare classes",
 }  # fmt: skip

@@ -54,7 +54,7 @@ def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable
         frame = pd.DataFrame({"": ["no finished run yet: see the command under the tables"]})
     formats = {name: digits for name in frame.select_dtypes("number") if frame[name].dtype.kind == "f"} | columns
     kept = {name: text for name, text in formats.items() if name in frame}
-    return frame.style.hide(axis="index").format(kept, na_rep="–", escape="html")
+    return frame.style.hide(axis="index").format(kept, na_rep="–", escape="html").format_index(escape="html", axis="columns")
 
 
 def code(*functions: Callable) -> Markdown:
@@ -131,17 +131,17 @@ def class_spread(study: Study, row: str = "CWD") -> pd.DataFrame:
     sqrt(w_c' Sigma_c w_c) in logits, over a few training images (FAKD's quantity at lambda = 1).
     """
     network, train = views.model(study, "main", row), study.packed("train")
-    statistics = None
-    for _, images, labels in batches(train.first(2 * IMAGES)):
+    device, statistics = next(network.parameters()).device, None
+    for _, images, labels in batches(train.first(2 * IMAGES), device=device):
         found = network(images)
         if found.feature is None or found.classifier is None:
             raise UserError(f"class_spread: the network of row '{row}' shows no feature before its classifier; choose another")
-        statistics = statistics or ClassStatistics(train.num_classes, found.feature.shape[1])
+        statistics = statistics or ClassStatistics(train.num_classes, found.feature.shape[1]).to(device)
         statistics.update(found.feature, labels)
     own = variance_table(found.classifier[0], statistics)[:-1].diagonal().sqrt()
     seen = statistics.count > 1
-    names = np.asarray(train.classes)[seen.numpy()]
-    return pd.DataFrame({"class": names, "spread": own[seen].numpy()})
+    names = np.asarray(train.classes)[seen.cpu().numpy()]
+    return pd.DataFrame({"class": names, "spread": own[seen].cpu().numpy()})
 
 
 def _pairs(study: Study, student: str, indices: Iterable[int]) -> list[tuple[Prediction, Prediction, Tensor]]:
@@ -233,7 +233,7 @@ def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
 
 def paired_by_seed(study: Study, row: str, reference: str = "baseline") -> pd.DataFrame:
     """mIoU of a row and of its reference on the seeds that have both, and their difference, in points."""
-    scores = 100 * study.scores("main").pivot_table(index="seed", columns="row", values="miou").astype(float)
+    scores = views.scores_by_seed(study, "main")
     if not {row, reference} <= set(scores):
         return pd.DataFrame()
     found = scores[[reference, row]].dropna().reset_index().rename_axis(columns=None)
@@ -245,7 +245,7 @@ def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, referen
 
     From the deviation of the paired differences to the reference; rows with fewer than two seeds are left out.
     """
-    scores = 100 * study.scores(table).pivot_table(index="seed", columns="row", values="miou", sort=False).astype(float)
+    scores = views.scores_by_seed(study, table)
     lines = []
     for row in scores.columns.drop(reference, errors="ignore") if reference in scores else ():
         gap = (scores[row] - scores[reference]).dropna()

@@ -74,7 +74,7 @@ def counts(study: Study, row: str) -> np.ndarray:
 def help_of(study: Study) -> Help:
     """What the method did for this student."""
     _, method, *teacher = (row.label for row in study.rows(TABLE))
-    scores = study.scores(TABLE).assign(miou=lambda f: 100 * f["miou"]).pivot(index="seed", columns="row", values="miou")
+    scores = views.scores_by_seed(study, TABLE)
     base = counts(study, BASELINE)
     above = image_difference(counts(study, teacher[0]), base) if teacher else None
     return Help(method, image_difference(counts(study, method), base), paired(scores[method], scores[BASELINE]), above)
@@ -132,7 +132,7 @@ def side_by_side(studies: Sequence[Study]) -> pd.DataFrame:
     """A line a student: mIoU of baseline and distilled, their difference over the images and over the seeds, and image by image."""
     lines = []
     for study in studies:
-        found, scores = help_of(study), study.scores(TABLE).groupby("row")["miou"].mean() * 100
+        found, scores = help_of(study), views.scores_by_seed(study, TABLE).mean()
         gap = image_gaps(study)
         lines.append({
             "student": study.profile.student.name, "baseline %": scores[BASELINE], f"{found.method} %": scores[found.method],
@@ -164,12 +164,6 @@ def classes_table(study: Study) -> pd.DataFrame:
         told = f"{points(gap.mean)} ({gap.interval})" if low == low else f"{points(gap.mean)} (too few images)" if gap.mean == gap.mean else ""
         lines.append({"class": name, "test pixels": int(labelled[:, place].sum()) // seeds, "images": shown, "baseline %": base[place], f"{method} %": ours[place], "difference": told})  # fmt: skip
     return pd.DataFrame(lines)
-
-
-def shown(frame: pd.DataFrame):
-    """A table ready to show."""
-    digits = {name: "{:.1f}" for name in frame.select_dtypes("float")}
-    return frame.style.hide(axis="index").format(digits, na_rep="–", escape="html").format_index(escape="html", axis="columns")
 
 
 def worst(study: Study, count: int = 10) -> pd.DataFrame:

@@ -119,10 +119,14 @@ def model(study: Study, table: str, row: str) -> torch.nn.Module:
     return first_run(study, table, row).load_model()
 
 
+def scores_by_seed(study: Study, table: str) -> pd.DataFrame:
+    """mIoU in percent of a table's finished runs: a line a seed, a column a row; NaN where a row lacks a seed."""
+    return 100 * study.scores(table).pivot_table(index="seed", columns="row", values="miou", sort=False).astype(float)
+
+
 def differences(study: Study, table: str, row: str) -> pd.DataFrame:
     """Each setting of a sweep less the row ``row``, paired by seed: its place on the table's axis, n, mean, low, high (points)."""
-    scores, (axis, *_) = study.scores(table), study.all_tables[table].axes
-    miou = 100 * scores.pivot_table(index="seed", columns="row", values="miou", sort=False)
+    scores, miou, (axis, *_) = study.scores(table), scores_by_seed(study, table), study.all_tables[table].axes
     place = scores.dropna(subset=axis).drop_duplicates("row").set_index("row")[axis]
     lines = [{axis: place[name]} | vars(paired(miou[name], miou[row])) for name in place.index if name != row and row in miou]
     return pd.DataFrame([line for line in lines if line["n"]], columns=[axis, "n", "mean", "low", "high"])

@@ -67,7 +67,8 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
-        doors=[door for door in doors if door[2]], premises=clean_html(overview.premises), table=clean_html(overview.table), notes=[markdown_html(note) for note in overview.notes],
+        doors=[door for door in doors if door[2]], premises=clean_html(overview.premises), table=clean_html(overview.table),
+        notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
         **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
         nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),

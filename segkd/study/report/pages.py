@@ -60,8 +60,8 @@ def render(
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
     resources = {
-        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners, "shell": shell("theme", *(["look"] if frames else [])), "look": frames,
-        "about": json.dumps(said),
+        "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners,
+        "shell": shell("theme", *(["look"] if frames else [])), "look": frames, "about": json.dumps(said),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
     return write(html, fit(body, Path(html).name))
