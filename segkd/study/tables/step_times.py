@@ -7,7 +7,6 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 
 from segkd.config import ROOT, RunConfig, to_dict
 
@@ -46,8 +45,3 @@ def rounds(path: Path) -> dict[str, tuple[float, ...]]:
         return {}
     with open(path, newline="") as file:
         return {line["kind"]: tuple(map(float, line["rounds"].split())) for line in csv.DictReader(file)}
-
-
-def alone(path: Path) -> dict[str, float]:
-    """Median of `rounds`, by `digest`."""
-    return {kind: median(times) for kind, times in rounds(path).items()}
