@@ -11,10 +11,9 @@ from segkd.config import RunConfig
 from segkd.study.tables import costs
 from segkd.study.tables.reported import reported
 from segkd.study.tables.results import by_seed, one_setting, paired
+from segkd.study.tables.show import TIE
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.table import Row, Table
-
-TIE = "\u00a0"  # a space at which no line breaks
 
 
 def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.DataFrame:
@@ -27,11 +26,10 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
     """
     one_setting(results)
     value = {label: by_seed(group) for label, group in results.groupby("row")}
-    base_of = {row.label: base_row(table, row, reference) for row in table.rows}
-    paper = {row.label: reported(table, row) for row in table.rows}
+    paper = {row.label: math.nan if (printed := reported(table, row)) is None else printed for row in table.rows}
     lines = []
     for row in table.rows:
-        base = base_of[row.label]
+        base = base_row(table, row, reference)
         values, other = (100 * value[label]["miou"].dropna() if label in value else pd.Series(dtype=float) for label in (row.label, base))
         both = values.index.intersection(other.index) if base else values.index
         values = values[both] if len(both) else values
@@ -39,7 +37,7 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
         lines.append(
             {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": spread, "± 95 %": half_width(spread, len(values))}
             | _gain(values, other, base)
-            | _paper(paper[row.label], paper.get(base), base)
+            | {"paper mIoU %": paper[row.label], "paper gain": paper[row.label] - paper.get(base, math.nan)}
         )
     return pd.DataFrame(lines)
 
@@ -60,11 +58,6 @@ def _gain(values: pd.Series, base: pd.Series, reference: str | None) -> dict:
     verdict = found.verdict if found.n or not len(values) else "reference not run"
     mean = base[base.index.isin(values.index)].mean()
     return {"reference %": mean, "gain": found.mean, "95 % interval": found.interval.replace(" ", TIE), "verdict": verdict}
-
-
-def _paper(value: float | None, base: float | None, reference: str | None) -> dict:
-    gain = math.nan if reference is None or None in (value, base) else value - base
-    return {"paper mIoU %": math.nan if value is None else value, "paper gain": gain}
 
 
 def cost_columns(
