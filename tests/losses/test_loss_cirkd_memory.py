@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkd.losses.cirkd import MemoryBank
+from segkd.prediction import IGNORE
+from tests.losses.harness import examples
 
-IGNORE = 255
 QUEUES = ("pixels", "regions")
 
 
@@ -69,8 +69,7 @@ def same(one, other):
     return states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-@settings(max_examples=15, deadline=None)
-@given(
+@examples(
     legacy=st.booleans(),
     per_class=st.integers(1, 6),
     spare=st.integers(0, 9),
@@ -149,13 +148,6 @@ def test_a_write_that_reaches_the_end_takes_the_last_slots():
     np.testing.assert_allclose(memory.regions[0].numpy(), [regions[2], regions[1]], atol=1e-6)
 
 
-def test_a_batch_without_labels_changes_nothing():
-    memory = bank()
-    before = copy.deepcopy(memory)
-    update(memory, batch()[0], np.full((2, 4, 5), IGNORE))
-    assert same(memory, before)
-
-
 def test_length_of_the_features_does_not_count():
     feature, labels = batch()
     memories = [bank(), bank()]
@@ -171,8 +163,8 @@ def test_labels_reach_the_grid_by_nearest():
     fine = np.zeros((2, 12, 15), int)
     fine[:, ::3, ::3] = labels  # floor sampling meets these and no other
     memories = [bank(), bank()]
-    update(memories[0], feature, labels)
-    update(memories[1], feature, fine)
+    for memory, given in zip(memories, (labels, fine)):
+        update(memory, feature, given)
     assert same(*memories)
 
 
@@ -193,12 +185,6 @@ def test_keys_are_the_same_random_slots_of_every_class(classes, pixel_keys, regi
         assert chosen[0] != list(range(count // classes)) and max(chosen[0]) < size
 
 
-def test_the_number_of_keys_is_an_option():
-    memory = bank()
-    pixel, region = memory.sample(pixel_keys=20, region_keys=7)
-    assert pixel.shape == (3 * 7, 3) and region.shape == (3 * 3, 3)
-
-
 def test_draws_follow_the_generator_alone():
     feature, labels = batch(grid=(9, 9))
     memories, keys, before = [bank(), bank(), bank()], [], torch.get_rng_state()
@@ -211,15 +197,3 @@ def test_draws_follow_the_generator_alone():
     generator = torch.Generator().manual_seed(0)
     draws = [memories[0].sample(generator, 20, 6)[0] for _ in range(2)]
     assert not torch.equal(*draws), "the slots are drawn anew each time"
-
-
-def test_state_dict_carries_everything():
-    first, second = bank(seed=0), bank(seed=1)
-    update(first, *batch(0))
-    assert not same(first, second)
-    second.load_state_dict(first.state_dict())
-    for memory in (first, second):
-        update(memory, *batch(1), seed=7)
-    assert same(first, second)
-    draws = [memory.sample(torch.Generator().manual_seed(2), 20, 6) for memory in (first, second)]
-    assert all(torch.equal(a, b) for a, b in zip(*draws))

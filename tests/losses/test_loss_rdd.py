@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from segkd.losses import create_method, task_loss
 from segkd.losses.rdd import CITYSCAPES_WEIGHTS, confidence, difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.registry import UserError
+from tests.losses.harness import built, divergence, log_softmax, normal, softmax
 
 
 def probabilities(scores):
-    e = np.exp(scores - scores.max())
-    return e / e.sum()
+    return np.array(softmax(scores))
+
+
+def cross_entropy(scores, label):
+    return -log_softmax(scores)[label]
 
 
 def up(logits, size):
@@ -24,14 +28,11 @@ def up(logits, size):
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_difficulty_is_its_definition(variant):
-    rng = np.random.default_rng(0)
-    main, aux = 2 * rng.standard_normal((2, 2, 4, 3, 5))
+    main, aux = normal((2, 4, 3, 5), (2, 4, 3, 5), scale=2)
     value = teacher_difficulty(torch.tensor(main), torch.tensor(aux), variant).numpy()
+    first, second = (main, aux) if variant == "paper" else (aux, main)
     for b, y, x in np.ndindex(2, 3, 5):
-        p, q = probabilities(main[b, :, y, x]), probabilities(aux[b, :, y, x])
-        p, q = (p, q) if variant == "paper" else (q, p)
-        expected = math.exp(-sum(p[c] * (math.log(p[c]) - math.log(q[c])) for c in range(4)))
-        assert value[b, y, x] == pytest.approx(expected, abs=1e-10)
+        assert value[b, y, x] == pytest.approx(math.exp(-divergence(first[b, :, y, x], second[b, :, y, x])), abs=1e-10)
 
 
 def test_difficulty_stays_within_its_range():
@@ -75,9 +76,7 @@ def test_masks_are_their_truth_tables():
 
 
 def weighted_loss(step, info, variant="paper", aux_weight=0.4, **hyper):
-    method = create_method("rdd", variant, **hyper)
-    method.build(info.student, info.teacher)
-    weight = method.task_weight(step)
+    weight = built(info, "rdd", variant, **hyper)[0].task_weight(step)
     assert not weight.main.requires_grad and not (step.step and weight.main[step.labels == 255].any())
     return weight, task_loss(step.student, step.labels, aux_weight, weight)
 
@@ -92,7 +91,7 @@ def test_first_stage_weights_both_heads_with_one_map(variant, context, info):
         for b, y, x in np.ndindex(2, 9, 12):
             label = step.labels[b, y, x].item()
             if label != 255:
-                total -= easy[b, y, x] * math.log(probabilities(scores[b, :, y, x])[label])
+                total += easy[b, y, x] * cross_entropy(scores[b, :, y, x], label)
         assert losses[name].item() == pytest.approx(share * total / (2 * 9 * 12), abs=1e-8)
     assert weight.normaliser == "pixels"
 
@@ -110,7 +109,7 @@ def test_second_stage_of_the_paper(mode, context, info):
         label = step.labels[b, y, x].item()
         for name in heads:
             if chosen and label != 255:
-                totals[name] -= math.log(probabilities(scores[name][b, :, y, x])[label])
+                totals[name] += cross_entropy(scores[name][b, :, y, x], label)
     assert losses["task"].item() == pytest.approx(totals["task"] / 216, abs=1e-8) and totals["task"] > 0
     assert losses["task_aux"].item() == pytest.approx(0.4 * totals["task_aux"] / 216, abs=1e-8)
 
@@ -145,9 +144,7 @@ def test_the_codes_class_weights_hold_for_nineteen_classes_only(info):
 
 def test_stages_follow_the_step_and_can_be_pinned(context, info):
     def stage(step, **hyper):
-        method = create_method("rdd", **hyper)
-        method.build(info.student, info.teacher)
-        main = method.task_weight(context(step=step, total=40)).main
+        main = built(info, "rdd", **hyper)[0].task_weight(context(step=step, total=40)).main
         return "tse" if set(main.unique().tolist()) <= {0.0, 1.0} else "tfe"
 
     assert [stage(t) for t in (0, 3, 4, 39)] == ["tfe", "tfe", "tse", "tse"]
@@ -175,18 +172,13 @@ def test_shares_out_of_range_are_refused():
 
 
 def test_the_scripts_for_other_methods_multiply_two_means(info, context):
-    method = create_method("rdd", tfe_map="mean")
-    method.build(info.student, info.teacher)
     step = context(step=0)
-    loss = sum(task_loss(step.student, step.labels, weight=method.task_weight(step)).values())
-    plain = sum(task_loss(step.student, step.labels).values())
-    easy = create_method("rdd")
-    easy.build(info.student, info.teacher)
-    assert loss.item() == pytest.approx(plain.item() * easy.task_weight(step).main.mean().item(), rel=1e-9)
+    loss, plain = weighted_loss(step, info, tfe_map="mean")[1], task_loss(step.student, step.labels)
+    easy = weighted_loss(step, info)[0].main.mean()
+    for head in ("task", "task_aux"):
+        assert loss[head].item() == pytest.approx((plain[head] * easy).item(), rel=1e-9)
 
 
 def test_auxiliary_scores_on_a_coarser_grid_are_brought_to_the_main_ones():
-    generator = torch.Generator().manual_seed(5)
-    main, aux = (torch.randn(2, 4, *size, dtype=torch.float64, generator=generator) for size in ((6, 8), (3, 4)))
-    same = torch.nn.functional.interpolate(aux, (6, 8), mode="bilinear", align_corners=True)
-    assert torch.allclose(teacher_difficulty(main, aux), teacher_difficulty(main, same), atol=1e-12)
+    main, aux = map(torch.tensor, normal((2, 4, 6, 8), (2, 4, 3, 4)))
+    assert torch.allclose(teacher_difficulty(main, aux), teacher_difficulty(main, torch.tensor(up(aux, (6, 8)))), atol=1e-12)

@@ -5,19 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from segkd.losses.skd import Discriminator, generator_loss, gradient_penalty, hinge_loss, wasserstein_loss
+from tests.losses.harness import examples
 
 
 def mean(values):
     return sum(values) / len(values)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
+@examples(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
 def test_critic_losses_are_their_definitions(scores):
     real, fake = zip(*scores)
     hinge = mean([max(0, 1 - r) for r in real]) + mean([max(0, 1 + f) for f in fake])
