@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-
 from segkd.losses import create_method, task_loss
 
 

@@ -5,11 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from segkd.losses import create_method
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.hwd import holistic_weights
-from segkd.registry import UserError
 from tests.losses.harness import built, normal, softmax
 
 
@@ -107,12 +104,3 @@ def test_the_loss_is_weighted_cwd(variant, options, info, context):
     weights = weights_by_definition(student.numpy(), teacher.numpy(), step.labels[:, ::3, ::3].numpy(), **options)
     expected = 3 * channelwise_kl(student, teacher, 4.0, torch.tensor(weights))
     assert built(info, "hwd", variant)[0].loss(step)["hwd"].item() == pytest.approx(expected.item(), abs=1e-8)
-
-
-def test_bad_options_are_answered():
-    given = [torch.tensor(a) for a in batch()]
-    for options, words in (({"divergence": "msq"}, "'mse'"), ({"count": "sqr"}, "'sqrt'")):
-        with pytest.raises(UserError, match=words):
-            holistic_weights(*given, **options)
-    with pytest.raises(UserError, match="beta"):
-        create_method("hwd", beta=1.0)

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-
 from segkd.losses import create_method
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.divergence import softmax_kl
 from segkd.losses.kd import pixelwise_kl
-from segkd.registry import UserError
 from tests.losses.harness import arrays, built, check, divergence, examples, log_softmax, normal
 
 REDUCTIONS = ["pixel_mean", "element_mean", "batch_sum"]
@@ -76,15 +74,11 @@ def test_finite_where_the_log_of_a_softmax_is_not(loss):
         assert torch.isfinite(value) and torch.isfinite(z.grad).all()
 
 
-def test_terms_are_weighted_and_need_a_positive_temperature(info, context):
+def test_terms_are_weighted(info, context):
     step = context()
     z = arrays(step.student.logits, step.teacher.logits)
     for spec, expected in [("kd", kd_by_definition(*z)), ("cwd", 3 * cwd_by_definition(*z))]:
         assert built(info, spec)[0].loss(step)[spec].item() == pytest.approx(expected, abs=1e-8)
-        with pytest.raises(UserError, match="temperature"):
-            create_method(spec, temperature=0.0)
-    with pytest.raises(UserError, match="'pixel_mean'"):
-        pixelwise_kl(step.student.logits, step.teacher.logits, reduction="pixel_men")
 
 
 def test_cwd_feature_term_has_an_adapter_only_where_widths_differ(info, context):
