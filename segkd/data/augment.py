@@ -19,7 +19,7 @@ from segkd.data.draws import TRIES, Axis, Numbers, draw
 from segkd.data.photometric import distort
 from segkd.data.resample import sample_images, sample_labels, taps
 from segkd.device import counted, send
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 PADDING = (0.485, 0.456, 0.406)  # ImageNet's mean colour: zero once the network has normalised it

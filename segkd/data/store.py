@@ -18,7 +18,7 @@ from segkd.data.overlap import check_overlap
 from segkd.data.packing import first_pixels, measure, same_size, write
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.metrics import label_pixels
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change

@@ -15,7 +15,7 @@ from segkd.data.files.layout import some
 from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
 from segkd.data.readers.folder_config import NEEDED
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 

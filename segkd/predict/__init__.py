@@ -15,7 +15,7 @@ from segkd.predict.network import OVERLAP, TILE, Network, label_maps, load
 from segkd.registry import UserError
 from segkd.study.tables.statistics import image_difference, image_miou
 
-PIXELS = 1 << 25  # of the images that are held at a time, unless one alone has more
+PIXELS = 1 << 25  # that the images held at a time have, but for the last one
 AREAS = "areas.csv"
 
 
@@ -41,7 +41,7 @@ def predict(
         maps = [list(label_maps(n, pictures, batch, tile)) for n in (network, other) if n]
         for (name, image), *made in zip(chunk, *maps):
             try:
-                label = read_label(truth[name], network, image.shape[:2]) if truth else None
+                label = read_label(truth[name], network.ids, image, found[name]) if truth else None
             except UserError as error:
                 bad.append(str(error))
                 continue
@@ -63,14 +63,12 @@ def _chunks(found: dict[str, Path], batch: int, bad: list[str]) -> Iterator[list
     chunk: list[tuple[str, np.ndarray]] = []
     for name, path in found.items():
         try:
-            image = read_image(path)
+            chunk.append((name, read_image(path)))
         except UserError as error:
             bad.append(str(error))
-            continue
-        if chunk and (len(chunk) == batch or sum(i.size for _, i in chunk) + image.size > 3 * PIXELS):
+        if len(chunk) == batch or sum(image.size for _, image in chunk) > 3 * PIXELS:
             yield chunk
             chunk = []
-        chunk.append((name, image))
     if chunk:
         yield chunk
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from segkd.data.files import decode as files
+from segkd import decode as files
 from segkd.registry import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -12,14 +12,14 @@ from typing import ClassVar
 import numpy as np
 
 from segkd.data.catalog import DATASETS, Dataset, or_named, root_candidates
-from segkd.data.files import decode
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd import decode
+from segkd.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
 from segkd.data.readers.sets import About, about
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 TRAIN_IDS = "_labelTrainIds.png"  # the end of masks that scripts of cityscapesScripts and mmsegmentation make

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.data.files import decode
+from segkd import decode
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
