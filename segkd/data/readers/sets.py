@@ -52,23 +52,13 @@ def about(name: str) -> About:
 def catalogue() -> Mapping[str, About]:
     """All entries by name."""
     values = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return MappingProxyType({name: _entry(name, value) for name, value in values.items()})
+    return MappingProxyType({name: _entry(name, **value) for name, value in values.items()})
 
 
-def _entry(name: str, value: dict) -> About:
-    texts = {key: value[key] for key in ("title", "cite", "url", "licence", "login", "how")}
-    return About(
-        name=name,
-        **texts,
-        classes=tuple(value["classes"].split(", ")),
-        palette=tuple(parse_colour(word) for word in value["colours"].split()),
-        ids=parse_ranges(value["ids"]),
-        void=parse_ranges(value["void"]),
-        mat_ids=parse_ranges(value.get("mat_ids", "")),
-        splits=MappingProxyType(value["splits"]),
-        folders=tuple(value["folders"]),
-        archives=tuple(value["archives"]),
-    )
+def _entry(name: str, classes: str, colours: str, ids: str, void: str, mat_ids: str = "", **values) -> About:
+    numbers = {"ids": parse_ranges(ids), "void": parse_ranges(void), "mat_ids": parse_ranges(mat_ids)}
+    names = {key: tuple(values.pop(key)) for key in ("folders", "archives")}
+    return About(name, classes=tuple(classes.split(", ")), palette=tuple(map(parse_colour, colours.split())), **numbers, **names, **values)
 
 
 def parse_ranges(text: str) -> tuple[int, ...]:
