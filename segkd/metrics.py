@@ -33,8 +33,11 @@ def of_classes(counts: Tensor) -> Tensor:
     return counts[:classes].clone()
 
 
-def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for."""
+def pixel_counts(predicted: Tensor | int, labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for.
+
+    ``predicted``: 0, with one class, counts the labels alone.
+    """
     import torch
 
     from segkd.device import counted

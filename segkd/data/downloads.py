@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from segkd.data.catalog import CHECKOUT, DATASETS, create_dataset
-from segkd.data.files.unpack import forget
+from segkd.data.files.unpack import forget, plain
 from segkd.data.verify import has_manifest, verify
 from segkd.download import fetch
 from segkd.registry import UserError
@@ -37,8 +37,7 @@ class Archive:
 
     def is_in(self, folder: Path) -> bool:
         """Whether it is there, perhaps uncompressed."""
-        plain = self.name.removesuffix(".gz").replace(".tgz", ".tar")
-        return (folder / self.name).exists() or (folder / plain).exists()
+        return (folder / self.name).exists() or (folder / plain(self.name)).exists()
 
 
 def table(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:

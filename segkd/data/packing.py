@@ -79,10 +79,8 @@ def write(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], siz
         if error.errno not in FULL:
             raise
         need, free = 4 * int(job.begin[-1]), shutil.disk_usage(folder.parent).free
-        raise UserError(
-            f"{what}: no room in {folder.parent} ({error.strerror}): {need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are "
-            "free; make room there or take a smaller size"
-        ) from error
+        room = f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room there or take a smaller size"
+        raise UserError(f"{what}: no room in {folder.parent} ({error.strerror}): {room}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

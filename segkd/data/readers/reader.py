@@ -68,23 +68,19 @@ class Reader(Dataset):
 
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
         """The first place, base and layout whose folders of images and masks are there."""
-        places = root_candidates(root, self.about.folders)
-        for place in places:
-            if not place.exists():
-                continue
+        places, folder = root_candidates(root, self.about.folders), self.folder_of.get(self.split, self.split)
+        for place in filter(Path.exists, places):
             for source in sources(place, self.about.archives):
                 for base, layout in product(self.bases, self.layouts):
-                    here = layout.at(base, self.folder_of.get(self.split, self.split))
-                    if all(map(source.has_folder, (here.images, here.masks))):
+                    here = layout.at(base, folder)
+                    if source.has_folder(here.images) and source.has_folder(here.masks):
                         return source, base, here
         looked = ", ".join(map(str, places))
-        here = self.layouts[0].at(self.bases[-1], self.folder_of.get(self.split, self.split))
+        here = self.layouts[0].at(self.bases[-1], folder)
         there = sorted({entry.name for place in places if place.is_dir() for entry in place.iterdir()})
         seen = f"; there are {some(there)}" if there else ""
-        raise UserError(
-            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}"
-            f"{or_named(root)}"
-        )
+        wanted = f"looked for the folders {here.images} and {here.masks}"
+        raise UserError(f"{self.name} ({self.split}) is not in {looked} ({wanted}{seen}): {self.how}{or_named(root)}")
 
     def list_pairs(self) -> dict[str, Pair]:
         """Name -> files; UserError if an image has no mask or a mask no image."""

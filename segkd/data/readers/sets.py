@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import yaml
 
 from segkd.registry import unknown
@@ -78,11 +79,6 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 def generated_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     """``count`` (up to 256) distinct colours by PASCAL VOC's rule: the bits of the number, three a turn, from the top."""
-    colours = []
-    for number in range(count):
-        channels = [0, 0, 0]
-        for turn in range(8):
-            for channel in range(3):
-                channels[channel] |= (number >> (3 * turn + channel) & 1) << (7 - turn)
-        colours.append(tuple(channels))
-    return tuple(colours)
+    turn, channel = np.arange(8), np.arange(3)[:, None]
+    bits = np.arange(count)[:, None, None] >> (3 * turn + channel) & 1
+    return tuple(map(tuple, (bits << (7 - turn)).sum(2).tolist()))
