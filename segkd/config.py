@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segkd.fields import Count, Fraction, Momentum, NotNegative, Positive, That, Whole, check_fields, fit_all, hints_of
+from segkd.fields import Count, Fraction, Momentum, NotNegative, Positive, That, Whole, check, fit_all, hints_of
 
 Size = tuple[Count, Count]  # (H, W) in pixels
 # Fields that came after the first results: runs that do not use them keep their ids.
@@ -34,7 +34,9 @@ class Checked:
     """A config whose fields hold what is declared beside them, however it was made; UserError otherwise."""
 
     def __post_init__(self):
-        check_fields(self, type(self).__name__.removesuffix("Config").lower())
+        where = type(self).__name__.removesuffix("Config").lower()
+        for name, hint in hints_of(type(self)).items():
+            check(getattr(self, name), hint, f"{where}.{name}")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from segkd.data.catalog import DATASETS, or_named, root_candidates
-from segkd.data.files import decode
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd import decode
+from segkd.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, join
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import yaml
 
-from segkd.data.files.ids import Colour, ColourMap, IdMap
+from segkd.ids import Colour, ColourMap, IdMap
 from segkd.data.files.layout import Layout
 from segkd.data.readers.sets import generated_palette, parse_colour
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError, unknown
 
 KEYS = ("classes", "masks_hold", "ignore", "images", "masks", "image_ends", "mask_ends", "splits")

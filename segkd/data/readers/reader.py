@@ -12,14 +12,14 @@ from typing import ClassVar
 import numpy as np
 
 from segkd.data.catalog import DATASETS, Dataset, or_named, root_candidates
-from segkd.data.files import decode
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd import decode
+from segkd.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
 from segkd.data.readers.sets import About, about
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 TRAIN_IDS = "_labelTrainIds.png"  # the end of masks that scripts of cityscapesScripts and mmsegmentation make
@@ -68,23 +68,19 @@ class Reader(Dataset):
 
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
         """The first place, base and layout whose folders of images and masks are there."""
-        places = root_candidates(root, self.about.folders)
-        for place in places:
-            if not place.exists():
-                continue
+        places, folder = root_candidates(root, self.about.folders), self.folder_of.get(self.split, self.split)
+        for place in filter(Path.exists, places):
             for source in sources(place, self.about.archives):
                 for base, layout in product(self.bases, self.layouts):
-                    here = layout.at(base, self.folder_of.get(self.split, self.split))
-                    if all(map(source.has_folder, (here.images, here.masks))):
+                    here = layout.at(base, folder)
+                    if source.has_folder(here.images) and source.has_folder(here.masks):
                         return source, base, here
         looked = ", ".join(map(str, places))
-        here = self.layouts[0].at(self.bases[-1], self.folder_of.get(self.split, self.split))
+        here = self.layouts[0].at(self.bases[-1], folder)
         there = sorted({entry.name for place in places if place.is_dir() for entry in place.iterdir()})
         seen = f"; there are {some(there)}" if there else ""
-        raise UserError(
-            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}"
-            f"{or_named(root)}"
-        )
+        wanted = f"looked for the folders {here.images} and {here.masks}"
+        raise UserError(f"{self.name} ({self.split}) is not in {looked} ({wanted}{seen}): {self.how}{or_named(root)}")
 
     def list_pairs(self) -> dict[str, Pair]:
         """Name -> files; UserError if an image has no mask or a mask no image."""
