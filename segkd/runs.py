@@ -32,7 +32,6 @@ from segkd.train.state import checkpoints, locked, read_json, read_rows, write_a
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network, method_of, network_info
 
-
 MEASURED = "measured.json"  # beside a run's result: what was measured inside its network
 
 
@@ -273,27 +272,14 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     first, *resumed = trainee.begun
     write_json(r.path / "env.json", {**first, "resumed": resumed})
     validation = [row["miou"] for row in trainee.rows if row["kind"] == "val"]
-    final = scores(counts)
     result = {
-        "id": r.id,
-        "split": data.split,
-        "images": len(test),
-        "num_classes": test.num_classes,
-        "classes": list(test.classes),
-        "label_input": trainee.label_assisted,
-        **final,
-        "confusion": counts.tolist(),
-        "val_last": validation[-1],
-        "val_last5": sum(validation[-5:]) / len(validation[-5:]),
-        "val_best": max(validation),
-        "seconds_per_step": trainee.time.seconds / steps,
-        "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
-        "peak_memory_mib": peak_memory(trainee.device),
-        "parameters": sum(p.numel() for p in trainee.model.parameters()),
-        "method": r.config.method,
-        "hyper": trainee.method.hyper(),
-        "origin": known_origin,
-    }
+        "id": r.id, "split": data.split, "images": len(test), "num_classes": test.num_classes, "classes": list(test.classes),
+        "label_input": trainee.label_assisted, **scores(counts), "confusion": counts.tolist(),
+        "val_last": validation[-1], "val_last5": sum(validation[-5:]) / len(validation[-5:]), "val_best": max(validation),
+        "seconds_per_step": trainee.time.seconds / steps, "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
+        "peak_memory_mib": peak_memory(trainee.device), "parameters": sum(p.numel() for p in trainee.model.parameters()),
+        "method": r.config.method, "hyper": trainee.method.hyper(), "origin": known_origin,
+    }  # fmt: skip
     for leftover in (REPORT, TENSORS):  # of an attempt that stopped, on another machine or with other code
         (r.path / leftover).unlink(missing_ok=True)
     write_json(r.path / "result.json", result)

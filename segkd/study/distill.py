@@ -120,13 +120,9 @@ def choose(seconds: Callable[[int, int, int], float], budget: float, full: int, 
 
 def what_more_buys(plan: Plan, minutes: float, better: Callable[[float], Plan]) -> list[str]:
     """What was chosen and what more minutes would buy; ``better(minutes)``: the plan of so many."""
-    said = ["that is more than asked for, and the least that learns anything"] if plan.seconds > 60 * minutes else []
-    for factor in (2, 4, 10):
-        other = better(factor * minutes)
-        if (other.students, other.seeds, other.steps) != (plan.students, plan.seeds, plan.steps):
-            said.append(f"MINUTES={factor * minutes:g} would train {other}")
-        plan = other
-    return said
+    plans = {minutes: plan} | {factor * minutes: better(factor * minutes) for factor in (2, 4, 10)}
+    more = [f"MINUTES={time:g} would train {other}" for one, (time, other) in zip(plans.values(), list(plans.items())[1:]) if str(one) != str(other)]
+    return ["that is more than asked for, and the least that learns anything"] * (plan.seconds > 60 * minutes) + more
 
 
 def costs_of(studies: list[Study], images: dict[str, int]) -> Callable[[int, int, int], float]:
