@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--teacher", default="", help="a network, NETWORK:FILE or a run's folder; default: the profile's")
     distill.add_argument("--method", default="cwd", help="how the student is taught, such as cwd or kd+hwd")
     distill.add_argument("--minutes", type=float, default=30, help="that all of it may take")
+    distill.add_argument("--unlabelled", type=int, default=0, help="images of images/unlabelled in each of the student's batches")
     distill.add_argument("--out", type=Path, default=None, help="the folder for page and files; default: reports/ship-...")
     distill.add_argument("--profile", default="small", help="networks, sizes and schedule")
     study = add("study", _study, "train what is missing of one study, without notebooks, or say what that would take")
@@ -129,7 +130,7 @@ def _distill(arguments: argparse.Namespace) -> None:
     from segkd.study.distill import distill
 
     places = arguments.data, arguments.student, arguments.teacher, arguments.method, arguments.minutes
-    for line in distill(*places, arguments.out, arguments.profile):
+    for line in distill(*places, arguments.out, arguments.profile, arguments.unlabelled):
         print(line, flush=True)
 
 

@@ -18,13 +18,14 @@ class Setting:
     """What the rows of a study have in common unless they say otherwise.
 
     ``data``: the images before a protocol crops them; ``own_teacher``: a trained network from a file, which stands for
-    every plain teacher.
+    every plain teacher; ``unlabelled``: images without labels in a taught student's batches.
     """
 
     paper: str
     profile: Profile
     data: DataConfig
     own_teacher: NetworkConfig | None = None
+    unlabelled: int = 0
 
     def student(self, name: str = "", start: str = "") -> NetworkConfig:
         """The student, or the network ``name`` in its place."""
@@ -96,7 +97,7 @@ def _uncontrolled(setting: Setting, row: Row, seed: int) -> RunConfig:
         teacher = row_config(setting, assisted, seed)
     elif method.needs_teacher:
         teacher = row_config(setting, Row("", role="teacher", network=row.teacher, printed=row.printed), seed)
-    return replace(config, method=row.spec, hyper=hyper, teacher=teacher)
+    return replace(config, method=row.spec, hyper=hyper, teacher=teacher, unlabelled=setting.unlabelled if teacher else 0)
 
 
 def _schedule(setting: Setting, row: Row) -> Schedule:
