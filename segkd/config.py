@@ -18,7 +18,7 @@ Size = tuple[Count, Count]  # (H, W) in pixels
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
     "content": "", "precision": "float32", "compile": False, "output_stride": 8, "head_channels": None,
-    "average": 0.0, "rounding": 0,
+    "average": 0.0, "rounding": 0, "unlabelled": 0,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -112,6 +112,7 @@ class RunConfig(Checked):
     teacher: RunConfig | None = None
     teacher_classes: Literal["own", "shuffled"] = "own"  # "shuffled": a control, in which the teacher's classes trade places
     rounding: Whole = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
+    unlabelled: Whole = 0  # so many images of the split "unlabelled" in each batch, beside schedule.batch_size with labels
 
     @cached_property  # pages look runs up thousands of times
     def id(self) -> str:

@@ -17,6 +17,7 @@ from segkd.data.catalog import Dataset, create_dataset
 from segkd.data.files.unpack import locked
 from segkd.data.overlap import check_overlap
 from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.metrics import label_pixels
 from segkd.metrics import IGNORE
@@ -141,7 +142,8 @@ def pack(
                 found = _make(folder, meta, dataset, chosen)
     if not isinstance(found, Packed):
         return pack(name, split, found, root, packed_dir, limit)
-    _need_classes(found)
+    if split != UNLABELLED:
+        _need_classes(found)
     return found
 
 

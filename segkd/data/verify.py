@@ -14,7 +14,7 @@ from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
 from segkd.data.files.layout import some
 from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
-from segkd.data.readers.folder_config import NEEDED
+from segkd.data.readers.folder_config import NEEDED, UNLABELLED
 from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
@@ -108,6 +108,8 @@ def _expected(name: str, folder: Path) -> tuple[dict, str]:
 def doubts(found: dict) -> Iterator[str]:
     """What a description (`describe`) lacks, a line each: classes without a pixel, fewer than two classes, a split to choose by."""
     for split, values in found["splits"].items():
+        if split == UNLABELLED:
+            continue
         pixels = dict(values["pixels"])
         ignored, total = pixels.pop("void"), sum(values["pixels"].values())
         there = [name for name, count in pixels.items() if count]
