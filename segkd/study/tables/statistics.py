@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segkd.metrics import points
+
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
 POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
@@ -214,8 +216,3 @@ def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
 def miou_of(counts: np.ndarray) -> float:
     """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
     return float(image_miou(counts[None])[0])
-
-
-def points(value: float) -> str:
-    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus; zero has no sign."""
-    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")
