@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 IGNORE = 255
 
 
+def points(value: float, digits: int = 1) -> str:
+    """A difference as it is printed everywhere: a sign, one decimal of points, a real minus; zero has no sign."""
+    return f"{0:.{digits}f}" if round(value, digits) == 0 else f"{value:+.{digits}f}".replace("-", "−")
+
+
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Pixel counts (C, C) int64: row = label, column = prediction; pixels of the label 255 leave no trace.
 
