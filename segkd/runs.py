@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from segkd.config import ROOT, RunConfig, differences, from_dict, runs_root, to_dict
+from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
@@ -121,7 +122,7 @@ def split_of(config: RunConfig, split: str) -> Packed:
     UserError: training on whole images that have sizes of their own, which do not fit into one batch.
     """
     data = config.data
-    limit = data.train_limit if split == "train" else data.eval_limit
+    limit = data.train_limit if split in ("train", UNLABELLED) else data.eval_limit
     packed = pack(data.name, split, data.size, data.root, ROOT / "data" / "packed", limit)
     if split == "train" and packed.size is None and data.crop is None:
         raise UserError(f"the images of {data.name} have sizes of their own: give data.crop, or data.size as (height, width)")
@@ -158,7 +159,7 @@ def cohort_key(config: RunConfig) -> str:
     kind = config.hyper.get("lad") if "lad" in config.method.split("+") else None
     teacher = config.teacher.id if config.teacher else None
     values = to_dict(config)
-    shared = values["data"], values["schedule"], config.seed, teacher, config.teacher_classes, kind, config.variant
+    shared = values["data"], values["schedule"], config.seed, teacher, config.teacher_classes, kind, config.variant, config.unlabelled
     return json.dumps(shared, sort_keys=True)
 
 
@@ -228,12 +229,12 @@ def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.de
 def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -> Cohort:
     """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
     config, here = group[0].config, environment(device)
-    train, val = (split_of(config, split) for split in ("train", "val"))
+    train, val, unlabelled = (split_of(config, split) if split else None for split in ("train", "val", config.unlabelled and UNLABELLED))
     here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world_size(), None
     if teacher_run is not None:
         teacher = as_teacher(teacher_run.load_model(str(device)), [r.config for r in group])
         here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
-    return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here)
+    return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here, unlabelled=unlabelled)
 
 
 def as_teacher(model: torch.nn.Module, configs: list[RunConfig]) -> Teacher:

@@ -46,18 +46,14 @@ def said(e: Estimate) -> str:
 
 def whole(study: Study) -> list[str]:
     """What the study says of all methods together, as Markdown: who gains, what time alone gives, what an ignorant teacher does."""
-    gains, floors = _measured(study), study_floors(study)
+    gains, floors = gains_of(study), study_floors(study)
     above = [label for label, found in gains.items() if found.estimate.verdict == "higher"]
     best = max(above, key=lambda label: gains[label].estimate.mean, default="CWD")
     return list(filter(None, (_gains(gains, floors), _time(study, best), _ignorance(study))))
 
 
-def gains_of(study: Study) -> dict[str, Estimate]:
+def gains_of(study: Study) -> dict[str, Measured]:
     """The paired gain over the baseline of each method that was run, by its row."""
-    return {label: found.estimate for label, found in _measured(study).items()}
-
-
-def _measured(study: Study) -> dict[str, Measured]:
     found = {label: difference(study, Cell(row), baseline) for label, row in single_methods().items()}
     return {label: one for label, one in found.items() if one.estimate.n}
 

@@ -19,7 +19,7 @@ from segkd.study.tables.study import Study
 
 MET, NOT_MET, OPEN = "met", "not met", "open"
 MARKS = {MET: "●", NOT_MET: "✖", OPEN: "■", "": ""}
-COLOURS = {MET: "#00735a", NOT_MET: "#b34700"}
+COLOURS = {MET: "light-dark(#00735a, #4cc9a6)", NOT_MET: "light-dark(#b34700, #ff9b5c)"}
 STILL = "Open: the claims that need it are judged, and say so."
 CLASSES = "classes"
 NO_BREAK = "\u00a0"

@@ -13,7 +13,7 @@ PAPER_NAMES = {"lad": "LAD", "fakd": "FAKD", "hwd": "HWD", "rdd": "RDD", "all": 
 NAMED = 3  # claims that a sentence names
 MARKS = {SUPPORTED: "●", CONTRADICTED: "✖", INCONCLUSIVE: "■", NO_PREMISE: "▽", NOT_RUN: "◇", CANNOT: "–"}
 AGAIN = "counted above"  # a claim that the comparison of an earlier one decides
-COLOURS = {SUPPORTED: "#00735a", CONTRADICTED: "#b34700"}
+COLOURS = {SUPPORTED: "light-dark(#00735a, #4cc9a6)", CONTRADICTED: "light-dark(#b34700, #ff9b5c)"}
 
 
 def claims_table(found: pd.DataFrame) -> pd.io.formats.style.Styler:

@@ -18,13 +18,14 @@ class Setting:
     """What the rows of a study have in common unless they say otherwise.
 
     ``data``: the images before a protocol crops them; ``own_teacher``: a trained network from a file, which stands for
-    every plain teacher.
+    every plain teacher; ``unlabelled``: images without labels in a taught student's batches.
     """
 
     paper: str
     profile: Profile
     data: DataConfig
     own_teacher: NetworkConfig | None = None
+    unlabelled: int = 0
 
     def student(self, name: str = "", start: str = "") -> NetworkConfig:
         """The student, or the network ``name`` in its place."""
@@ -88,7 +89,8 @@ def row_config(setting: Setting, row: Row, seed: int) -> RunConfig:
         teacher = Row("", "lad", {k: v for k, v in hyper.items() if k == "lad"}, "label_teacher", network=row.teacher or row.network, printed=row.printed)
     elif method.needs_teacher:
         teacher = Row("", role="teacher", network=row.teacher, printed=row.printed)
-    taught = replace(config, method=row.spec, hyper=hyper, teacher=teacher and row_config(setting, teacher, seed))
+    unlabelled = setting.unlabelled if teacher else 0
+    taught = replace(config, method=row.spec, hyper=hyper, teacher=teacher and row_config(setting, teacher, seed), unlabelled=unlabelled)
     return _controlled(taught, row.control)
 
 

@@ -53,7 +53,7 @@ PRINTED = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "te
 NOTES = {  # what a reader must know to compare
     ("lad", "table2"): "the rivals printed for PSPNet-R18 are RDD's for DeepLabV3-R18: one paper has them swapped",
     ("lad", "table5"): "the paper does not name the teacher of CWD; here it is the study's",
-    ("lad", "table8"): "the paper also prints the teacher's mean pairwise KL under noise, times 100: column mkl_x100",
+    ("lad", "table8"): "the paper also prints the teacher's mean pairwise KL under noise, times 100",
     ("hwd", "table1"): "the paper prints the ratio TD/NTD of 19 classes for one student, no mIoU: see the figure of the classes",
     ("rdd", "table7"): "the paper's values are means of three runs; 76.95 at t = 0.70 is 77.18 elsewhere",
     ("rdd", "table9"): "the paper prints minutes of training, no mIoU",

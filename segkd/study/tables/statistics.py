@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segkd.metrics import points
+
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
 POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
@@ -208,12 +210,13 @@ def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
 
     The interval is about the choice of images alone: another training may differ by more. NaN for fewer than `FEW` images.
     """
-    one, two = (float(image_miou(counts.sum(0, keepdims=True))[0]) for counts in (ours, other))
-    enough, nan = len(ours) >= FEW, math.nan
-    low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other))) if enough else (nan, nan)
-    return Estimate(len(ours), 100 * (one - two), low, high, nan, nan)
+    one, two = (miou_of(counts.sum(0)) for counts in (ours, other))
+    low = high = math.nan
+    if len(ours) >= FEW:
+        low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other)))
+    return Estimate(len(ours), 100 * (one - two), low, high, math.nan, math.nan)
 
 
-def points(value: float) -> str:
-    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus; zero has no sign."""
-    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")
+def miou_of(counts: np.ndarray) -> float:
+    """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
+    return float(image_miou(counts[None])[0])

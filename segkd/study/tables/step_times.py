@@ -26,6 +26,7 @@ def kind_of(config: RunConfig) -> str:
     values, shape = to_dict(config), ("name", "width", "extra_channels", "grad_checkpointing")
     network = lambda part: part and {key: part["network"].get(key) for key in shape}  # noqa: E731
     schedule = {key: values["schedule"][key] for key in ("batch_size", "precision", "compile", "optimiser")}
+    schedule["batch_size"] += config.unlabelled
     return json.dumps([network(values), network(values["teacher"]), schedule, image_size(config), config.method, config.variant])
 
 

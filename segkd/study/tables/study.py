@@ -157,7 +157,12 @@ class Study:
             {"row": row.label, "role": row.role, "seed": run.config.seed, "miou": run.result["miou"], **row.level}
             for row, run in self._done(table)
         ]
-        return pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes])
+        return self._told(table, "results.csv", pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes]))
+
+    def _told(self, table: str, csv: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with what a chart says of its numbers: the file beside the pages that has them, and each row's runs."""
+        frame.attrs = {"csv": csv, "runs": {row.label: [run.id for run in self.runs(table, row.label)] for row in self.rows(table)}}
+        return frame
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
@@ -172,7 +177,7 @@ class Study:
             )
             if value is not None
         ]
-        return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
+        return self._told(table, "results.csv", pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"]))
 
     def curves(self, table: str) -> pd.DataFrame:
         """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
@@ -181,7 +186,7 @@ class Study:
             for row, run in self._done(table)
             for m in run.metrics()
         ]
-        return pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"])
+        return self._told(table, "curves.csv", pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"]))
 
     def headline(self, table: str = "main") -> dict[str, str]:
         """The few numbers for the report's first page: scores, and each student's gain with its verdict."""

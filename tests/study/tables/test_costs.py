@@ -73,6 +73,8 @@ def test_each_students_gain_is_over_its_own_baseline():
     assert found.loc["PSPNet-R18: LAD", "paper gain"] == pytest.approx(3.6)
     assert math.isnan(found.loc["PSPNet-R18: baseline", "gain"]) and found.loc["PSPNet-R18: CWD", "verdict"] == "not run"
     assert found.loc["PSPNet-R18: CWD", "paper gain"] == pytest.approx(1.8)
+    voc = summary(printed_tables("lad")["table3"], results, "baseline").set_index("row")  # where the paper's gain is not its difference
+    assert voc.loc["DeepLabV3-R18: SKD", "paper gain"] == 0.2 and voc.loc["DeepLabV3-R18: SKD", "paper mIoU %"] - voc.loc["DeepLabV3-R18: baseline", "paper mIoU %"] != pytest.approx(0.2)
 
 
 def test_a_row_whose_baseline_was_not_run_says_so():
@@ -88,11 +90,14 @@ def test_a_table_says_what_was_run_and_folds_the_rest():
     page = BeautifulSoup(made.to_html(), "html.parser")
     folds = {fold.summary.get_text(): fold.extract().get_text() for fold in page.find_all("details")}
     text = page.get_text()
-    assert "ours <b>" in text and page.find("td", title="run-a").get_text() == "1" and "make <b>" in page.find_all("code")[-1].get_text()
+    assert "ours <b>" in text and "1" in [cell.get_text() for cell in page.find_all("td", title="run-a")] and "make <b>" in page.find_all("code")[-1].get_text()
     assert "more rows are not run here" in text and "CWD" not in text, "a row that was not run is counted, not shown"
     assert text.count("one\u00a0seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
     (title,) = folds
     assert title.startswith("In the paper (Table II") and "CWD" in folds[title] and "33.85" in folds[title], "the paper's stand apart"
+    assert "gain (computed)" in folds[title] and "+3.99" in folds[title], "HWD prints no gains"
+    alone = view(summary(table, pd.DataFrame(lines(table.rows[-1].label, 0, 0.5)), None), table, {}, {table.rows[-1].label: ["run-t"]}).to_html()
+    assert "Nothing of this table is run here but its teacher" in alone and "run-t" not in alone and "Run here" not in alone
     beside = view(summary(table, results, "baseline"), table, {}, {"HWD": ["run-a"]}, comparable=True).to_html()
     assert "33.85" in beside and "<details" not in beside
 
