@@ -21,14 +21,14 @@ DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
 PLAIN = RunConfig(DATA, NetworkConfig("fcn/resnet18", 0.0625), Schedule("adamw", steps=2, batch_size=2, validations=1))
 
 
-@pytest.mark.parametrize("precision, step", [("float32", 2.5e-7), ("float64", 1.3e-15)])  # 1e-7, then a float32 rounding of up to 1.2e-7
-def test_a_copy_starts_one_rounding_off(precision, step):
+@pytest.mark.parametrize("precision, step, most", [("float32", 2.5e-7, 0.9), ("float64", 1.3e-15, 0.95)])  # 1e-7, then a rounding of up to 1.2e-7
+def test_a_copy_starts_one_rounding_off(precision, step, most):
     exact = replace(PLAIN, schedule=replace(PLAIN.schedule, precision=precision))
     plain, copy, other, again = (build_network(replace(exact, rounding=k), 11) for k in (0, 1, 2, 1))
     for (name, ours), theirs in zip(copy.named_parameters(), plain.parameters()):
         assert ours.dtype == getattr(torch, precision) and torch.allclose(ours, theirs, rtol=step, atol=0), name
     share = lambda a, b: np.mean(np.concatenate([(p != q).ravel().numpy() for p, q in zip(a.parameters(), b.parameters())]))  # noqa: E731
-    assert 0.2 < share(plain, copy) < 0.9 and 0.2 < share(copy, other) < 0.9 and share(copy, again) == 0
+    assert 0.2 < share(plain, copy) < most and 0.2 < share(copy, other) < most and share(copy, again) == 0
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), copy.buffers()))
 
 

@@ -48,7 +48,7 @@ def test_workers_end_with_their_parent(runs, tmp_path, interrupted):
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell hands down "ignore"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear) as parent:
         try:
-            assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 90)
+            assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 300)
             time.sleep(1)
             if interrupted:
                 os.killpg(parent.pid, signal.SIGINT)
