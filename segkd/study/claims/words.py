@@ -50,7 +50,8 @@ def _evidence(one: dict) -> list[str]:
     p = "" if math.isnan(one["p"]) else f"p {said(one['p'])}, corrected {said(one['p_holm'])}"
     agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 and one["measured"] else ""
     again = f"the same comparison as {one['same_as']}, counted there" if one["same_as"] else ""
-    return [effect, images, p, seen(one), *map(_sentence, (agree, again, one["reason"])), one["note"]]
+    sentences = [text[:1].upper() + text[1:].rstrip(".") + "." for text in (agree, again, one["reason"]) if text]
+    return [effect, images, p, seen(one), *sentences, one["note"]]
 
 
 def seen(one: dict) -> str:
@@ -64,10 +65,6 @@ def seen(one: dict) -> str:
 def distinct(found: pd.DataFrame) -> pd.DataFrame:
     """The claims that count: one for each comparison that decides. All numbers of claims are counted from these."""
     return found[found["same_as"].isna() | (found["same_as"] == "")]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
 def coverage(found: pd.DataFrame) -> pd.DataFrame:

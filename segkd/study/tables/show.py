@@ -48,12 +48,11 @@ class TableView:
 
     html: str
 
-    def _repr_html_(self) -> str:
-        return self.html
-
     def to_html(self) -> str:
         """The HTML."""
         return self.html
+
+    _repr_html_ = to_html
 
 
 def view(
