@@ -8,6 +8,8 @@ import pandas as pd
 
 from segkd.analysis.forest import numbers
 from segkd.study.claims.verdicts import CANNOT, CONTRADICTED, HEADLINE_SEEDS, INCONCLUSIVE, NO_PREMISE, NOT_RUN, SUPPORTED, VERDICTS, is_points
+from segkd.study.tables.show import TableView, folded
+from segkd.study.tables.statistics import points
 
 PAPER_NAMES = {"lad": "LAD", "fakd": "FAKD", "hwd": "HWD", "rdd": "RDD", "all": "across papers"}
 NAMED = 3  # claims that a sentence names
@@ -31,10 +33,19 @@ def claims_table(found: pd.DataFrame) -> pd.io.formats.style.Styler:
     return table.set_properties(**{"white-space": "pre-line", "vertical-align": "top"}).format(escape="html")
 
 
+def section(found: pd.DataFrame, paper: str) -> TableView:
+    """The claims of one paper: what was tested, and folded below it what was not."""
+    own = found[found["paper"] == paper]
+    tested = ~own["verdict"].isin([NOT_RUN, CANNOT])
+    parts = [claims_table(own[tested]).to_html()] if tested.any() else []
+    parts += [folded(f"{(~tested).sum()} not tested here, and why", claims_table(own[~tested]))] if not tested.all() else []
+    return TableView("\n".join(parts))
+
+
 def _evidence(one: dict) -> list[str]:
     """Effect, interval over images, p, smallest effect, how many comparisons point the claim's way, reason and note."""
     effect = "" if math.isnan(one["effect"]) else f"{one['comparison']}: {numbers(one)}"
-    images = "" if math.isnan(one["image_low"]) else f"over images {one['image_low']:+.1f} to {one['image_high']:+.1f}".replace("-", "−")
+    images = "" if math.isnan(one["image_low"]) else f"over images {points(one['image_low'])} to {points(one['image_high'])}"
     said = lambda p: "< 0.001" if p < 0.001 else f"= {p:.3f}"  # noqa: E731
     p = "" if math.isnan(one["p"]) else f"p {said(one['p'])}, corrected {said(one['p_holm'])}"
     agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 and one["measured"] else ""

@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 import torch
+from IPython.display import Markdown
 
 from segkd.analysis.side_by_side import Look, layercam, look, side_by_side
 from segkd.config import RunConfig
@@ -32,7 +33,7 @@ def explore(study: Study, image: int = 0, rows: tuple[str, str] = ("baseline", "
     """
     runs = finished(study)
     if not runs:
-        return Sentence(f"No finished run to explore yet. {how_to_train(study)}")
+        return Markdown(f"No finished run to explore yet. {how_to_train(study)}")
     return Explorer(study, runs, image, rows)
 
 
@@ -53,12 +54,12 @@ def _network(config: RunConfig) -> str:
     return network.label + (", sees labels" if network.extra_channels else "")
 
 
-def missing_runs(study: Study) -> Sentence:
+def missing_runs(study: Study) -> Markdown:
     """How many runs of the study are there, and the command that trains the others."""
     wanted = study.configs()
     count = sum(find(config).done for config in wanted)
     text = f"{count} of {len(wanted)} runs are there."
-    return Sentence(text if count == len(wanted) else f"{text} {how_to_train(study)}")
+    return Markdown(text if count == len(wanted) else f"{text} {how_to_train(study)}")
 
 
 def how_to_train(study: Study) -> str:
@@ -70,19 +71,6 @@ def how_to_train(study: Study) -> str:
         f"`make reproduce PROFILE={profile.name}{choice}{methods}` trains them and keeps them (a whole study at "
         f"this profile needs {profile.needs}); `study.run()` in a cell does the same here."
     )
-
-
-class Sentence:
-    """Text of a cell, with `commands` in backquotes."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_markdown_(self) -> str:
-        return self.text
 
 
 class Side:

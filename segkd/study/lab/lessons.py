@@ -39,13 +39,7 @@ IMAGES = 8  # test images behind a share of pixels
 
 def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments, table: str = "main"):
     """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
-    return make(study, *arguments) if _done(study, rows, table) == list(rows) else pd.DataFrame()
-
-
-def _done(study: Study, rows: Sequence[str], table: str = "main") -> list[str]:
-    """Those of the rows that have a finished run; METHODS may have left some out."""
-    held = {row.label for row in study.rows(table)}
-    return [row for row in rows if row in held and study.runs(table, row)]
+    return make(study, *arguments) if views.finished(study, table, rows) == list(rows) else pd.DataFrame()
 
 
 def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:

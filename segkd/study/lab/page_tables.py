@@ -15,6 +15,7 @@ from segkd.analysis.pictures import colorize
 from segkd.analysis.thin import chosen_frames, thinnest
 from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
+from segkd.study.lab.views import by_seed
 from segkd.study.tables.reported import reported_values
 from segkd.study.tables.study import Study
 
@@ -55,10 +56,7 @@ def widths_table(frame: pd.DataFrame, chosen: Sequence[str]) -> Styler:
 
 def thin_table(ious: pd.DataFrame) -> Styler:
     """IoU in percent of some classes, a line a method: mean over seeds, and over the classes."""
-    if ious.empty:
-        return ious.style
-    table = ious.assign(iou=100 * ious["iou"]).pivot_table(index="method", columns="class", values="iou", sort=False)
-    return table.assign(mean=table.mean(axis=1)).rename_axis(index=None, columns=None).style.format("{:.1f}", na_rep="–")
+    return by_seed(ious.assign(iou=100 * ious["iou"]) if len(ious) else ious, "iou", 1, "class")
 
 
 def thin_headline(ious: pd.DataFrame) -> dict[str, str]:

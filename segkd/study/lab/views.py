@@ -21,6 +21,7 @@ from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
 from segkd.runs import Run, find, split_of, teacher_kind
 from segkd.study.tables.results import paired
+from segkd.study.tables.statistics import points
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import feed
 from segkd.train.loop import SNAPSHOTS
@@ -37,10 +38,15 @@ def first_run(study: Study, table: str, row: str) -> Run:
     return found[0]
 
 
-def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
-    """Those of the rows that have a finished run; says which have none: METHODS or TABLES may have left them out."""
+def finished(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+    """Those of the rows that have a finished run; METHODS or TABLES may have left some out."""
     held = {row.label for row in study.rows(table)}
-    done = [row for row in rows if row in held and study.runs(table, row)]
+    return [row for row in rows if row in held and study.runs(table, row)]
+
+
+def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+    """`finished` of the rows; says which are not."""
+    done = finished(study, table, rows)
     if missing := [row for row in rows if row not in done]:
         print(f"not run, so not shown here: {', '.join(missing)} (table '{table}' of {study.paper})")
     return done
@@ -76,12 +82,12 @@ def joined(frames: Sequence[pd.DataFrame], keys: Sequence[str] = ("method", "see
     return pd.concat(frames, ignore_index=True).drop_duplicates(list(keys), ignore_index=True)
 
 
-def by_seed(frame: pd.DataFrame, value: str, digits: int = 2) -> pd.io.formats.style.Styler:
-    """One line a method, one column a seed, and the mean: a column of `each_run`."""
+def by_seed(frame: pd.DataFrame, value: str, digits: int = 2, across: str = "seed") -> pd.io.formats.style.Styler:
+    """One line a method, one column a seed (or a class: ``across``), and the mean: a column of `each_run`."""
     if frame.empty:
         return frame.style
-    named = frame.assign(seed="seed " + frame["seed"].astype(str))
-    table = named.pivot_table(index="method", columns="seed", values=value, sort=False)
+    table = frame.pivot_table(index="method", columns=across, values=value, sort=False)
+    table = table.add_prefix("seed ") if across == "seed" else table
     table = table.assign(mean=table.mean(axis=1)).rename_axis(index=None, columns=None)
     return table.style.format(f"{{:.{digits}f}}", na_rep="–")
 
@@ -274,4 +280,4 @@ def hard_easy(frame: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
 
 def hard_easy_headline(table: pd.DataFrame) -> dict[str, str]:
     """The two halves of each method as text."""
-    return {row: f"hard {line['hard half']:+.1f}, easy {line['easy half']:+.1f}" for row, line in table.iterrows()}
+    return {row: f"hard {points(line['hard half'])}, easy {points(line['easy half'])}" for row, line in table.iterrows()}

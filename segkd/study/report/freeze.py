@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -106,15 +107,9 @@ def _small(counts: np.ndarray) -> np.ndarray:
 
 
 def _write_images(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if arrays:
-        write_whole(path, lambda p: _savez(p, arrays))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # given a name, numpy would append .npz to it
-        np.savez_compressed(file, **arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, lambda p: p.write_bytes(buffer.getvalue())) if arrays else path.unlink(missing_ok=True)
 
 
 def facts(study: Study, runs: Mapping[str, Run], folder: Path) -> dict[str, object]:

@@ -27,7 +27,7 @@ STYLES = (
 ).split()
 # A pandas Styler keeps its colours in a style block; its rules all start with the id of the table.
 STYLER_RULE = re.compile(r"#T_[\w\s#.,:()>-]+\{[^{}<>@\\]*\}")
-HYPHEN = re.compile(r"(?<![\w.−-])-(?=\d)")  # before a number: a minus
+HYPHEN = re.compile(r"(?<![\w.−-])-(\d+(?:\.\d+)?)")  # before a number: a minus, before zero: nothing
 NUMBER = re.compile(
     r"[-+−±(]?\s*(\d[\d.,]*(e[-+]?\d+)?|nan|none|inf|[–—-])\s*(%|[±\[(].*|pp|s|ms|M|G)?[)*]*$", re.IGNORECASE
 )
@@ -136,7 +136,7 @@ def _align_tables(text: str) -> str:
         table.attrs.pop("border", None)
         for text in table.find_all(string=HYPHEN):
             if text.find_parent("code") is None:
-                text.replace_with(HYPHEN.sub("−", text))
+                text.replace_with(HYPHEN.sub(lambda found: f"−{found[1]}" if float(found[1]) else found[1], text))
         rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
         rows = _merge_index_names(rows)
         _align_columns(rows)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from segkd.fields import fit_all
 from segkd.registry import UserError
@@ -136,14 +137,8 @@ def _kernel_of_this_python(environment: dict[str, str] = {}, gaps: bool = False)
         argv += [f"--IPKernelApp.exec_lines={START}"] if gaps else []
         env = {"IPYTHONDIR": str(Path(folder) / "ipython"), "OMP_NUM_THREADS": "1"} | environment  # pages are run side by side
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
-        try:
+        with patch.dict(os.environ, JUPYTER_PATH=os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))):
             yield
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def _failure(notebook: Path, partial: Path, error: str) -> str:

@@ -95,10 +95,10 @@ def _card(page: Page, report_dir: Path) -> dict:
     text = Path(page.html).read_text(encoding="utf-8")
     soup = BeautifulSoup(PICTURE.sub("data:,", text), "html.parser")
     title, href = soup.title.get_text(), Path(os.path.relpath(page.html, report_dir)).as_posix()
-    first = soup.select_one("section.text p")
+    first, picture = soup.select_one("section.text p"), PICTURE.search(text)
     return {
         "title": title, "label": page.label or title.split(":")[0], "group": page.group, "summary": first_sentence(first), "href": href,
-        "numbers": about(text)["numbers"], "thumbnail": _thumbnail(text), "sections": sections_of(soup, title, href),
+        "numbers": about(text)["numbers"], "thumbnail": webp(base64.b64decode(picture[1]), 80, 640) if picture else None, "sections": sections_of(soup, title, href),
     }  # fmt: skip
 
 
@@ -129,9 +129,3 @@ def first_sentence(paragraph) -> str:
     if begins.endswith((".", ":")) and text.startswith(begins):
         text = text.removeprefix(begins).strip()
     return re.split(r"(?<=[.!?])(?<!al\.)(?<!vs\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z])", text)[0]
-
-
-def _thumbnail(text: str, side: int = 640) -> str | None:
-    """The page's first picture, scaled down, as a data address; None if it has none."""
-    found = PICTURE.search(text)
-    return webp(base64.b64decode(found[1]), 80, side) if found else None

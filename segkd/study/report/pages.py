@@ -6,7 +6,6 @@ import ast
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import fit
+from segkd.train.state import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_LINK = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.ipynb(?=[)#])")  # pages of a report lie in one folder
@@ -116,10 +116,7 @@ def write(html: Path, body: str) -> Path:
     html = Path(html)
     if html.exists() and html.read_text(encoding="utf-8") == body:
         return html
-    html.parent.mkdir(parents=True, exist_ok=True)
-    partial = html.with_name(f".{html.name}.{os.getpid()}.partial")
-    partial.write_text(body, encoding="utf-8")
-    os.replace(partial, html)
+    write_whole(html, lambda path: path.write_text(body, encoding="utf-8"))
     return html
 
 
@@ -143,7 +140,8 @@ def _prepare(node) -> list[tuple[str, str]]:
             cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}")
             for output in cell.outputs:
                 if GAP in output.get("data", {}):
-                    output["data"] = {"text/html": _gap_html(output["data"][GAP]["reason"])}
+                    reason = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(output["data"][GAP]["reason"]))
+                    output["data"] = {"text/html": f'<p class="gap"><b>Not shown here.</b> {reason}</p>'}
     return contents if len(contents) > 2 else []
 
 
@@ -161,11 +159,6 @@ def _frames(node) -> str:
 def script_data(values: object) -> str:
     """JSON that can stand inside a script element."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", " ")
-
-
-def _gap_html(reason: str) -> str:
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(reason))
-    return f'<p class="gap"><b>Not shown here.</b> {text}</p>'
 
 
 def _code_label(cell) -> str:

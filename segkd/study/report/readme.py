@@ -49,7 +49,9 @@ def _section(path: Path) -> str:
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(read_results(path)),
     ]
-    return "\n".join(lines) + "\n" + _forest(folder) + f"\nEvery number with its run: `{_from_root(path)}`.\n"
+    place = "/".join(folder.parts[-2:])
+    forest = f"\n![The effect behind each claim of the papers with its 95 % interval]({place}/forest.png)\n" if (folder / "forest.png").exists() else ""
+    return "\n".join(lines) + "\n" + forest + f"\nEvery number with its run: `{place}/results.csv`.\n"
 
 
 def _sentences(folder: Path) -> list[str]:
@@ -60,18 +62,6 @@ def _sentences(folder: Path) -> list[str]:
     said = json.loads(path.read_text())
     found = ["- " + PAGE_LINK.sub("", text) for text in said.get("findings", [])]
     return [*found, *([""] if found else []), " ".join(said["sentences"]), ""]
-
-
-def _forest(folder: Path) -> str:
-    """The picture of all claims' effects, where it is kept."""
-    if not (folder / "forest.png").exists():
-        return ""
-    return f"\n![The effect behind each claim of the papers with its 95 % interval]({_from_root(folder / 'forest.png')})\n"
-
-
-def _from_root(path: Path) -> str:
-    """``reports/<profile>-<dataset>/<file>``: how README.md names it."""
-    return "/".join(path.parts[-3:])
 
 
 def _rows(results: pd.DataFrame) -> list[str]:

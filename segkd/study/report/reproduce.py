@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from segkd.config import ROOT, RunConfig
 from segkd.data import create_dataset
@@ -139,18 +140,11 @@ def _with_kept_runs(studies: list[Study], folder: Path) -> Iterator[list[str]]:
     """
     configs = _with_teachers(studies)
     here = [find(config) for config in configs if find(config).done]
-    before = {name: os.environ.get(name) for name in ("SEGKD_RUNS", NO_TRAINING)}
     with tempfile.TemporaryDirectory(prefix="segkd-runs-") as root:
         for run in here:
             (Path(root) / run.id).symlink_to(run.path.resolve())
-        os.environ |= {"SEGKD_RUNS": root, NO_TRAINING: "1"}
-        try:
+        with patch.dict(os.environ, {"SEGKD_RUNS": root, NO_TRAINING: "1"}):
             yield thaw(configs, folder)
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
 
 
 def _say_needs(studies: list[Study], folder: Path) -> None:

@@ -23,15 +23,10 @@ def build_site(reports: Path = ROOT / "reports") -> Path:
     """Write ``reports/index.html`` of the committed results in its folders; their pages may be there or not."""
     folders = kept_reports(reports)
     pages = [Page(folder / "index.html", folder.name) for folder in folders if (folder / "index.html").exists()]
-    notes = [f"**{folder.name}**: only its numbers are here; `make report {_choice(folder)}` makes its pages" for folder in folders if not (folder / "index.html").exists()]
+    notes = [f"**{folder.name}**: only its numbers are here; `make report PROFILE={facts_of(folder)['profile']} DATASET={facts_of(folder)['dataset']}` makes its pages" for folder in folders if not (folder / "index.html").exists()]
     table = pd.DataFrame({folder.name: gains(folder) for folder in folders}).reindex(list(comparison_rows("main", "rivals"))).dropna(how="all")
     style = table.fillna("").style.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
     return build_index(reports, pages, Overview("segkd: all studies", TEXT, table=style.to_html(), notes=notes))
-
-
-def _choice(folder: Path) -> str:
-    facts = facts_of(folder)
-    return f"PROFILE={facts['profile']} DATASET={facts['dataset']}"
 
 
 def gains(folder: Path) -> dict[str, str]:

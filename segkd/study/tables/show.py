@@ -84,11 +84,11 @@ def view(
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
     if len(columns := _shown(here, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
-        parts.append(_fold("What it costs", with_runs(_style(here[columns], notes), titles)))
+        parts.append(folded("What it costs", with_runs(_style(here[columns], notes), titles)))
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
-        parts.append(_fold(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
+        parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
     return TableView("\n".join(parts))
 
 
@@ -117,7 +117,8 @@ def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
     return f"{data.name}{size}; student {' or '.join(students)}, {' or '.join(starts)} start" if students else f"{data.name}{size}"
 
 
-def _fold(title: str, style: pd.io.formats.style.Styler) -> str:
+def folded(title: str, style: pd.io.formats.style.Styler) -> str:
+    """HTML of a table behind its title."""
     return f"<details><summary>{escape(title)}</summary>\n{style.to_html()}\n</details>"
 
 

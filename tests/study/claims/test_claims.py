@@ -223,8 +223,10 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path, fake):
     assert "headline" not in claim_pages.sceptic(few, "quick", "scenes")[2]
     found.to_csv(tmp_path / "claims.csv", index=False)
     assert claim_pages.sceptic(pd.read_csv(tmp_path / "claims.csv"), "quick", "scenes") == [counted, came_out, unsaid]
-    html = claim_pages.claims_table(found[found["paper"] == "lad"]).to_html()
-    assert "● supported" in html and find(config_of(study, lad, 0)).id in html and "LAD &lt; CWD" in html
+    html = claim_pages.section(found, "lad").to_html()
+    tested, folded = html.split("<details>")  # what was not tested stands behind its count
+    assert "● supported" in tested and "not run" not in tested and "not run" in folded and "not tested here, and why" in folded
+    assert find(config_of(study, lad, 0)).id in html and "LAD &lt; CWD" in html
     assert "one family" in claim_pages.corrected(found) and "1 in all" in claim_pages.corrected(found)
 
 

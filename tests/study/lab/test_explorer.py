@@ -131,8 +131,8 @@ def test_one_run_is_enough(study):
 def test_without_runs_it_names_the_command(study, monkeypatch, tmp_path):
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
     for found in (explore(study), missing_runs(study)):
-        assert "`make reproduce PROFILE=smoke METHODS=cwd`" in found._repr_markdown_() == repr(found)
-    assert repr(missing_runs(study)).startswith("0 of 8 runs")
+        assert "`make reproduce PROFILE=smoke METHODS=cwd`" in found.data
+    assert missing_runs(study).data.startswith("0 of 8 runs")
 
 
 def test_all_there_needs_no_command(study):

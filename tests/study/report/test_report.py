@@ -98,7 +98,7 @@ def test_page_opens_offline_and_holds_nothing_active(page):
     assert not [name for name, _ in attributes if name.startswith("on")]
     assert all(value.startswith("data:image/") for name, value in attributes if name == "src")
     assert not [value for name, value in attributes if "://" in str(value)]
-    assert not any("url(" in style.text or "@import" in style.text for style in elements if style.name == "style")
+    assert not any("url(" in re.sub(r"url\(data:font/woff2;base64,[\w+/=]+\)", "", style.text) or "@import" in style.text for style in elements if style.name == "style")
     assert "<b>raw</b>" in page and "far.example" not in visible(page)
 
 
@@ -120,7 +120,7 @@ def test_page_has_its_title_its_links_and_its_contents(page):
     assert "<title>LAD: label-assisted distillation</title>" in page
     assert 'aria-current="page" href="lad.html">A &lt;&amp; B</a>' in page
     assert [label for label in ("Method", "Results", "End") if f'">{label}</a>' in page] == ["Method", "Results", "End"]
-    assert len(page) < 100_000
+    assert len(page) < 200_000
 
 
 @pytest.mark.parametrize("parameters, words", [
