@@ -34,7 +34,7 @@ def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = 
         at, shown = part[x].map(position), part[y[0]] * factor
         mean, runs = shown.groupby(at).mean(), shown.groupby(at).count().max()
         title = ("mean" if runs > 1 else "one run each") if hue is None else f"{hue} = {value}"
-        axes.plot(mean.index, mean, "-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
+        axes.plot(mean.index, mean, ls="-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
         axes.scatter(at, shown, s=12, color=colour, alpha=0.45, lw=0)
         marks += [(axes, place, place, v, v, f"{title}, at {label or x} {next(k for k, p in position.items() if p == place)}: {v:.2f}") for place, v in mean.items()]
     _ticks(axes, position, label or x, y[1])
