@@ -17,38 +17,32 @@ def points(value: float, digits: int = 1) -> str:
     return f"{0:.{digits}f}" if round(value, digits) == 0 else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
-    """Pixel counts (C, C) int64: row = label, column = prediction; ignored pixels leave no trace.
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Pixel counts (C, C) int64: row = label, column = prediction; pixels of the label 255 leave no trace.
 
-    ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not ``ignore_index``
-    raises ValueError: such a map was read with the wrong ids.
+    ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not 255 raises ValueError:
+    such a map was read with the wrong ids.
     """
-    import torch
-    import torch.nn.functional as F
-
-    true = labels.long()
-    if ignore_index < 0:  # so that it too is a row
-        ignore_index, true = num_classes, torch.where(true == ignore_index, num_classes, true)
-    if true.numel() and int(true.min()) < 0:
-        raise ValueError(f"label {int(true.min())} outside 0..{num_classes - 1}: wrong label ids?")
-    rows = max(num_classes, ignore_index + 1)
-    pairs = (true * num_classes).add_(predicted.long())  # ignored pixels are counted too: a pass to sort them out costs more
-    counts = torch.bincount(pairs.flatten(), minlength=rows * num_classes)
-    counts = F.pad(counts, (0, -len(counts) % num_classes)).view(-1, num_classes)
-    return of_classes(counts, ignore_index)
+    for label in map(int, labels.aminmax() if labels.numel() else ()):
+        if not 0 <= label <= IGNORE:
+            raise ValueError(f"label {label} outside 0..{num_classes - 1}: wrong label ids?")
+    return of_classes(pixel_counts(predicted.long().reshape(1, -1), labels.long().reshape(1, -1), num_classes)[0])
 
 
-def of_classes(counts: Tensor, ignore_index: int = IGNORE) -> Tensor:
+def of_classes(counts: Tensor) -> Tensor:
     """The confusion matrix (C, C) of pixel counts (L, C) by label and prediction; ValueError for a label that is no class."""
     classes = counts.shape[1]
-    counts[ignore_index] = 0
+    counts[IGNORE] = 0
     if len(strange := counts[classes:].any(1).nonzero()):
         raise ValueError(f"label {classes + int(strange[-1])} outside 0..{classes - 1}: wrong label ids?")
     return counts[:classes].clone()
 
 
-def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for."""
+def pixel_counts(predicted: Tensor | int, labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for.
+
+    ``predicted``: 0, with one class, counts the labels alone.
+    """
     import torch
 
     from segkd.device import counted

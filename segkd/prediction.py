@@ -90,9 +90,9 @@ def _nearest(old: int, new: int, device: torch.device) -> Tensor:
     return F.interpolate(index[None, None], size=new, mode="nearest")[0, 0].long().to(device)
 
 
-def class_index(labels: Tensor, classes: int, ignore_index: int = IGNORE) -> Tensor:
+def class_index(labels: Tensor, classes: int) -> Tensor:
     """Labels with everything that is no class (ignored, negative, too large) as the number ``classes``."""
-    valid = (labels >= 0) & (labels < classes) & (labels != ignore_index)
+    valid = (labels >= 0) & (labels < classes) & (labels != IGNORE)
     return torch.where(valid, labels.long(), classes)
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from segkd.device import send
 from segkd.fields import Count, NotNegative, Positive
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term, feature_widths
-from segkd.losses.precision import full_precision, wide
+from segkd.losses.precision import full_precision, wide, with_gradient
 from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
 BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
@@ -35,7 +34,7 @@ def cross_image_kl(student_feature: Tensor, teacher_feature: Tensor, temperature
     ``temperature``. Features (B, A, h, w) of any widths on one grid.
     """
     student, teacher = (F.normalize(f.flatten(2).transpose(1, 2), dim=2) for f in (student_feature, teacher_feature))
-    total = _SimilarityKL.apply(student.flatten(0, 1), student, teacher.flatten(0, 1), teacher, 1 / temperature)
+    total = _similarity_kl(student.flatten(0, 1), student, teacher.flatten(0, 1), teacher, 1 / temperature)
     images, pixels = student.shape[:2]
     return total / (images**2 * pixels)
 
@@ -57,41 +56,35 @@ def memory_kl(
     """
     pixels = torch.as_tensor(len(student) if pixels is None else pixels)
     scale, keys = 1 / (temperature * contrast_temperature), keys.to(student.dtype)
-    total = _SimilarityKL.apply(student, keys[None], teacher, keys[None], scale)
+    total = _similarity_kl(student, keys[None], teacher, keys[None], scale)
     return contrast_temperature**2 * total / pixels.clamp_min(1)
 
 
-class _SimilarityKL(torch.autograd.Function):
+def _similarity_kl(rows: Tensor, keys: Tensor, target_rows: Tensor, target_keys: Tensor, scale: float) -> Tensor:
     """Sum over rows r and groups g of KL(softmax(scale * t_r Kt_g') || softmax(scale * s_r Ks_g')).
 
-    Rows (R, A) and keys (G, K, A); gradient for the student's rows and keys, made in the forward pass.
+    Rows (R, A) and keys (G, K, A); gradient for the student's rows and keys.
     """
+    total, row_gradient, key_gradient = _similarity_gradients(rows, keys, target_rows, target_keys, scale)
+    total = with_gradient(total, rows, row_gradient)
+    return total if key_gradient is None else with_gradient(total, keys, key_gradient.view(keys.shape))
 
-    @staticmethod
-    def forward(ctx, rows: Tensor, keys: Tensor, target_rows: Tensor, target_keys: Tensor, scale: float) -> Tensor:
-        groups = len(keys)
-        flat, target = (x.flatten(0, 1) * scale for x in (keys, target_keys))
-        row_gradient = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        key_gradient = torch.zeros_like(flat) if ctx.needs_input_grad[1] else None
-        total, step = rows.new_zeros(()), max(1, BLOCK // max(len(flat), 1))
-        for low in range(0, len(rows), step):
-            part = slice(low, low + step)
-            gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, groups, scale > SAFE)
-            total += divergence
-            if row_gradient is not None:
-                torch.mm(gap, flat, out=row_gradient[part])
-            if key_gradient is not None:
-                key_gradient.addmm_(gap.T, rows[part], alpha=scale)
-        ctx.save_for_backward(row_gradient, key_gradient)
-        ctx.key_shape = keys.shape
-        return total
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, pull: Tensor):
-        rows, keys = ctx.saved_tensors
-        keys = None if keys is None else (pull * keys).view(ctx.key_shape)
-        return None if rows is None else pull * rows, keys, None, None, None
+@torch.no_grad()
+def _similarity_gradients(rows: Tensor, keys: Tensor, target_rows: Tensor, target_keys: Tensor, scale: float) -> tuple:
+    """The sum and its gradients, None where none is wanted."""
+    flat, target = (x.flatten(0, 1) * scale for x in (keys, target_keys))
+    row_gradient, key_gradient = (torch.zeros_like(to) if x.requires_grad else None for x, to in ((rows, rows), (keys, flat)))
+    total, step = rows.new_zeros(()), max(1, BLOCK // max(len(flat), 1))
+    for low in range(0, len(rows), step):
+        part = slice(low, low + step)
+        gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, len(keys), scale > SAFE)
+        total += divergence
+        if row_gradient is not None:
+            torch.mm(gap, flat, out=row_gradient[part])
+        if key_gradient is not None:
+            key_gradient.addmm_(gap.T, rows[part], alpha=scale)
+    return total, row_gradient, key_gradient
 
 
 def _block(student: Tensor, teacher: Tensor, groups: int, shift: bool) -> tuple[Tensor, Tensor]:
@@ -229,6 +222,10 @@ class CIRKD(Term):
 
     Hyper = CIRKDHyper
     official = {"legacy_queue": True}
+
+    @property
+    def label_free(self) -> bool:
+        return not (self.hyper.pixel_weight or self.hyper.region_weight)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The student's projection head and the memory bank, if a memory term has a weight."""

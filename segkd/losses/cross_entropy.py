@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from segkd.losses.context import TaskWeight, class_labels
 from segkd.losses.detail import detail_loss
 from segkd.losses.distributed import count_over_processes, sum_over_processes
-from segkd.losses.precision import full_precision
+from segkd.losses.precision import full_precision, with_gradient
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
 
 
@@ -70,29 +69,23 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, align
     Equal to ``(weight * pixel_losses(...)).sum()``, but no more than one image of scores at label size is ever held, and
     it takes about half the time: the gradient is made in the forward pass, while those scores are still in the cache.
     """
-    return _WeightedCrossEntropy.apply(logits, labels, weight.to(logits.dtype), align_corners)
+    return with_gradient(*_weighted_cross_entropy(logits, labels, weight.to(logits.dtype), align_corners))
 
 
-class _WeightedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, weight: Tensor, align_corners: bool) -> Tensor:
-        sizes = zip(logits.shape[-2:], labels.shape[-2:])
-        rows, columns = (interpolation(old, new, align_corners, logits.dtype, logits.device) for old, new in sizes)
-        gradient, total = torch.empty_like(logits), logits.new_zeros(())
-        true = torch.where(labels == IGNORE, 0, labels)[:, None]
-        for image, index, weigh, slot in zip(logits, true, weight, gradient):
-            scores = rows @ (image @ columns.T)  # (C, H, W)
-            scores -= scores.amax(0)
-            at_label = scores.gather(0, index)[0]
-            mass = scores.exp_().sum(0)
-            total += (weigh * (mass.log() - at_label)).sum()
-            scores *= weigh / mass  # weight * (softmax - one-hot) is the gradient at label size
-            scores.scatter_add_(0, index, -weigh[None])
-            slot.copy_(rows.T @ (scores @ columns))
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, pull: Tensor):
-        return ctx.saved_tensors[0] * pull, None, None, None
+@torch.no_grad()
+def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum, the logits and the gradient for them."""
+    sizes = zip(logits.shape[-2:], labels.shape[-2:])
+    rows, columns = (interpolation(old, new, align_corners, logits.dtype, logits.device) for old, new in sizes)
+    gradient, total = torch.empty_like(logits), logits.new_zeros(())
+    true = torch.where(labels == IGNORE, 0, labels)[:, None]
+    for image, index, weigh, slot in zip(logits, true, weight, gradient):
+        scores = rows @ (image @ columns.T)  # (C, H, W)
+        scores -= scores.amax(0)
+        at_label = scores.gather(0, index)[0]
+        mass = scores.exp_().sum(0)
+        total += (weigh * (mass.log() - at_label)).sum()
+        scores *= weigh / mass  # weight * (softmax - one-hot) is the gradient at label size
+        scores.scatter_add_(0, index, -weigh[None])
+        slot.copy_(rows.T @ (scores @ columns))
+    return total, logits, gradient

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from segkd.losses.precision import with_gradient
 
 
 def softmax_kl(
@@ -15,32 +16,27 @@ def softmax_kl(
     ``weights`` multiply the divergences; their shape is that of the scores with size 1 along ``dim``; they get no gradient.
     That of the scores is made in the forward pass, while the maps are in the cache: half the time of the plain formula.
     """
-    return _SoftmaxKL.apply(student, teacher, dim, temperature, weights)
+    value, pull, other = _softmax_kl(student, teacher, dim, temperature, weights)
+    value = with_gradient(value, student, pull, temperature)
+    return value if other is None else with_gradient(value, teacher, other, temperature)
 
 
-class _SoftmaxKL(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, student: Tensor, teacher: Tensor, dim: int, temperature: float, weights: Tensor | None) -> Tensor:
-        student, teacher = student / temperature, teacher / temperature
-        for scores in (student, teacher):  # in place from here: new memory costs more than the arithmetic
-            scores -= scores.amax(dim, keepdim=True)
-        gap = teacher - student
-        mass, target_mass = (scores.exp_().sum(dim, keepdim=True) for scores in (student, teacher))
-        teacher /= target_mass  # the teacher's maps
-        gradient = student.div_(mass).sub_(teacher)
-        offset = mass.log() - target_mass.log()
-        other = None
-        if ctx.needs_input_grad[1]:  # p_t (log p_t - log p_s - KL): LAD's consistency pulls on both paths
-            other = gap.sub((teacher * gap).sum(dim, keepdim=True)).mul_(teacher)
-        if weights is not None:
-            for x in filter(torch.is_tensor, (teacher, gradient, offset, other)):
-                x *= weights
-        ctx.save_for_backward(gradient, other)
-        ctx.temperature = temperature
-        return torch.dot(teacher.flatten(), gap.flatten()) + offset.sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, pull: Tensor):
-        scaled = (None if x is None else x * (pull / ctx.temperature) for x in ctx.saved_tensors)
-        return *scaled, None, None, None
+@torch.no_grad()
+def _softmax_kl(student: Tensor, teacher: Tensor, dim: int, temperature: float, weights: Tensor | None) -> tuple:
+    """The sum, and its gradients for both scores over the temperature; None for a teacher that wants none."""
+    both = teacher.requires_grad  # as in LAD's consistency
+    student, teacher = student / temperature, teacher / temperature
+    for scores in (student, teacher):  # in place from here: new memory costs more than the arithmetic
+        scores -= scores.amax(dim, keepdim=True)
+    gap = teacher - student
+    mass, target_mass = (scores.exp_().sum(dim, keepdim=True) for scores in (student, teacher))
+    teacher /= target_mass  # the teacher's maps
+    gradient = student.div_(mass).sub_(teacher)
+    offset = mass.log() - target_mass.log()
+    other = None
+    if both:  # p_t (log p_t - log p_s - KL)
+        other = gap.sub((teacher * gap).sum(dim, keepdim=True)).mul_(teacher)
+    if weights is not None:
+        for x in filter(torch.is_tensor, (teacher, gradient, offset, other)):
+            x *= weights
+    return torch.dot(teacher.flatten(), gap.flatten()) + offset.sum(), gradient, other

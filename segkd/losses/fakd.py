@@ -17,7 +17,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from segkd.device import counted
@@ -25,7 +24,7 @@ from segkd.fields import NotNegative, Positive
 from segkd.losses.class_statistics import ClassStatistics
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term
-from segkd.losses.precision import full_precision
+from segkd.losses.precision import full_precision, with_gradient
 from segkd.prediction import NetworkInfo, class_index, labels_to_grid
 from segkd.registry import UserError, unknown
 
@@ -65,38 +64,31 @@ def augmented_channelwise(
     rows = class_index(labels_to_grid(labels, feature.shape[-2:]).flatten(1), len(statistics.count))
     scores = student_scores(feature, classifier) if scores is None else scores.flatten(2)
     spread = variance_table(classifier[0], statistics) * (lam / (2 * temperature**var_power))
-    total = _NoisyCrossEntropy.apply(scores, spread.T, rows, teacher_logits.flatten(2), temperature)
+    table = spread.T
+    total, gradient, pulls = _noisy_cross_entropy(scores, table, rows, teacher_logits.flatten(2), temperature)
+    total = with_gradient(with_gradient(total, scores, gradient, temperature), table, pulls)
     return total * (temperature**2 / (scores.shape[0] * scores.shape[1]))
 
 
-class _NoisyCrossEntropy(torch.autograd.Function):
+@torch.no_grad()
+def _noisy_cross_entropy(scores: Tensor, table: Tensor, rows: Tensor, teacher: Tensor, temperature: float) -> tuple:
     """Sum over images and channels of LSE_k(s_k / T + v_k) - sum_i p_i (s_i / T - v_i), p the teacher's activation map.
 
-    Scores (B, C, N), table (C, Y + 1) of v by label, rows (B, N) its columns. The gradient is made in the forward pass.
+    Scores (B, C, N), table (C, Y + 1) of v by label, rows (B, N) its columns. With it its gradients for scores, times T,
+    and table (None where none is wanted).
     """
-
-    @staticmethod
-    def forward(ctx, scores: Tensor, table: Tensor, rows: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        spread = table.expand(len(rows), -1, -1).gather(2, rows[:, None].expand_as(scores))
-        noisy, target = torch.add(spread, scores, alpha=1 / temperature), teacher / temperature
-        for x in (noisy, target):
-            x -= x.amax(-1, keepdim=True)
-        gap = torch.sub(noisy, spread, alpha=2)
-        target.exp_().div_(target.sum(-1, keepdim=True))
-        mass = noisy.exp_().sum(-1, keepdim=True)
-        total = mass.log().sum() - torch.dot(target.flatten(), gap.flatten())
-        noisy /= mass
-        members = scores.new_zeros(*rows.shape, table.shape[1]).scatter_(2, rows[:, :, None], 1.0)
-        pulls = ((noisy + target) @ members).sum(0) if ctx.needs_input_grad[1] else None
-        ctx.save_for_backward(noisy.sub_(target), pulls)
-        ctx.temperature = temperature
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, pull: Tensor):
-        scores, table = ctx.saved_tensors
-        return scores * (pull / ctx.temperature), None if table is None else table * pull, None, None, None
+    spread = table.expand(len(rows), -1, -1).gather(2, rows[:, None].expand_as(scores))
+    noisy, target = torch.add(spread, scores, alpha=1 / temperature), teacher / temperature
+    for x in (noisy, target):
+        x -= x.amax(-1, keepdim=True)
+    gap = torch.sub(noisy, spread, alpha=2)
+    target.exp_().div_(target.sum(-1, keepdim=True))
+    mass = noisy.exp_().sum(-1, keepdim=True)
+    total = mass.log().sum() - torch.dot(target.flatten(), gap.flatten())
+    noisy /= mass
+    members = scores.new_zeros(*rows.shape, table.shape[1]).scatter_(2, rows[:, :, None], 1.0)
+    pulls = ((noisy + target) @ members).sum(0) if table.requires_grad else None
+    return total, noisy.sub_(target), pulls
 
 
 def student_scores(feature: Tensor, classifier: Classifier) -> Tensor:

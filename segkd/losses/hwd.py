@@ -9,7 +9,7 @@ code has NaN where all divergences are equal, here the standardised value is the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +21,7 @@ from segkd.losses.context import Context
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.method import METHODS, Term
 from segkd.losses.precision import full_precision
-from segkd.prediction import IGNORE, class_index, labels_to_grid
+from segkd.prediction import class_index, labels_to_grid
 from segkd.registry import unknown
 
 COUNTS = {"n": lambda n: n, "sqrt": lambda n: n.sqrt(), "n2": lambda n: n * n, "none": torch.ones_like}
@@ -38,7 +38,6 @@ def holistic_weights(
     mu: float = 0.0,
     sigma: float = 1.0,
     beta: float = 0.1,
-    ignore_index: int = IGNORE,
     *,
     softmax_temperature: float | None = None,
     divergence: str = "mse",
@@ -57,7 +56,7 @@ def holistic_weights(
     if count not in COUNTS:
         raise unknown("count", count, COUNTS)
     if labels is not None:
-        pixels = class_counts(labels_to_grid(labels, student_logits.shape[-2:]), values.shape[1], ignore_index)
+        pixels = class_counts(labels_to_grid(labels, student_logits.shape[-2:]), values.shape[1])
         values = values / COUNTS[count](pixels.to(values.dtype) + 1)
     standard = mu + sigma * standardise(values)
     if softmax_temperature is None:
@@ -67,9 +66,7 @@ def holistic_weights(
     return values.shape[1] * standard.softmax(1)
 
 
-def channel_divergence(
-    student: Tensor, teacher: Tensor, temperature: float, divergence: str, on_logits: bool
-) -> Tensor:
+def channel_divergence(student: Tensor, teacher: Tensor, temperature: float, divergence: str, on_logits: bool) -> Tensor:
     """How far apart the maps of each channel are (B, C): the mean over positions of Eq. 5, or one of its rivals."""
     if divergence not in DIVERGENCES:
         raise unknown("divergence", divergence, DIVERGENCES)
@@ -92,9 +89,9 @@ def activation_maps(scores: Tensor, temperature: float) -> Tensor:
     return maps.div_(maps.sum(-1, keepdim=True))
 
 
-def class_counts(labels: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class in each image (B, C), for labels (B, h, w)."""
-    index = class_index(labels.flatten(1), num_classes, ignore_index)
+    index = class_index(labels.flatten(1), num_classes)
     counts = torch.zeros(len(labels), num_classes + 1, dtype=torch.int64, device=labels.device)
     return counts.scatter_add_(1, index, torch.ones_like(index))[:, :num_classes]
 
@@ -135,19 +132,12 @@ class HWD(Term):
     per_image = True
     official = {"mu": 1.0, "count": "none"}
 
+    @property
+    def label_free(self) -> bool:
+        return self.hyper.count == "none"
+
     def loss(self, context: Context) -> dict[str, Tensor]:
         hyper, student, teacher = self.hyper, context.student.logits, context.teacher_logits()
-        weights = holistic_weights(
-            student,
-            teacher,
-            context.labels,
-            hyper.temperature,
-            hyper.mu,
-            hyper.sigma,
-            hyper.beta,
-            softmax_temperature=hyper.softmax_temperature,
-            divergence=hyper.divergence,
-            on_logits=hyper.on_logits,
-            count=hyper.count,
-        )
+        options = {name: value for name, value in asdict(hyper).items() if name != "weight"}
+        weights = holistic_weights(student, teacher, context.labels, **options)
         return {self.name: hyper.weight * channelwise_kl(student, teacher, hyper.temperature, weights)}

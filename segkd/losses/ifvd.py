@@ -13,50 +13,38 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from segkd.fields import NotNegative
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term, feature_widths
-from segkd.losses.precision import full_precision
-from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
+from segkd.losses.precision import full_precision, with_gradient
+from segkd.prediction import NetworkInfo, class_index, labels_to_grid
 
 EPS = 1e-8  # of the cosine, as torch's
 
 
 @full_precision
-def intra_class_variation(
-    student_feature: Tensor, teacher_feature: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE
-) -> Tensor:
+def intra_class_variation(student_feature: Tensor, teacher_feature: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Mean over all B * h * w positions of the squared gap between both networks' cosines to their class prototypes.
 
     Features (B, A, h, w), of any widths; ``labels`` (B, H, W) or (B, h, w). Prototypes are means over the pixels of a
     class in one image, with gradient. Ignored pixels contribute zero and stay in the mean.
     """
     labels = labels_to_grid(labels, student_feature.shape[-2:]).flatten(1)
-    index = class_index(labels, num_classes, ignore_index)[:, None]
+    index = class_index(labels, num_classes)[:, None]
     members = student_feature.new_zeros(len(labels), num_classes + 1, labels.shape[1]).scatter_(1, index, 1.0)
     members, valid, index = members[:, :-1], index < num_classes, index.clamp_max(num_classes - 1)
     target, _ = prototype_cosine(teacher_feature.flatten(2), members, index)
-    return _Variation.apply(student_feature.flatten(2), members, index, target, valid)
+    return with_gradient(*_variation(student_feature.flatten(2), members, index, target, valid))
 
 
-class _Variation(torch.autograd.Function):
-    """Mean of (cosine - target)^2 over valid pixels, with the gradient made in the forward pass."""
-
-    @staticmethod
-    def forward(ctx, feature: Tensor, members: Tensor, index: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        cosine, parts = prototype_cosine(feature, members, index)
-        gap = torch.where(valid, cosine - target, 0)
-        if ctx.needs_input_grad[0]:
-            pull = gap * (2 / gap.numel())
-            ctx.save_for_backward(_cosine_gradient(feature, members, cosine, pull, *parts))
-        return gap.square().mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, pull: Tensor):
-        return ctx.saved_tensors[0] * pull, None, None, None, None
+@torch.no_grad()
+def _variation(feature: Tensor, members: Tensor, index: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of (cosine - target)^2 over valid pixels, the feature and the gradient for it."""
+    cosine, parts = prototype_cosine(feature, members, index)
+    gap = torch.where(valid, cosine - target, 0)
+    gradient = _cosine_gradient(feature, members, cosine, gap * (2 / gap.numel()), *parts)
+    return gap.square().mean(), feature, gradient
 
 
 def prototype_cosine(feature: Tensor, members: Tensor, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -74,14 +62,7 @@ def prototype_cosine(feature: Tensor, members: Tensor, index: Tensor) -> tuple[T
 
 
 def _cosine_gradient(
-    feature: Tensor,
-    members: Tensor,
-    cosine: Tensor,
-    pull: Tensor,
-    prototypes: Tensor,
-    lengths: Tensor,
-    own: Tensor,
-    size: Tensor,
+    feature: Tensor, members: Tensor, cosine: Tensor, pull: Tensor, prototypes: Tensor, lengths: Tensor, own: Tensor, size: Tensor
 ) -> Tensor:
     """Gradient (B, A, N) of sum(pull * cosine): through the pixel itself, and through the prototype of its class.
 

@@ -25,8 +25,7 @@ from segkd.losses.cross_entropy import task_loss
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.distributed import count_over_processes
 from segkd.losses.method import METHODS, TeacherKind
-from segkd.losses.precision import full_precision
-from segkd.prediction import IGNORE, NetworkInfo, Prediction
+from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError, unknown
 
 VOID = ("zero", "class")
@@ -47,7 +46,6 @@ class LabelNoise:
         alpha: float = 0.01,
         class_noise: bool = True,
         gain: float = 1.0,
-        ignore_index: int = IGNORE,
         *,
         void: str = "zero",
         codes: Sequence[float] | None = None,
@@ -58,7 +56,7 @@ class LabelNoise:
         if codes is not None and len(codes) != self.classes:
             raise UserError(f"label noise: {len(codes)} codes for {self.classes} classes, void={void!r}: give one each")
         self.num_classes, self.alpha, self.class_noise, self.gain = num_classes, alpha, class_noise, gain
-        self.ignore_index, self.codes = ignore_index, codes
+        self.codes = codes
 
     def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Labels (B, H, W) to the channel (B, 1, H, W) in torch's default float type, drawn anew at each call."""
@@ -66,8 +64,6 @@ class LabelNoise:
         codes = send(self._codes(len(labels), generator), labels.device)
         void = codes[:, self.num_classes :] if codes.shape[1] > self.num_classes else codes.new_zeros(len(labels), 1)
         table = torch.cat([void, codes[:, : self.num_classes], void], 1)  # for labels -1 (or less), classes, C (or more)
-        if 0 <= self.ignore_index < self.num_classes:
-            table[:, self.ignore_index + 1] = void[:, 0]
         index = labels.clamp(-1, self.num_classes).add_(1)
         channel = table.gather(1, index.flatten(1)).view(labels.shape)
         if self.alpha:
@@ -93,10 +89,7 @@ def pixel_noise(labels: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(labels.shape, generator=generator, device=labels.device)
 
 
-@full_precision
-def dual_path_consistency(
-    logits_1: Tensor, logits_2: Tensor, temperature: float = 4.0, symmetric: bool = False
-) -> Tensor:
+def dual_path_consistency(logits_1: Tensor, logits_2: Tensor, temperature: float = 4.0, symmetric: bool = False) -> Tensor:
     """CWD between the teacher's two paths, logits (B, C, h, w); the D of LAD Eq. 7.
 
     Plain: KL(path 2 || path 1) with gradient into both. ``symmetric``: the sum of both directions, in each of which the
@@ -154,8 +147,7 @@ class LAD(TeacherKind):
 
     def training_input(self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Two independently noised paths, one after the other, as one batch (2B, 4, H, W)."""
-        paths = [torch.cat([images, self.noise(labels, generator).to(images.dtype)], 1) for _ in range(2)]
-        return torch.cat(paths)
+        return torch.cat([torch.cat([images, self.noise(labels, generator).to(images.dtype)], 1) for _ in range(2)])
 
     def teacher_loss(
         self, prediction: Prediction, labels: Tensor, aux_weight: float = 0.4, align_corners: bool = True

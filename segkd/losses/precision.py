@@ -1,4 +1,4 @@
-"""Formulas are computed in float32 or wider, whatever autocast is on around them."""
+"""Formulas are computed in float32 or wider, whatever autocast is on around them; some make their gradient in the same pass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,3 +35,25 @@ def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 def wide(module: nn.Module, tensor: Tensor) -> Tensor:
     """A small module of a method (adapter, generator, discriminator) applied without autocast."""
     return module(tensor)
+
+
+def with_gradient(value: Tensor, x: Tensor, gradient: Tensor | None, divisor: float = 1.0) -> Tensor:
+    """``value``, whose gradient for ``x`` is known: ``gradient / divisor``, None where none is wanted; it keeps what it has.
+
+    For formulas that make it, under no_grad, while their maps are in the cache: about half the time of the plain formula.
+    """
+    return _WithGradient.apply(value, x, gradient, divisor)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, x: Tensor, gradient: Tensor | None, divisor: float) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.divisor = divisor
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, pull: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return pull, None if gradient is None else gradient * (pull / ctx.divisor), None, None

@@ -1,13 +1,13 @@
-"""Small random predictions and contexts, and a numerical gradient, for the tests of the losses."""
+"""Small random predictions and contexts for the tests of the losses."""
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-
 from segkd.losses import Context
 from segkd.prediction import IGNORE, NetworkInfo, Prediction
+
+pytest.register_assert_rewrite("tests.losses.harness")
 
 CLASSES, STUDENT_WIDTH, TEACHER_WIDTH = 4, 5, 7
 
@@ -44,19 +44,3 @@ def context():
         return Context(step, total, images, labels, student, teacher, torch.Generator().manual_seed(seed), **kw)
 
     return make
-
-
-@pytest.fixture
-def numeric_gradient():
-    """Central differences of a function of one float64 array."""
-
-    def gradient(function, x, eps=1e-6):
-        out = np.zeros_like(x)
-        for i in np.ndindex(x.shape):
-            up, down = x.copy(), x.copy()
-            up[i] += eps
-            down[i] -= eps
-            out[i] = (function(up) - function(down)) / (2 * eps)
-        return out
-
-    return gradient

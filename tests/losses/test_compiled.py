@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
-from segkd.losses import METHODS, TaskWeighting, Term, create_method, list_methods, task_loss
+from segkd.losses import METHODS, TaskWeighting, Term, create_method, list_methods
+from tests.losses.harness import total_loss
 
 NAMES = [name for name in list_methods() if issubclass(METHODS.get(name), (Term, TaskWeighting))]
 CASES = [(name, "paper", autocast) for name in NAMES for autocast in (False, True)]
@@ -15,12 +15,7 @@ def value_and_gradient(name, variant, info, step, compiled, autocast):
     torch.manual_seed(0)
     method = create_method(name, variant)
     method.build(info.student, info.teacher)
-
-    def total(step):
-        weight = method.task_weight(step)
-        parts = task_loss(step.student, step.labels, weight=weight) if weight else method.loss(step)
-        return sum(parts.values())
-
+    total = lambda step: total_loss(method, step)[0]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # around the forward pass alone, as in training
         value = (torch.compile(total) if compiled else total)(step)
     leaves = [step.student.feature, *step.student.classifier, step.student.aux_logits]

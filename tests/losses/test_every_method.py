@@ -8,10 +8,21 @@ import json
 
 import pytest
 import torch
-
-from segkd.losses import METHODS, ROW_HYPER, ROWS, TaskWeighting, TeacherKind, Term, TrainingData, create_method, list_methods, task_loss
+from segkd.losses import (
+    METHODS,
+    ROW_HYPER,
+    ROWS,
+    TaskWeighting,
+    TeacherKind,
+    Term,
+    TrainingData,
+    create_method,
+    list_methods,
+    task_loss,
+)
 from segkd.prediction import IGNORE, Prediction
 from segkd.registry import UserError
+from tests.losses.harness import total_loss
 
 CASES = [
     (name, variant)
@@ -19,8 +30,8 @@ CASES = [
     for variant in ("paper", "official")
     if variant == "paper" or METHODS.get(name).official is not None
 ]
-TERMS = [case for case in CASES if issubclass(METHODS.get(case[0]), Term)]
-WEIGHTINGS = [case for case in CASES if issubclass(METHODS.get(case[0]), TaskWeighting)]
+TERMS, WEIGHTINGS, KINDS = ([c for c in CASES if issubclass(METHODS.get(c[0]), kind)] for kind in (Term, TaskWeighting, TeacherKind))
+LOSSES = pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
 SITUATIONS = {
     "plain": {},
     "one image": {"batch": 1},
@@ -44,14 +55,8 @@ def leaves(network):
     return [network.feature, *network.classifier] + ([network.aux_logits] if network.aux_logits is not None else [])
 
 
-def total_loss(method, step):
-    weight = method.task_weight(step)
-    parts = task_loss(step.student, step.labels, weight=weight) if weight else method.loss(step)
-    return sum(parts.values()), parts
-
-
 @pytest.mark.parametrize("situation", SITUATIONS)
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+@LOSSES
 def test_finite_with_gradient_for_the_student_alone(name, variant, situation, info, context):
     method, _ = made(name, variant, info)
     step = context(**{"dtype": torch.float32, **SITUATIONS[situation]})
@@ -86,7 +91,7 @@ def test_weightings_are_maps_at_label_size(name, variant, step, info, context):
     assert weight.main.min() >= 0 and not weight.main.requires_grad and not weight.aux.requires_grad
 
 
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+@LOSSES
 def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
     method, modules = made(name, variant, info, torch.float64)
     first, second = context(step=3), context(step=4, seed=5)
@@ -107,15 +112,9 @@ def test_a_run_goes_on_from_its_saved_state(name, variant, info, context):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{key} differs after the step")
 
 
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
-def test_the_same_step_gives_the_same_bits(name, variant, info, context):
-    values = [total_loss(made(name, variant, info)[0], context(torch.float32))[0] for _ in range(2)]
-    assert torch.equal(*values)
-
-
 @pytest.mark.parametrize("step", [0, 5])
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
-def test_autocast_changes_nothing(name, variant, step, info, context):
+@LOSSES
+def test_autocast_changes_no_bit_and_nor_does_another_time(name, variant, step, info, context):
     values = []
     for enabled in (False, True):
         made_step = context(torch.float32, step=step)
@@ -136,7 +135,7 @@ LACKS = {
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 @pytest.mark.parametrize("lacking", LACKS)
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+@LOSSES
 def test_what_a_network_lacks_is_said_before_the_first_step_or_done_without(name, variant, lacking, role, info, context):
     facts, tensors = LACKS[lacking]
     setattr(info, role, dataclasses.replace(getattr(info, role), **facts))
@@ -162,7 +161,7 @@ def test_every_row_of_the_papers_has_a_loss(key, info, context):
     assert torch.isfinite(total) and torch.isfinite(step.student.feature.grad).all()
 
 
-@pytest.mark.parametrize("name, variant", [c for c in CASES if issubclass(METHODS.get(c[0]), TeacherKind)])
+@pytest.mark.parametrize("name, variant", KINDS)
 def test_teacher_kinds_feed_and_train(name, variant, info, context):
     method, _ = made(name, variant, info)
     kind, step = method.teacher_kind, context(torch.float32)
@@ -193,7 +192,7 @@ def test_a_method_is_one_documented_file(name):
     assert cls.Hyper.__dataclass_params__.frozen
 
 
-@pytest.mark.parametrize("name, variant", TERMS + WEIGHTINGS)
+@LOSSES
 def test_the_teacher_needs_no_auxiliary_head_unless_the_method_says_so(name, variant, info, context):
     found = []
     for scores in ({}, {"aux_logits": None}):
@@ -204,3 +203,19 @@ def test_the_teacher_needs_no_auxiliary_head_unless_the_method_says_so(name, var
         except AttributeError:  # it reads what is not there
             found.append(torch.tensor(torch.nan))
     assert torch.equal(*found) != METHODS.get(name).needs_teacher_aux
+
+
+@pytest.mark.parametrize("name, variant", TERMS)
+def test_labels_change_nothing_where_the_method_says_so(name, variant, info, context):
+    """A term that does not say so is refused for images without labels; one that does must not look at them."""
+    method, _ = made(name, variant, info, torch.float64)
+    ignored = context(labels=torch.full((2, 9, 12), IGNORE))
+    ours, theirs = (sum(made(name, variant, info, torch.float64)[0].loss(step).values()) for step in (context(), ignored))
+    assert torch.equal(ours, theirs) == method.parts[name].label_free
+
+
+def test_cirkd_without_its_memory_needs_no_labels(info, context):
+    method = create_method("cirkd", pixel_weight=0.0, region_weight=0.0)
+    method.build(info.student, info.teacher)
+    ours, theirs = (sum(method.loss(step).values()) for step in (context(), context(labels=torch.full((2, 9, 12), IGNORE))))
+    assert method.parts["cirkd"].label_free and torch.equal(ours, theirs)

@@ -1,22 +1,19 @@
 """FAKD against the theorem's pairwise sums by loops, sampled noise, and statistics against NumPy on all data seen."""
 
 import math
-import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from segkd.losses import class_statistics, create_method, fakd
+from segkd.losses import fakd
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, augmented_pixelwise, ramp
 from segkd.losses.kd import pixelwise_kl
-from segkd.registry import UserError
+from tests.losses.harness import built, check, examples, softmax
 
 BATCH, CLASSES, WIDTH, GRID = 2, 3, 4, (2, 3)
+COVARIANCES = ["diagonal", "full"]
 
 
 def case(seed=0, covariance="full", scale=0.4):
@@ -39,72 +36,65 @@ def statistics(sigma, covariance):
     return out
 
 
-def call(loss, arrays, lam, covariance="full", **options):
-    feature, weight, bias, teacher, labels, sigma = arrays
-    leaves = [torch.tensor(a, requires_grad=True) for a in (feature, weight, bias)]
-    known = statistics(sigma, covariance)
-    args = leaves[0], tuple(leaves[1:]), torch.tensor(teacher), torch.tensor(labels), known, lam
-    return loss(*args, **options), leaves
+def bound(loss, arrays, lam, covariance="full", **options):
+    """The loss as a function of feature, weight and bias."""
+    teacher, labels, known = torch.tensor(arrays[3]), torch.tensor(arrays[4]), statistics(arrays[5], covariance)
+    return lambda feature, weight, bias: loss(feature, (weight, bias), teacher, labels, known, lam, **options)
+
+
+def call(loss, arrays, lam, **options):
+    leaves = [torch.tensor(a, requires_grad=True) for a in arrays[:3]]
+    return bound(loss, arrays, lam, **options)(*leaves), leaves
 
 
 def channelwise_by_definition(feature, weight, bias, teacher, labels, sigma, lam, tau, power):
     """-log of the augmented softmax by Jensen: log sum_k exp(a_k - a_i + half the variance of the difference)."""
     total = 0.0
-    for b in range(BATCH):
-        points = [feature[b, :, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
-        own = [labels[b, y, x] for y in range(GRID[0]) for x in range(GRID[1])]
-        for c in range(CLASSES):
-            t = [math.exp(v / tau) for v in teacher[b, c].ravel()]
-            noise = [0.0 if y == 255 else lam * weight[c] @ sigma[y] @ weight[c] for y in own]
-            for i, p in enumerate(t):
-                inner = 0.0
-                for k in range(len(points)):
-                    gap = (weight[c] @ points[k] - weight[c] @ points[i]) / tau
-                    inner += math.exp(gap + (noise[k] + noise[i]) / (2 * tau**power))
-                total += p / sum(t) * math.log(inner)
+    for b, c in np.ndindex(BATCH, CLASSES):
+        points = [feature[b, :, y, x] for y, x in np.ndindex(GRID)]
+        noise = [0.0 if y == 255 else lam * weight[c] @ sigma[y] @ weight[c] for y in labels[b].ravel()]
+        for i, p in enumerate(softmax(teacher[b, c].ravel() / tau)):
+            inner = 0.0
+            for k in range(len(points)):
+                gap = (weight[c] @ points[k] - weight[c] @ points[i]) / tau
+                inner += math.exp(gap + (noise[k] + noise[i]) / (2 * tau**power))
+            total += p * math.log(inner)
     return tau**2 * total / (BATCH * CLASSES)
 
 
 def pixelwise_by_definition(feature, weight, bias, teacher, labels, sigma, lam, covariance_of):
     total = 0.0
     for b, y, x in np.ndindex(BATCH, *GRID):
-        t = [math.exp(v) for v in teacher[b, :, y, x]]
-        for c, p in enumerate(t):
+        for c, p in enumerate(softmax(teacher[b, :, y, x])):
             ignored = labels[b, y, x] == 255
             spread = np.zeros_like(sigma[0]) if ignored else sigma[labels[b, y, x] if covariance_of == "label" else c]
             inner = 0.0
             for k in range(CLASSES):
                 w = weight[k] - weight[c]
                 inner += math.exp(w @ feature[b, :, y, x] + bias[k] - bias[c] + 0.5 * lam * w @ spread @ w)
-            total += p / sum(t) * math.log(inner)
+            total += p * math.log(inner)
     return total / (BATCH * GRID[0] * GRID[1])
 
 
-def check(loss, by_definition, arrays, lam, covariance, options, numeric_gradient):
-    value, leaves = call(loss, arrays, lam, covariance, **options)
-    extra = list(options.values())
-    assert value.item() == pytest.approx(by_definition(*arrays, lam, *extra), abs=1e-8)
-    value.backward()
-    for place, leaf in enumerate(leaves):
-        moved = lambda a: by_definition(*arrays[:place], a, *arrays[place + 1 :], lam, *extra)  # noqa: B023
-        gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        np.testing.assert_allclose(gradient.numpy(), numeric_gradient(moved, arrays[place]), atol=2e-7)
+def check_bound(loss, by_definition, arrays, lam, covariance, **options):
+    """Value, and gradient for feature, weight and bias."""
+    definition = lambda *abc: by_definition(*abc, *arrays[3:], lam, *options.values())
+    names = {"tau": "temperature", "power": "var_power", "of": "covariance_of"}
+    found = bound(loss, arrays, lam, covariance, **{names[key]: value for key, value in options.items()})
+    check(found, definition, *arrays[:3], leaves=[0, 1, 2], atol=2e-7)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+@pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("lam, tau, power", [(0.7, 4.0, 2), (1.0, 2.0, 1), (0.0, 4.0, 2)])
-def test_channelwise_bound_is_its_definition(covariance, lam, tau, power, numeric_gradient):
-    options = {"temperature": tau, "var_power": power}
+def test_channelwise_bound_is_its_definition(covariance, lam, tau, power):
     arrays = case(covariance=covariance)
-    check(augmented_channelwise, channelwise_by_definition, arrays, lam, covariance, options, numeric_gradient)
+    check_bound(augmented_channelwise, channelwise_by_definition, arrays, lam, covariance, tau=tau, power=power)
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
-@pytest.mark.parametrize("covariance_of", ["label", "teacher_class"])
-def test_pixelwise_bound_is_its_definition(covariance, covariance_of, numeric_gradient):
-    options = {"covariance_of": covariance_of}
-    arrays = case(1, covariance)
-    check(augmented_pixelwise, pixelwise_by_definition, arrays, 0.7, covariance, options, numeric_gradient)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("of", ["label", "teacher_class"])
+def test_pixelwise_bound_is_its_definition(covariance, of):
+    check_bound(augmented_pixelwise, pixelwise_by_definition, case(1, covariance), 0.7, covariance, of=of)
 
 
 @pytest.mark.parametrize("of", ["label", "teacher_class"])
@@ -168,17 +158,12 @@ def test_bounds_lie_above_the_sampled_mean_and_that_above_the_plain_loss():
     z = np.moveaxis(z, -1, 2).reshape(len(z), BATCH, CLASSES, -1) / 4
     cwd = -16 * (p * (z - np.log(np.exp(z).sum(-1, keepdims=True)))).sum(-1).mean((1, 2))
     for loss, sampled in [(augmented_pixelwise, pd), (augmented_channelwise, cwd)]:
-        plain, bound = (call(loss, arrays, lam)[0].item() for lam in (0.0, 1.0))
+        plain, above = (call(loss, arrays, lam)[0].item() for lam in (0.0, 1.0))
         error = 4 * sampled.std() / math.sqrt(len(sampled))
-        assert plain < sampled.mean() - error < sampled.mean() + error < bound
+        assert plain < sampled.mean() - error < sampled.mean() + error < above
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    seed=st.integers(0, 999),
-    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),
-    covariance=st.sampled_from(["diagonal", "full"]),
-)
+@examples(st.integers(0, 999), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.sampled_from(COVARIANCES))
 def test_statistics_are_the_pooled_ones(seed, sizes, covariance):
     rng = np.random.default_rng(seed)
     known, seen = ClassStatistics(CLASSES, WIDTH, covariance), {c: [] for c in range(CLASSES)}
@@ -194,39 +179,8 @@ def test_statistics_are_the_pooled_ones(seed, sizes, covariance):
         mean = np.mean(points, 0) if points else np.zeros(WIDTH)
         full = np.cov(np.array(points).T, bias=True) if len(points) > 1 else np.zeros((WIDTH, WIDTH))
         np.testing.assert_allclose(known.mean[c].numpy(), mean, atol=1e-10)
-        np.testing.assert_allclose(
-            known.covariance[c].numpy(), full if covariance == "full" else np.diag(full), atol=1e-10
-        )
-
-
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
-def test_statistics_of_two_processes_are_those_of_the_whole_batch(covariance, monkeypatch):
-    torch.manual_seed(0)
-    feature, labels = torch.randn(4, WIDTH, *GRID, dtype=torch.float64), torch.randint(0, CLASSES, (4, *GRID))
-    labels[2:] = 0  # the second process lacks most classes
-    whole = ClassStatistics(CLASSES, WIDTH, covariance)
-    whole.update(feature, labels)
-    barrier, box, results = threading.Barrier(2, timeout=30), {}, {}
-    mine = threading.local()
-
-    def exchange(tensor):
-        box[mine.rank] = tensor.clone()
-        barrier.wait()
-        total = box[0] + box[1]
-        barrier.wait()
-        return total
-
-    def process(rank):
-        mine.rank, half = rank, slice(2 * rank, 2 * rank + 2)
-        results[rank] = ClassStatistics(CLASSES, WIDTH, covariance)
-        results[rank].update(feature[half], labels[half])
-
-    monkeypatch.setattr(class_statistics, "sum_over_processes", exchange)
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
-    [thread.start() for thread in threads], [thread.join() for thread in threads]
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(results[0].state_dict()[name], value, rtol=1e-12, atol=1e-12)
-        assert torch.equal(results[0].state_dict()[name], results[1].state_dict()[name])
+        spread = full if covariance == "full" else np.diag(full)
+        np.testing.assert_allclose(known.covariance[c].numpy(), spread, atol=1e-10)
 
 
 def test_statistics_survive_a_large_offset_in_single_precision_and_never_see_gradient():
@@ -238,16 +192,6 @@ def test_statistics_survive_a_large_offset_in_single_precision_and_never_see_gra
     assert not known.covariance.requires_grad and known.count.dtype == torch.int64
 
 
-def test_the_loss_never_updates_the_statistics():
-    arrays = case()
-    known = statistics(arrays[-1], "full")
-    before = {name: value.clone() for name, value in known.state_dict().items()}
-    tensors = [torch.tensor(a) for a in arrays[:-1]]
-    for loss in (augmented_channelwise, augmented_pixelwise):
-        loss(tensors[0], (tensors[1], tensors[2]), tensors[3], tensors[4], known, 1.0)
-    assert all(torch.equal(before[name], value) for name, value in known.state_dict().items())
-
-
 def test_the_ramp_rises_as_a_half_cosine():
     values = [ramp(t, 8, 1.5) for t in range(9)]
     assert values[0] == 0 and values[4] == pytest.approx(0.75) and values[8] == 1.5
@@ -256,24 +200,14 @@ def test_the_ramp_rises_as_a_half_cosine():
 
 
 @pytest.mark.parametrize("name, weight", [("fakd_pd", 1), ("fakd_cwd", 3)])
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+@pytest.mark.parametrize("covariance", COVARIANCES)
 def test_the_class_updates_first_and_weights_the_bound(name, weight, covariance, info, context):
-    method = create_method(name, covariance=covariance)
-    modules = method.build(info.student, info.teacher)
-    step = context(step=4, total=8)
+    step, (method, modules) = context(step=4, total=8), built(info, name, covariance=covariance)
     value = method.loss(step)[name]
     other = ClassStatistics(4, 5, covariance)
     other.update(step.student.feature, step.labels)
-    assert torch.equal(other.covariance, modules[name].covariance)
+    for key, seen in other.state_dict().items():
+        assert torch.equal(seen, modules[name].state_dict()[key]), "seen once"
     loss = augmented_pixelwise if name == "fakd_pd" else augmented_channelwise
     expected = loss(step.student.feature, step.student.classifier, step.teacher.logits, step.labels, other, 0.5)
     assert value.item() == pytest.approx(weight * expected.item(), abs=1e-10)
-
-
-def test_without_a_linear_classifier_or_code_it_says_so(info):
-    with pytest.raises(UserError, match="student.*teacher"):
-        create_method("fakd_cwd").build(replace(info.student, feature_channels=None), info.teacher)
-    with pytest.raises(UserError, match="no released code"):
-        create_method("fakd_pd", variant="official")
-    with pytest.raises(UserError, match="full"):
-        ClassStatistics(3, 4, "ful")

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
-from segkd.losses import create_method
 from segkd.losses.mgd import masked_generation, random_mask
+from tests.losses.harness import arrays, built, check, examples, normal
+from torch import nn
 
 
 def convolve(maps, weight, bias):
@@ -24,89 +22,47 @@ def convolve(maps, weight, bias):
     return out
 
 
-def generate(maps, parameters):
-    """conv -> ReLU -> conv, or nothing without parameters."""
-    if not parameters:
-        return maps
-    first, second = parameters[:2], parameters[2:]
-    return convolve(np.maximum(convolve(maps, *first), 0), *second)
-
-
-def mgd_by_definition(student, teacher, mask, parameters=()):
+def mgd_by_definition(student, teacher, mask, *parameters):
+    """``parameters`` of conv -> ReLU -> conv; without them nothing is generated."""
     total = 0.0
     for b in range(len(student)):
-        masked = np.array([[[v * m for v, m in zip(*rows)] for rows in zip(s, mask[b, 0])] for s in student[b]])
-        made = generate(masked, parameters)
-        for index in np.ndindex(made.shape):
-            total += (made[index] - teacher[b][index]) ** 2
+        made = np.array([[[v * m for v, m in zip(*rows)] for rows in zip(s, mask[b, 0])] for s in student[b]])
+        if parameters:
+            made = convolve(np.maximum(convolve(made, *parameters[:2]), 0), *parameters[2:])
+        total += sum((made[index] - teacher[b][index]) ** 2 for index in np.ndindex(made.shape))
     return total / len(student)
 
 
-def small_net(channels, seed=0):
-    torch.manual_seed(seed)
-    conv = lambda: nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(conv(), nn.ReLU(), conv()).double()
+def generated(student, teacher, mask, *parameters):
+    net = lambda x: nn.functional.conv2d(nn.functional.conv2d(x, *parameters[:2], padding=1).relu(), *parameters[2:], padding=1)
+    return masked_generation(student, teacher, net if parameters else nn.Identity(), mask)
 
 
-def arrays(seed=0, shape=(2, 3, 3, 4)):
-    rng = np.random.default_rng(seed)
-    mask = (rng.random((shape[0], 1, *shape[2:])) > 0.5).astype(float)
-    return rng.standard_normal(shape), rng.standard_normal(shape), mask
+def case(seed=0, shape=(2, 2, 2, 3), identity=False):
+    mask = (np.random.default_rng(seed).random((shape[0], 1, *shape[2:])) > 0.5).astype(float)
+    layer = [(shape[1], shape[1], 3, 3), (shape[1],)]
+    return *normal(shape, shape, seed=seed), mask, *([] if identity else normal(*layer, *layer, seed=seed, scale=0.5))
 
 
-@settings(max_examples=12, deadline=None)
-@given(
+@examples(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
     identity=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_loss_is_its_definition(shape, identity, seed):
-    student, teacher, mask = arrays(seed, shape)
-    net = nn.Identity() if identity else small_net(shape[1], seed)
-    parameters = [p.detach().numpy() for p in net.parameters()]
-    value = masked_generation(torch.tensor(student), torch.tensor(teacher), net, torch.tensor(mask))
-    assert value.shape == () and value.dtype == torch.float64
-    assert value.item() == pytest.approx(mgd_by_definition(student, teacher, mask, parameters), rel=1e-8)
+    check(generated, mgd_by_definition, *case(seed, shape, identity))
 
 
-def test_gradient_for_the_student_and_the_generator():
-    student, teacher, mask = (torch.tensor(a) for a in arrays(shape=(2, 2, 2, 2)))
-    net = small_net(2)
-    names = [name for name, _ in net.named_parameters()]
-
-    def loss(feature, *parameters):
-        call = lambda x: torch.func.functional_call(net, dict(zip(names, parameters)), (x,))
-        return masked_generation(feature, teacher, call, mask)
-
-    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), *net.parameters()))
-
-
-def test_one_keeps_and_zero_hides():
-    student, teacher, mask = (torch.tensor(a) for a in arrays())
-    loss = lambda s, m: masked_generation(s, teacher, nn.Identity(), m)
-    assert loss(teacher, torch.ones_like(mask)).item() == 0
-    assert loss(student, torch.zeros_like(mask)).item() == pytest.approx(teacher.square().sum().item() / 2)
-    student.requires_grad_()
-    loss(student, mask).backward()
-    hidden = (mask == 0).expand_as(student)
-    assert (student.grad[hidden] == 0).all() and (student.grad[~hidden] != 0).all()
+@pytest.mark.parametrize("identity", [False, True])
+def test_gradient_for_the_student_and_the_generator(identity):
+    given = case(identity=identity)
+    check(generated, mgd_by_definition, *given, leaves=[0, *range(3, len(given))], rel=1e-7, atol=1e-6)
 
 
 def test_hidden_positions_are_hidden_before_the_generator():
-    student, teacher, mask = (torch.tensor(a) for a in arrays())
-    net = small_net(3)
+    student, teacher, mask, *parameters = map(torch.tensor, case())
     other = torch.where(mask == 0, student + 5, student)
-    same, changed = (masked_generation(s, teacher, net, mask) for s in (student, other))
-    assert torch.equal(same, changed)
-
-
-def test_sum_over_channels_and_positions_mean_over_images():
-    student, teacher, mask = (torch.tensor(a) for a in arrays())
-    loss = lambda *tensors: masked_generation(tensors[0], tensors[1], nn.Identity(), tensors[2]).item()
-    once = loss(student, teacher, mask)
-    assert loss(*(torch.cat([t, t]) for t in (student, teacher, mask))) == pytest.approx(once)
-    assert loss(*(torch.cat([t, t], 3) for t in (student, teacher, mask))) == pytest.approx(2 * once)
-    assert loss(*(torch.cat([t, t], 1) for t in (student, teacher)), mask) == pytest.approx(2 * once)
+    assert torch.equal(generated(student, teacher, mask, *parameters), generated(other, teacher, mask, *parameters))
 
 
 def test_masks_keep_a_quarter_of_the_positions():
@@ -121,13 +77,10 @@ def test_masks_keep_a_quarter_of_the_positions():
 
 @pytest.mark.parametrize("masked", [0.0, 1.0])
 def test_the_loss_aligns_the_head_feature(masked, info, context):
-    step, method = context(), create_method("mgd", masked=masked)
-    modules = method.build(info.student, info.teacher)["mgd"].double()
-    student, teacher = step.student.feature.detach().numpy(), step.teacher.feature.detach().numpy()
-    weight, bias = (p.detach().numpy() for p in modules.align.parameters())
-    aligned = np.zeros_like(teacher)
-    for b, o, y, x in np.ndindex(aligned.shape):
-        aligned[b, o, y, x] = bias[o] + sum(w * v for w, v in zip(weight[o, :, 0, 0], student[b, :, y, x]))
-    mask, parameters = np.full((2, 1, 3, 4), 1 - masked), [p.detach().numpy() for p in modules.generator.parameters()]
-    expected = 2e-5 * mgd_by_definition(aligned, teacher, mask, parameters)
+    step, (method, modules) = context(), built(info, "mgd", masked=masked)
+    student, teacher = arrays(step.student.feature, step.teacher.feature)
+    weight, bias = arrays(*modules["mgd"].align.parameters())
+    aligned = np.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student) + bias[:, None, None]
+    mask, parameters = np.full((2, 1, 3, 4), 1 - masked), arrays(*modules["mgd"].generator.parameters())
+    expected = 2e-5 * mgd_by_definition(aligned, teacher, mask, *parameters)
     assert method.loss(step)["mgd"].item() == pytest.approx(expected, rel=1e-8)

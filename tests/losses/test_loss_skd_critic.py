@@ -5,37 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from segkd.losses.skd import Discriminator, generator_loss, gradient_penalty, hinge_loss, wasserstein_loss
+from tests.losses.harness import examples
 from torch import nn
 
-from segkd.losses.skd import Discriminator, generator_loss, gradient_penalty, hinge_loss, wasserstein_loss
 
-
-def mean(values):
-    return sum(values) / len(values)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
+@examples(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
 def test_critic_losses_are_their_definitions(scores):
     real, fake = zip(*scores)
-    hinge = mean([max(0, 1 - r) for r in real]) + mean([max(0, 1 + f) for f in fake])
+    hinge = np.mean([max(0, 1 - r) for r in real]) + np.mean([max(0, 1 + f) for f in fake])
     given = torch.tensor(real, dtype=torch.float64), torch.tensor(fake, dtype=torch.float64)
     assert hinge_loss(*given).item() == pytest.approx(hinge, abs=1e-12)
-    assert wasserstein_loss(*given).item() == pytest.approx(mean(fake) - mean(real), abs=1e-12)
-    assert generator_loss(given[1]).item() == pytest.approx(-mean(fake), abs=1e-12)
-
-
-class Linear(nn.Module):
-    """Score w . x: its gradient by the input is w, wherever it is taken."""
-
-    def __init__(self, weight):
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, scores):
-        return (self.weight * scores).flatten(1).sum(1)
+    assert wasserstein_loss(*given).item() == pytest.approx(np.mean(fake) - np.mean(real), abs=1e-12)
+    assert generator_loss(given[1]).item() == pytest.approx(-np.mean(fake), abs=1e-12)
 
 
 class Quadratic(nn.Module):
@@ -52,13 +35,14 @@ def maps(batch=4, seed=0):
 
 
 def test_penalty_of_a_linear_critic_and_its_gradient():
-    weight = torch.linspace(-1, 2, 30, dtype=torch.float64).reshape(3, 2, 5)
-    critic, norm = Linear(weight), math.sqrt(sum(w * w for w in np.linspace(-1, 2, 30)))
-    value = gradient_penalty(critic, *maps())
+    """Score w . x: its gradient by the input is w, wherever it is taken."""
+    weight = torch.linspace(-1, 2, 30, dtype=torch.float64).reshape(3, 2, 5).requires_grad_()
+    penalty = lambda w: gradient_penalty(lambda scores: (w * scores).flatten(1).sum(1), *maps())
+    value, norm = penalty(weight), math.sqrt(sum(w * w for w in np.linspace(-1, 2, 30)))
     assert value.item() == pytest.approx((norm - 1) ** 2, rel=1e-10)
     value.backward()
-    torch.testing.assert_close(critic.weight.grad, 2 * (norm - 1) * weight / norm)
-    assert gradient_penalty(Linear(weight / norm), *maps()).item() < 1e-28
+    torch.testing.assert_close(weight.grad, 2 * (norm - 1) * weight.detach() / norm)
+    assert penalty(weight / norm).item() < 1e-28
 
 
 def test_penalty_is_taken_between_real_and_fake_at_one_point_per_image():
@@ -139,34 +123,23 @@ def test_attention_starts_as_the_identity_and_learns_its_gain():
     critic = Discriminator(3, widths=(4, 4, 8, 16)).double()
     for attention, width in zip(critic.attentions, (8, 16)):
         x = torch.randn(2, width, 3, 5, dtype=torch.float64)
-        assert attention.gamma.numel() == 1 and attention.gamma.item() == 0
-        assert torch.equal(attention(x), x)
+        assert attention.gamma.shape == (1,) and attention.gamma.item() == 0 and torch.equal(attention(x), x)
         attention(x).square().sum().backward()
         assert attention.gamma.grad.abs() > 0
-        with torch.no_grad():
-            attention.gamma.fill_(0.5)
-        np.testing.assert_allclose(attention(x)[0].detach().numpy(), attended(x[0].numpy(), attention), rtol=1e-8)
 
 
-@pytest.fixture(scope="module")
-def critic():
-    torch.manual_seed(0)
-    return Discriminator(19)
-
-
-def test_number_of_parameters(critic):
+def test_number_of_parameters():
     widths = (64, 128, 256, 512)
     convs = sum(16 * i * o + o for i, o in zip((19, *widths), widths))
     attentions = sum(2 * (c * c // 8 + c // 8) + c * c + c + 1 for c in widths[2:])
-    count = sum(p.numel() for p in critic.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in Discriminator(19).parameters() if p.requires_grad)
     assert count == 2 * 19 + convs + attentions + 16 * 512 + 1 == 3_191_721
-    assert count == pytest.approx(3.19e6, rel=0.01)
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (9, 13), (45, 45), (64, 128)], ids=str)
-def test_one_score_per_image_on_any_grid_with_gradient_to_the_input(critic, grid):
-    critic.eval()  # where images do not mix
-    x = torch.randn(2, 19, *grid, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def test_one_score_per_image_on_any_grid_with_gradient_to_the_input(grid):
+    critic = small_critic()  # in eval mode, where images do not mix
+    x = torch.randn(2, 3, *grid, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     scores = critic(x)
     assert scores.shape == (2,) and torch.isfinite(scores).all()
     (gradient,) = torch.autograd.grad(scores[0], x)
@@ -192,15 +165,11 @@ def test_spectral_norm_follows_the_weight_by_one_iteration_at_each_training_pass
 
     with torch.no_grad():
         conv.parametrizations.weight.original.normal_(0, 3, generator=torch.Generator().manual_seed(0))
-    x = torch.randn(2, 3, 16, 16)
+    x, seen = torch.randn(2, 3, 16, 16), []
     critic.eval()(x)
-    before = norm()
-    assert abs(before - 1) > 0.05  # not iterated: still that of the first weight
-    critic.train()
-    seen = []
+    assert abs(norm() - 1) > 0.05  # not iterated: still that of the first weight
     for _ in range(25):
-        critic(x)
+        critic.train()(x)
         critic.eval()
         seen.append(norm())
-        critic.train()
     assert abs(seen[0] - 1) > abs(seen[-1] - 1) and seen[-1] == pytest.approx(1, abs=0.02)

@@ -5,15 +5,15 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+import segkd
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-import segkd
 from segkd.losses import Context, TrainingData, create_method, list_methods, task_loss
-from segkd.models import complexity, create_model
+from segkd.models import complexity
 from segkd.models.layout import token_grid
 from segkd.registry import UserError
+from tests.models.harness import rebuilt, same, small
+from torch import nn
 
 CLASSES = 4
 CONV = {"logits": "classifier", "stages": ("backbone.1", "backbone.3", "backbone.6", "backbone.16")}
@@ -81,9 +81,8 @@ def segformer(**options):
     return segkd.adapt(network, **{**SEGFORMER, **options})
 
 
-def papers():
-    torch.manual_seed(1)
-    return create_model("fcn", "resnet18", classes=CLASSES, width=0.125)
+def papers(**options):
+    return small("fcn/resnet18", seed=1, classes=CLASSES, **options)
 
 
 NETWORKS = {"convolutional": convolutional, "transformer": transformer}
@@ -144,7 +143,7 @@ def one_step(name, student, teacher):
 def test_every_method_runs_or_names_what_is_missing(kind, role, method, pairs):
     student, teacher = pairs[kind, role]
     if method == "lad" and role == "student":
-        teacher = create_model("fcn", "resnet18", classes=CLASSES, width=0.125, in_channels=4)
+        teacher = papers(in_channels=4)
     try:
         total = one_step(method, student, teacher)
     except UserError as error:
@@ -173,10 +172,8 @@ def test_prediction_agrees_with_the_network_and_its_description(kind, size):
     assert [s.shape[-2:] for s in prediction.stages] == [tuple(-(-side // k) for side in size) for k in STRIDES[kind]]
     assert info.output_stride == (8 if kind == "convolutional" else 4)
     if kind != "convolutional":
-        weight, bias = prediction.classifier
-        made = torch.einsum("ca,bahw->bchw", weight, prediction.feature) + bias[:, None, None]
-        torch.testing.assert_close(made, prediction.logits, rtol=1e-4, atol=1e-5)
-        assert info.feature_channels == weight.shape[1] == 12
+        torch.testing.assert_close(rebuilt(prediction), prediction.logits, rtol=1e-4, atol=1e-5)
+        assert info.feature_channels == prediction.feature.shape[1] == 12
     else:
         assert prediction.feature is None and prediction.classifier is None and info.feature_channels is None
 
@@ -214,7 +211,7 @@ def test_describing_leaves_modes_and_statistics():
     before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
     segkd.adapt(network, **CONV)
     assert modes == [m.training for m in network.modules()]
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert same(network.state_dict(), before)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -228,8 +225,7 @@ def test_outputs_that_the_next_module_changes_in_place(train):
     said, own = adapted(images), network[1](network[0](images))
     assert (own < 0).any() and (network[3].bias is not None)
     torch.testing.assert_close(said.stages[0], own)
-    weight, bias = said.classifier
-    torch.testing.assert_close(said.logits, torch.einsum("ca,bahw->bchw", weight, said.feature) + bias[:, None, None])
+    torch.testing.assert_close(said.logits, rebuilt(said))
     said.stages[0].sum().backward()
     assert network[0].weight.grad is not None and network[3].weight.grad is None
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
 from segkd.models import create_model
 from segkd.models.checkpoints import encoder_state, fill, load_encoder_weights, load_network
 from segkd.models.images import BGR255
 from segkd.models.weights import content_hash
 from segkd.models.zoo import ENCODERS
 from segkd.registry import UserError
+from tests.models.harness import same, saved, small
 
 NAME = "mobilenet_v2.safetensors"
 PLACES = [Path(os.environ.get("SEGKD_WEIGHTS") or "weights"), Path(__file__).parents[3] / "shared" / "weights"]
@@ -33,14 +33,7 @@ HEADS = {
 
 
 def network(name="pspnet/resnet18", seed=0, **options):
-    torch.manual_seed(seed)
-    options = {"classes": 5, "width": 0.125} | options
-    return create_model(*name.split("/"), **options).eval()
-
-
-def saved(tmp_path, state):
-    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "teacher.safetensors")
-    return str(tmp_path / "teacher.safetensors")
+    return small(name, seed, **options).eval()
 
 
 def family(model, arch):
@@ -67,7 +60,7 @@ def test_a_checkpoint_is_loaded_whole(name, options, tmp_path):
     model, other = network(name, **options), network(name, seed=1, **options)
     state = model.state_dict()
     load_network(other, saved(tmp_path, state), content_hash(state))
-    assert all(torch.equal(value, other.state_dict()[key]) for key, value in state.items())
+    assert same(state, other.state_dict())
 
 
 @pytest.mark.parametrize("arch", HEADS)
@@ -78,8 +71,8 @@ def test_networks_of_the_cirkd_family_are_renamed(arch, tmp_path):
     load_network(other, saved(tmp_path, state), content_hash(state))
     images = torch.rand(1, 3, 48, 64)
     with torch.no_grad():
-        torch.testing.assert_close(other(images).logits, model(images).logits, rtol=0, atol=0)
-        torch.testing.assert_close(other(images).aux_logits, model(images).aux_logits, rtol=0, atol=0)
+        ours, theirs = other(images), model(images)
+    assert torch.equal(ours.logits, theirs.logits) and torch.equal(ours.aux_logits, theirs.aux_logits)
 
 
 def test_a_checkpoint_that_changed_is_refused(tmp_path):
@@ -106,7 +99,7 @@ def test_every_misfit_is_in_one_error_and_nothing_is_loaded(tmp_path):
                   "unexpected extra (1)", "another shape for bn1.weight (7,) where (16,) is needed (1)"):  # fmt: skip
         assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    assert same(encoder.state_dict(), before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -142,3 +135,11 @@ def test_the_projects_weights_fill_every_key_and_leave_the_classifier_alone():
     assert all(torch.equal(value, found[key].to(value.dtype)) for key, value in rest.items())
     assert {".".join(key.split(".")[:2]) for key in set(found) - set(own)} == {"features.18", "classifier.1"}
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406, 0])
+
+
+def test_the_encoder_of_another_network_of_stdc(tmp_path):
+    source = network("stdc/stdc1", classes=3)
+    path = saved(tmp_path, source.state_dict())
+    assert same(network("stdc/stdc1", seed=1, encoder_weights=path).encoder.state_dict(), source.encoder.state_dict())
+    with pytest.raises(UserError, match="lacks stages.0.2.first.0.weight"):
+        network("stdc/stdc2", encoder_weights=path)

@@ -1,12 +1,10 @@
 """The cost columns of the papers, digit for digit, and the true count against torch's own counter."""
 
-import functools
-
 import pytest
 import torch
+from segkd.models import complexity
+from tests.models.harness import meta, same, small
 from torch.utils.flop_counter import FlopCounterMode
-
-from segkd.models import complexity, create_model
 
 # Exact counts of the released code at 19 classes, 1024x2048: parameters, papers' rule, true multiply-adds.
 EXACT = {
@@ -30,24 +28,17 @@ OTHERS = {
     ((512, 512), 150): (384.71, 86.09, 67.63, 22.69),
     ((512, 2048), 21): (1294.56, 304.97, 260.01, None),
 }
-
-
-@functools.cache
-def build(name, classes=19, **options):
-    with torch.device("meta"):
-        return create_model(*name.split("/"), classes=classes, **options)
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_exact_counts(name):
-    cost = complexity(build(name), (1024, 2048))
-    assert (cost["params"], cost["macs_paper"], cost["macs"]) == EXACT[name]
+TORCHS = (
+    "deeplabv3/resnet18", "pspnet/mobilenet_v2", "fcn/resnet50", "ocrnet/hrnet_w18_small", "isanet/resnet18",
+    "deeplabv3plus/resnet18", "dinov2/vits14",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_rounded_counts(name):
-    model = build(name)
-    large, square = complexity(model, (1024, 2048)), complexity(model, (512, 512))
+def test_counts_of_the_papers(name):
+    large, square = (complexity(meta(name), size) for size in ((1024, 2048), (512, 512)))
+    exact = large["params"], large["macs_paper"], large["macs"]
+    assert exact == EXACT.get(name, exact)
     giga = [round(cost[key] / 1e9, 2) for cost in (large, square) for key in ("macs_paper", "macs")]
     assert (round(large["params"] / 1e6, 3), *giga) == ROUNDED[name]
 
@@ -56,35 +47,39 @@ def test_rounded_counts(name):
 def test_other_sizes_and_class_counts(size, classes):
     for name, expected in zip(EXACT, OTHERS[size, classes]):
         if expected is not None:
-            assert round(complexity(build(name, classes), size)["macs_paper"] / 1e9, 2) == expected
+            assert round(complexity(meta(name, classes=classes), size)["macs_paper"] / 1e9, 2) == expected
 
 
 def test_auxiliary_head_is_counted_apart():
-    assert complexity(build("deeplabv3/resnet101"), (64, 64))["aux_params"] == 2_364_691
-    with_aux = complexity(build("deeplabv3/resnet18"), (64, 64))
-    without = complexity(build("deeplabv3/resnet18", aux=False), (64, 64))
+    assert complexity(meta("deeplabv3/resnet101"), (64, 64))["aux_params"] == 2_364_691
+    with_aux, without = (complexity(meta("deeplabv3/resnet18", aux=aux), (64, 64)) for aux in (True, False))
     assert without["aux_params"] == 0 and with_aux["params"] - with_aux["aux_params"] == without["params"]
     assert with_aux["macs"] > without["macs"]
 
 
 def test_label_channel_costs_what_lad_reports():
-    model = build("deeplabv3/resnet18", in_channels=4)
-    cost = complexity(model, (1024, 2048))
+    cost = complexity(meta("deeplabv3/resnet18", in_channels=4), (1024, 2048))
     assert cost["params"] == 13_607_974 + 576 and round(cost["macs_paper"] / 1e9, 1) == 572.3
 
 
-@pytest.mark.parametrize("name", ["deeplabv3/resnet18", "pspnet/mobilenet_v2", "fcn/resnet50"])
+@pytest.mark.parametrize("name", TORCHS)
 def test_true_count_is_torchs(name):
-    model = build(name, width=0.25, classes=7).eval()
+    model = meta(name, width=0.25, classes=7).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, 65, 97, device="meta"))
     assert 2 * complexity(model, (65, 97))["macs"] == counter.get_total_flops()
 
 
+def test_attention_is_beyond_the_papers_rule():
+    """OCRNet has no dilation, so only regions, likeness and what pixels find."""
+    cost, pixels, key = complexity(small("ocrnet/hrnet_w18_small"), (65, 79)), 17 * 20, 32
+    assert cost["macs"] - cost["macs_paper"] == pixels * 5 * (64 + key + key)
+    assert cost["aux_params"] == 32 * 32 + 2 * 32 + 5 * 32 + 5
+
+
 def test_model_is_left_as_it_was():
-    model = create_model("deeplabv3", "resnet18", classes=5, width=0.125).train()
+    model = small().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     complexity(model, (64, 64))
-    assert all(module.training for module in model.modules())
-    assert all(torch.equal(value.cpu(), before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules()) and same(model.state_dict(), before)
     assert not any(module._forward_hooks for module in model.modules())

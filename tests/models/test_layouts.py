@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from segkd.models import create_model
 from segkd.models.zoo import ENCODERS
 from segkd.registry import UserError

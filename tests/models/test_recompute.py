@@ -2,19 +2,16 @@
 
 import pytest
 import torch
-from torch import nn
-
-from segkd.models import create_model
 from segkd.models.recompute import recomputed
-from segkd.registry import UserError
+from tests.models.harness import small
+from torch import nn
 
 NETWORKS = ("deeplabv3/mobilenet_v2", "pspnet/resnet50", "ocrnet/hrnet_w18_small", "stdc/stdc1", "dinov2/vits14")
 SLOW = ("deeplabv3/resnet101", "ocrnet/hrnet_w48", "dinov2/vitb14")
 
 
 def network(name):
-    torch.manual_seed(0)
-    return create_model(*name.split("/"), classes=5, width=0.125, in_channels=4).train()
+    return small(name, in_channels=4).train()
 
 
 def step(model, size=(65, 79)):
@@ -103,9 +100,3 @@ def test_statistics_return_when_the_second_pass_fails():
     with pytest.raises(RuntimeError, match="second"):
         recomputed(part, torch.rand(2, 3, 4, 4)).sum().backward()
     assert part.norm.momentum == 0.1 and part.norm.num_batches_tracked == 1
-
-
-def test_smp_has_none():
-    pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(UserError, match="no gradient checkpointing"):
-        create_model("smp.Unet", "resnet18").set_grad_checkpointing()
