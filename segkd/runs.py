@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,10 +72,7 @@ class Run:
 
         None for a run of a version that did not keep them.
         """
-        path = self.path / "images.npz"
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as found:
+        with suppress(FileNotFoundError), np.load(self.path / "images.npz", allow_pickle=False) as found:
             return found["counts"]
 
     def load_model(self, device: str = "auto", percent: int = 100) -> torch.nn.Module:
@@ -96,10 +93,8 @@ class Run:
         try:
             model.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{path}: not the weights of this run ({reason}); delete result.json beside it: its run then writes both again"
-            ) from error
+            remedy = "delete result.json beside it: its run then writes both again"
+            raise UserError(f"{path}: not the weights of this run ({str(error).splitlines()[0]}); {remedy}") from error
         return model.to(pick_device(device)).eval()
 
 

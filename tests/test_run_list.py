@@ -44,13 +44,10 @@ def test_every_state_has_its_row(root, capsys):
     assert "1 of 4 done" in out and f"{100 * done.result['miou']:.1f}" in out and "nan" not in out
 
 
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (b'[1]\n{"step": 1}\n', "holds a list, not a mapping"), (b"null\n", "holds a NoneType"), (b'{"step": 1}\n{"st', "cannot be read"),
-        ('{"step": 1}\n'.encode("utf-16"), "cannot be read"), ('{"kind": "\u00e9"}\n'.encode("latin-1"), "cannot be read"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("content, words", [
+    (b'[1]\n{"step": 1}\n', "holds a list, not a mapping"), (b"null\n", "holds a NoneType"), (b'{"step": 1}\n{"st', "cannot be read"),
+    ('{"step": 1}\n'.encode("utf-16"), "cannot be read"), ('{"kind": "\u00e9"}\n'.encode("latin-1"), "cannot be read"),
+])  # fmt: skip
 def test_a_damaged_log_is_one_error_and_hides_no_other_run(root, content, words):
     whole, broken = begun(root, 1, (1,)), begun(root, 2)
     (broken / "metrics.jsonl").write_bytes(content)

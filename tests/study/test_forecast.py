@@ -16,7 +16,6 @@ DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
 SCHEDULE = Schedule("adamw", steps=2, batch_size=2, validations=1)
 TEACHER = RunConfig(DATA, NetworkConfig("fcn/resnet18", 0.0625), SCHEDULE)
 
-
 pytestmark = pytest.mark.usefixtures("runs")
 COMMAND = ["study", "hwd", "--profile", "smoke", "--tables", "main", "--methods", "cwd", "--devices", "cpu"]
 

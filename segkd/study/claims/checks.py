@@ -9,6 +9,7 @@ import torch
 from segkd.analysis.cost import counted
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, augmented_pixelwise
 from segkd.losses.hwd import activation_maps, holistic_weights, standardise
+from segkd.losses.method import create_method
 from segkd.models import create_model
 
 Finding = tuple[bool, str]
@@ -28,8 +29,6 @@ def label_channel() -> Finding:
 
 def same_network() -> Finding:
     """RDD Tables 1-4: its students are the networks of the tables, whatever they are trained with: RDD has no modules."""
-    from segkd.losses.method import create_method
-
     with torch.device("meta"):
         info = create_model("deeplabv3", "resnet18").info
     extra = sum(p.numel() for p in create_method("rdd").build(info, info).parameters())
@@ -78,8 +77,5 @@ def holistic_limits() -> Finding:
 
 
 CHECKS: dict[str, Callable[[], Finding]] = {
-    "label_channel": label_channel,
-    "same_network": same_network,
-    "augmentation_bound": augmentation_bound,
-    "holistic_weights": holistic_limits,
-}
+    "label_channel": label_channel, "same_network": same_network, "augmentation_bound": augmentation_bound, "holistic_weights": holistic_limits,
+}  # fmt: skip

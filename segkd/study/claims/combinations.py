@@ -12,7 +12,7 @@ from segkd.study.claims.parts import Cell, config_of, method_cell, over
 from segkd.study.claims.tests import baseline
 from segkd.study.execute.executor import execute
 from segkd.study.tables.papers import SUMS, single_methods
-from segkd.study.tables.statistics import LEVEL, holm, joint_p, points
+from segkd.study.tables.statistics import LEVEL, holm, joint_p, points, t_estimate
 from segkd.study.tables.study import Study
 
 SINGLE = tuple(Cell(row) for row in single_methods().values())
@@ -35,21 +35,16 @@ def ranked(study: Study) -> pd.DataFrame:
     against = {cell.label: [measure(study, c) for c in over(cell, SINGLE)] for cell in CELLS}
     tests = {label: joint_p([m.estimate for m in parts]) for label, parts in against.items()}
     adjusted = dict(zip(tests, holm([p for p, _ in tests.values()])))
-    lines = []
-    for cell in (baseline, *SINGLE, *CELLS):
-        line = _line(study, cell)
-        if cell.label in against:
-            line |= _against(against[cell.label], adjusted[cell.label], tests[cell.label][1])
-        lines.append(line)
+    verdicts = {label: _against(parts, adjusted[label], tests[label][1]) for label, parts in against.items()}
+    lines = [_line(study, cell) | verdicts.get(cell.label, {}) for cell in (baseline, *SINGLE, *CELLS)]
     return pd.DataFrame(lines).sort_values("mIoU %", ascending=False, na_position="last", ignore_index=True)
 
 
 def _line(study: Study, cell: Cell) -> dict[str, object]:
-    runs = [r for seed in study.seeds if (r := find(config_of(study, cell, seed))).done]
-    scores = [100 * r.result["miou"] for r in runs]
-    gain = measure(study, over(cell, [baseline])[0]) if cell != baseline else None
-    line = {"row": cell.label, "runs": len(runs), "mIoU %": sum(scores) / len(scores) if scores else math.nan}
-    return line | {"gain": gain.estimate.mean if gain else math.nan, "95 % interval": gain.estimate.interval if gain else ""}
+    scores = [100 * r.result["miou"] for seed in study.seeds if (r := find(config_of(study, cell, seed))).done]
+    line = {"row": cell.label, "runs": len(scores), "mIoU %": sum(scores) / len(scores) if scores else math.nan}
+    gain = measure(study, over(cell, [baseline])[0]).estimate if cell != baseline else t_estimate([])
+    return line | {"gain": gain.mean, "95 % interval": gain.interval}
 
 
 def _against(parts: list[Measured], p: float, supports: bool) -> dict[str, object]:
@@ -78,7 +73,8 @@ def answer(found: pd.DataFrame) -> str:
         return "No combination is trained yet."
     best, winners = trained.iloc[0], trained[trained["verdict"] == BEATS]
     if len(winners):
-        return "Yes: " + "; ".join(f"{w['row']} is above {w['least above']}, its closest, by {w['by']:.1f} points" for _, w in winners.iterrows()) + "."
+        words = "{0[row]} is above {0[least above]}, its closest, by {0[by]:.1f} points"
+        return f"Yes: {'; '.join(map(words.format, winners.to_dict('records')))}."
     detail = f"{best['row']}, the best of {len(trained)}, differs from {best['least above']} by {points(best['by'])} points"
     return f"No combination beats every single method with an interval that leaves zero out: {detail} ({best['interval of that']})."
 

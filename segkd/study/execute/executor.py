@@ -109,10 +109,9 @@ def _report_done(progress: Progress, future: Future, job: Job) -> list[str]:
     try:
         future.result()
     except RunFailed as error:
-        failures.append(str(error))
-    for config in job:
-        if find(config).done:
-            progress.finished(config.id, find(config).result["miou"])
+        failures = [str(error)]
+    for run in filter(lambda run: run.done, map(find, job)):
+        progress.finished(run.id, run.result["miou"])
     return failures
 
 

@@ -44,11 +44,13 @@ def ready_jobs(waiting: Iterable[Job], done: Callable[[RunConfig], bool]) -> lis
     return [job for job in waiting if all(c.teacher is None or done(c.teacher) for c in job)]
 
 
-def carry_out(jobs: Iterable[Job], running: dict, begin: Callable, ended: Callable, finish: Callable, done: Callable, most: int | None = None) -> None:
-    """Train the jobs, each when its teachers are there; RunFailed, once all else is done, if some runs were not finite.
+def carry_out(
+    jobs: Iterable[Job], running: dict, begin: Callable, ended: Callable, finish: Callable, done: Callable, most: int | None = None
+) -> None:
+    """Train the jobs, each when its teachers are ``done``; RunFailed, once all else is, if some runs were not finite.
 
-    ``begin(job)`` gives a handle, at most ``most`` at a time; ``ended(handles)`` those that ended; ``finish(handle, job)`` what is to be
-    said of runs that failed. ``running``: the jobs by handle, for whoever must stop them. ``done`` as `ready_jobs` takes it.
+    ``begin(job)`` gives a handle, kept in ``running``, ``most`` at a time; ``ended(handles)``: those that ended; ``finish(handle, job)``:
+    what is to be said of runs that failed.
     """
     waiting, failures = list(jobs), []
     while waiting or running:

@@ -38,10 +38,7 @@ def _thin(values: list, levels: int | None, keep: Any) -> list:
 
 def _lad(levels: int | None) -> dict[str, Table]:
     reported = {"paper": "lad", "table": "Table 1", "dataset": "cityscapes", "split": "val", "student": "deeplabv3_resnet18"}
-    main = (
-        BASELINE, CWD, Row("LAD", "lad+cwd", reported=("lad", "")),
-        TEACHER, LABEL_TEACHER,
-    )  # fmt: skip
+    main = (BASELINE, CWD, Row("LAD", "lad+cwd", reported=("lad", "")), TEACHER, LABEL_TEACHER)
     noise = []
     for on in (True, False):
         for alpha in _thin([0.0, 0.001, 0.01, 0.1, 1.0], levels, 0.01):
@@ -51,7 +48,7 @@ def _lad(levels: int | None) -> dict[str, Table]:
             name = f"alpha {alpha:g}, class noise {level['class noise']}"
             noise.append(Row(f"teacher, {name}", "lad", hyper, "label_teacher", level, ("teacher", setting)))
             noise.append(Row(f"student, {name}", "lad+cwd", hyper, "student", level, ("lad", setting)))
-    table9 = {"paper": "lad", "table": "Table 9", "dataset": "cityscapes", "split": "val", "student": "stdc2"}
+    table9 = {**reported, "table": "Table 9", "student": "stdc2"}
     clean = {"lad": {"alpha": 0.0, "class_noise": False}}
     shortcut = (
         Row("noised label", "lad", role="label_teacher", reported=("teacher", "alpha=0.01;classwise=on")),
@@ -65,10 +62,8 @@ def _lad(levels: int | None) -> dict[str, Table]:
 
 
 def _fakd(levels: int | None) -> dict[str, Table]:
-    reported = {
-        "paper": "fakd", "table": "Table 1", "dataset": "ade20k", "student": "pspnet_resnet18", "student_init": "imagenet",
-    }  # fmt: skip
     table4 = {"paper": "fakd", "table": "Table 4", "dataset": "ade20k", "student": "pspnet_resnet18"}
+    reported = {**table4, "table": "Table 1", "student_init": "imagenet"}
     main = (BASELINE, CWD, Row("FAKD", "fakd_cwd", reported=("fakd", "")), TEACHER)
     distance = (
         BASELINE, Row("PD", "kd", reported=("pd", "")), Row("FAKD on PD", "fakd_pd", reported=("fakd_pd", "")),
@@ -87,32 +82,25 @@ def _fakd(levels: int | None) -> dict[str, Table]:
 
 def _hwd(levels: int | None) -> dict[str, Table]:
     reported = {"paper": "hwd", "table": "Table II", "dataset": "ade20k", "student": "deeplabv3_resnet18"}
-    sweep = lambda axis, key, values, fixed: tuple(  # noqa: E731
-        Row(f"{axis} {v:g}", "hwd", {"hwd": {key: v, **fixed}}, level={axis: v}) for v in values
-    )
-    beta = _thin([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99], levels, 0.1)
-    tau = _thin([1.0, 2.0, 3.0, 4.0, 5.0, 8.0], levels, 1.0)
-    mu = _thin([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0], levels, 0.0)
+    main = (BASELINE, CWD, Row("HWD", "hwd", reported=("hwd", "")), TEACHER)
+
+    def sweep(title: str, axis: str, key: str, values: list[float], keep: float) -> Table:
+        rows = (Row(f"{axis} {v:g}", "hwd", {"hwd": {key: v}}, level={axis: v}) for v in _thin(values, levels, keep))
+        return Table(title, (CWD, *rows), axes=(axis,))
+
+    tau = "HWD Fig. 6 right: plain softmax temperature tau' instead of smoothing"
     return {
-        "main": Table(
-            "HWD Table II: per-channel weights against plain CWD",
-            (BASELINE, CWD, Row("HWD", "hwd", reported=("hwd", "")), TEACHER), reported,
-        ),
-        "beta": Table("HWD Fig. 6 left: smoothing beta", (CWD, *sweep("beta", "beta", beta, {})), axes=("beta",)),
-        "tau": Table(
-            "HWD Fig. 6 right: plain softmax temperature tau' instead of smoothing",
-            (CWD, *sweep("tau'", "softmax_temperature", tau, {})), axes=("tau'",),
-        ),
-        "mu": Table("HWD Fig. 7: mean mu of the weights", (CWD, *sweep("mu", "mu", mu, {})), axes=("mu",)),
-    }  # fmt: skip
+        "main": Table("HWD Table II: per-channel weights against plain CWD", main, reported),
+        "beta": sweep("HWD Fig. 6 left: smoothing beta", "beta", "beta", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99], 0.1),
+        "tau": sweep(tau, "tau'", "softmax_temperature", [1.0, 2.0, 3.0, 4.0, 5.0, 8.0], 1.0),
+        "mu": sweep("HWD Fig. 7: mean mu of the weights", "mu", "mu", [-1.0, -0.5, 0.0, 0.5, 1.0, 2.0], 0.0),
+    }
 
 
 def _rdd(levels: int | None) -> dict[str, Table]:
     base = {"paper": "rdd", "dataset": "cityscapes", "student": "deeplabv3_resnet18"}
     rdd = lambda label, hyper, level, reported: Row(label, "kd+rdd", {"rdd": hyper}, level=level, reported=reported)  # noqa: E731
-    main = (
-        BASELINE, Row("KD", "kd", reported=("kd", "")), Row("RDD", "kd+rdd", reported=("kd+rdd", "")), TEACHER,
-    )  # fmt: skip
+    main = (BASELINE, Row("KD", "kd", reported=("kd", "")), Row("RDD", "kd+rdd", reported=("kd+rdd", "")), TEACHER)
     shares = {0.0: "c;p=0%", 0.1: "d;p=10%", 0.2: "e;p=20%", 0.3: "f;p=30%"}
     stages = [BASELINE, rdd("TFE alone", {"stage": "tfe"}, {"stages": "TFE"}, ("rdd_tfe", "row=a;tfe=on;tse=off"))]
     for share in _thin(list(shares), levels, 0.1):
@@ -122,8 +110,8 @@ def _rdd(levels: int | None) -> dict[str, Table]:
         rdd(m.upper(), {"mode": m}, {"mode": m.upper()}, ("rdd", f"mode={m.upper()};p=10%")) for m in ("xor", "or", "and")
     ))  # fmt: skip
     added = {"AT": "at", "DSD": "dsd", "CIRKD": "cirkd"}
-    pairs = [(name, key) for label, part in added.items() for name, key in ((label, part), (f"{label} + RDD", f"{part}+rdd"))]
-    integration = (BASELINE, *(_row(label, "rdd", method) for label, method in pairs))
+    both = {name: key for label, part in added.items() for name, key in ((label, part), (f"{label} + RDD", f"{part}+rdd"))}
+    integration = (BASELINE, *(_row(label, "rdd", method) for label, method in both.items()))
     return {
         "main": Table("RDD Table 8: KD with and without relative difficulty", main, {**base, "table": "Table 8"}),
         "integration": Table("RDD Table 8: other methods with relative difficulty", integration, {**base, "table": "Table 8"}),

@@ -66,9 +66,7 @@ _FAKD_SETS = {
     "voc2012": (0.01, 5e-4, 40000),
 }  # fmt: skip
 PROTOCOLS |= {
-    ("fakd", name): Protocol(
-        _sgd(lr, decay, 40000), SQUARE, _FAKD, "pspnet/resnet18", "pspnet/resnet101", teacher_steps
-    )
+    ("fakd", name): Protocol(_sgd(lr, decay, 40000), SQUARE, _FAKD, "pspnet/resnet18", "pspnet/resnet101", teacher_steps)
     for name, (lr, decay, teacher_steps) in _FAKD_SETS.items()
 }
 FIRST = {"lad": "cityscapes", "fakd": "ade20k", "hwd": "cityscapes", "rdd": "cityscapes"}  # the set of a paper's first protocol

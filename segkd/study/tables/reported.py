@@ -75,11 +75,8 @@ def reported(table: Table, row: Row, metric: str = "miou") -> float | None:
     if metric not in ("miou", "macc", "miou_gain"):  # costs have no split
         source.pop("split", None)
     wanted = source | {"metric": metric, "method": "teacher" if teaches else method} | ({"setting": setting} if setting else {})
-    for line in table_lines(source["paper"], source["table"]):
-        fits = all(line[column] == value for column, value in wanted.items())
-        if fits and (not teaches or line["teacher"].endswith("+label") == assisted):
-            return float(line["value"])
-    return None
+    fits = lambda line: wanted.items() <= line.items() and (not teaches or line["teacher"].endswith("+label") == assisted)  # noqa: E731
+    return next((float(line["value"]) for line in table_lines(source["paper"], source["table"]) if fits(line)), None)
 
 
 def fitted(table: Table, dataset: str = "", student: str = "", own: bool = False) -> Table:

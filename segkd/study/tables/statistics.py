@@ -210,13 +210,7 @@ def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
 
     The interval is about the choice of images alone: another training may differ by more. NaN for fewer than `FEW` images.
     """
-    one, two = (miou_of(counts.sum(0)) for counts in (ours, other))
-    low = high = math.nan
-    if len(ours) >= FEW:
-        low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other)))
-    return Estimate(len(ours), 100 * (one - two), low, high, math.nan, math.nan)
-
-
-def miou_of(counts: np.ndarray) -> float:
-    """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
-    return float(image_miou(counts[None])[0])
+    one, two = (float(image_miou(counts.sum(0, keepdims=True))[0]) for counts in (ours, other))
+    enough, nan = len(ours) >= FEW, math.nan
+    low, high = bootstrap_interval(100 * (resampled_miou(ours) - resampled_miou(other))) if enough else (nan, nan)
+    return Estimate(len(ours), 100 * (one - two), low, high, nan, nan)

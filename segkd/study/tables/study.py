@@ -32,24 +32,15 @@ from segkd.train.record import environment
 NO_TRAINING = "SEGKD_NO_TRAINING"  # environment variable, set while a report is made of what is there
 
 
-def _names(value: str | Iterable[str] | None) -> list[str] | None:
-    if not value:
-        return None
-    return [v.strip() for v in value.split(",")] if isinstance(value, str) else list(value)
+def _names(value: str | None) -> list[str] | None:
+    return [name.strip() for name in value.split(",")] if value else None
 
 
 def open_study(
-    paper: str,
-    profile: str = "quick",
-    dataset: str = "scenes",
-    seeds: int | str | None = None,
-    methods: str | None = None,
-    tables: str | None = None,
-    devices: str | None = None,
-    teacher: str | None = None,
-    student: str | None = None,
+    paper: str, profile: str = "quick", dataset: str = "scenes", seeds: int | str | None = None, methods: str | None = None,
+    tables: str | None = None, devices: str | None = None, teacher: str | None = None, student: str | None = None,
     teacher_network: str | None = None,
-) -> Study:
+) -> Study:  # fmt: skip
     """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
 
     ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
@@ -78,8 +69,7 @@ def open_study(
 def data_of(profile: Profile, dataset: str) -> DataConfig:
     """The images of a study. UserError: an unknown set, or one whose splits must be read and that is not there."""
     if dataset != "folder":
-        splits = DATASETS.get(dataset).splits
-        return profile.data_config(dataset, splits)
+        return profile.data_config(dataset, DATASETS.get(dataset).splits)
     return replace(profile.data_config(dataset, splits_of(dataset)), content=content())
 
 
@@ -199,12 +189,9 @@ class Study:
 
     def headline(self, table: str = "main") -> dict[str, str]:
         """The few numbers for the report's first page: scores, and each student's gain with its verdict."""
-        found = {}
-        for line in self.summary(table).to_dict("records"):
-            if line["runs"]:
-                gain = f" ({points(line['gain'])}, {line['verdict']})" if line["verdict"] else ""
-                found[line["row"]] = f"{line['mIoU %']:.1f}{gain}"
-        return found
+        gain = lambda line: f" ({points(line['gain'])}, {line['verdict']})" if line["verdict"] else ""  # noqa: E731
+        lines = self.summary(table).to_dict("records")
+        return {line["row"]: f"{line['mIoU %']:.1f}{gain(line)}" for line in lines if line["runs"]}
 
     def table(self, name: str, reference: str | None = "baseline") -> TableView:
         """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against."""
@@ -260,11 +247,9 @@ class Study:
 
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
-        done = [find(c) for c in self.configs()]
-        values = environment() | {"runs": f"{sum(r.done for r in done)} of {len(done)} finished"}
-        if self.own_teacher:
-            values["teacher"] = self._teacher_from_file()
-        return as_table(values)
+        done = [find(c).done for c in self.configs()]
+        teacher = {"teacher": self._teacher_from_file()} if self.own_teacher else {}
+        return as_table(environment() | {"runs": f"{sum(done)} of {len(done)} finished"} | teacher)
 
     def _teacher_from_file(self) -> str:
         return about_teacher(find(self.config(Row("", role="teacher"), self.seeds[0])))

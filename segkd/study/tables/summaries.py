@@ -11,10 +11,9 @@ from segkd.config import RunConfig
 from segkd.study.tables import costs
 from segkd.study.tables.reported import reported
 from segkd.study.tables.results import by_seed, one_setting, paired
+from segkd.study.tables.show import TIE
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.table import Row, Table
-
-TIE = "\u00a0"  # a space at which no line breaks
 
 
 def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.DataFrame:
@@ -27,11 +26,11 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
     """
     one_setting(results)
     value = {label: by_seed(group) for label, group in results.groupby("row")}
-    base_of = {row.label: base_row(table, row, reference) for row in table.rows}
-    paper = {row.label: (reported(table, row), reported(table, row, "miou_gain")) for row in table.rows}
+    number = lambda row, metric: math.nan if (known := reported(table, row, metric)) is None else known  # noqa: E731
+    paper = {row.label: (number(row, "miou"), number(row, "miou_gain")) for row in table.rows}
     lines = []
     for row in table.rows:
-        base = base_of[row.label]
+        base = base_row(table, row, reference)
         values, other = (100 * value[label]["miou"].dropna() if label in value else pd.Series(dtype=float) for label in (row.label, base))
         both = values.index.intersection(other.index) if base else values.index
         values = values[both] if len(both) else values
@@ -39,7 +38,7 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
         lines.append(
             {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": spread, "± 95 %": half_width(spread, len(values))}
             | _gain(values, other, base)
-            | _paper(*paper[row.label], paper.get(base, (None,))[0])
+            | _paper(*paper[row.label], paper[base][0] if base in paper else math.nan)
         )
     return pd.DataFrame(lines)
 
@@ -62,11 +61,9 @@ def _gain(values: pd.Series, base: pd.Series, reference: str | None) -> dict:
     return {"reference %": mean, "gain": found.mean, "95 % interval": found.interval.replace(" ", TIE), "verdict": verdict}
 
 
-def _paper(value: float | None, gain: float | None, base: float | None) -> dict:
+def _paper(value: float, gain: float, base: float) -> dict:
     """The paper's score and its gain: as it prints it, else computed from its scores."""
-    computed = math.nan if gain is not None or None in (value, base) else value - base
-    known = {"paper mIoU %": value, "paper gain": gain}
-    return {name: math.nan if one is None else one for name, one in known.items()} | {"paper gain (computed)": computed}
+    return {"paper mIoU %": value, "paper gain": gain, "paper gain (computed)": value - base if math.isnan(gain) else math.nan}
 
 
 def cost_columns(

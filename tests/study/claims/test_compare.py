@@ -8,9 +8,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from segkd import cli, runs
+from segkd import cli
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.registry import UserError
+from segkd.runs import run
 from segkd.study.claims.compare import committed_results, compare_lines, compared, rows_in_words, sentence
 from segkd.study.claims.floor import floors_of
 from segkd.study.tables.results import tidy
@@ -31,26 +32,24 @@ def committed(tmp_path_factory):
     """A report's results of two runs, both trained in a folder that is left behind."""
     patch, root = pytest.MonkeyPatch(), tmp_path_factory.mktemp("reports")
     patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
-    lines = [line for seed in (0, 1) for line in tidy("all", "main", Row("baseline"), runs.run(config(seed)))]
+    lines = [line for seed in (0, 1) for line in tidy("all", "main", Row("baseline"), run(config(seed)))]
     (root / "tiny-scenes").mkdir()
     pd.DataFrame(lines).assign(profile="tiny").to_csv(root / "tiny-scenes" / "results.csv", index=False, float_format="%.9g")
     patch.undo()
     return root
 
 
-def test_trained_again_it_is_the_same(committed, tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+def test_trained_again_it_is_the_same(committed, runs):
     with pytest.raises(UserError, match="none of the 2 runs of tiny-scenes is finished"):
         list(compare_lines("tiny-scenes", committed))
-    runs.run(config(0))
+    run(config(0))
     lines = list(compare_lines("tiny-scenes", committed))
     assert config(0).id in lines[-3] and lines[-3].split()[-1] == "equal"
     assert lines[-2:] == ["1 of 2 runs are here", "1 of 1 runs equal the committed results to 6 digits"]
 
 
-def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
-    runs.run(config(0))
+def test_a_difference_in_one_class_is_seen(committed, runs):
+    run(config(0))
     results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
     assert compared(results)["same"].all()
     one = results["metric"].str.startswith("iou/") & (results["seed"] == 0)
@@ -66,20 +65,16 @@ def test_a_difference_in_one_class_is_seen(committed, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step, verdict", [(0.004, "within rounding"), (0.05, "differs")])
-def test_a_committed_floor_says_what_rounding_may_do(committed, tmp_path, monkeypatch, step, verdict):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
-    runs.run(config(0))
+def test_a_committed_floor_says_what_rounding_may_do(committed, runs, step, verdict):
+    run(config(0))
     results = pd.read_csv(committed / "tiny-scenes" / "results.csv")
     results.loc[results["metric"] == "miou", "value"] += step
-    copies = [
-        {"paper": "all", "table": "floor", "row": f"copy {k}", "role": "student", "method": "kd", "level": f"rounding={k}", "seed": 0,
-         "run": f"copy-{k}", "metric": "miou", "value": value}
-        for k, value in enumerate((0.300, 0.302, 0.298))
-    ]  # fmt: skip
-    found = compared(pd.concat([results, pd.DataFrame(copies)]))
+    copies = pd.DataFrame({"level": [f"rounding={k}" for k in range(3)], "run": [f"copy-{k}" for k in range(3)], "value": [0.300, 0.302, 0.298]})
+    copies = copies.assign(paper="all", table="floor", row="copy", role="student", method="kd", seed=0, metric="miou")
+    found = compared(pd.concat([results, copies]))
     assert found["verdict"].tolist() == [verdict]
     # sd 0.2 points, two degrees of freedom, a difference of two runs: 4.3027 * 0.2 * sqrt(2) = 1.22 points
-    said = next(rows_in_words(found, floors_of(pd.DataFrame(copies))))
+    said = next(rows_in_words(found, floors_of(copies)))
     assert said.endswith("within ± 1.22 of rounding" if verdict != "differs" else "BEYOND ± 1.22 of rounding")
     assert ("1 more are within rounding" in sentence(found)) == (verdict == "within rounding")
 

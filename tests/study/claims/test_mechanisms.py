@@ -42,13 +42,13 @@ def trained(tmp_path_factory):
 
 
 def images_of(run):
-    """(labels (1, H, W), prediction) of each test image by itself."""
+    """(labels (1, H, W), prediction, the teacher's logits) of each test image by itself."""
     packed, model = m.seen(run), run.load_model()
+    teacher_model = find(run.config.teacher).load_model() if run.config.teacher else model
     for i in range(len(packed)):
-        images, labels, _ = packed.take([i])
-        images, labels = to_batch(images, labels)
+        images, labels = to_batch(*packed.take([i])[:2])
         with torch.no_grad():
-            yield labels, model(images), images
+            yield labels, model(images), teacher_model(images).logits
 
 
 def test_miou_near_boundaries(trained):
@@ -82,11 +82,8 @@ def test_input_scores_are_differences_of_miou(trained, monkeypatch):
 
 def test_smallest_divergence_ratio_by_pixels(trained):
     """TD and NTD from the definition, one class and one pixel after the other."""
-    run, teacher_model = trained["cwd"], find(trained["cwd"].config.teacher).load_model()
     on, off = [[] for _ in range(11)], [[] for _ in range(11)]
-    for labels, student, images in images_of(run):
-        with torch.no_grad():
-            taught = teacher_model(images).logits
+    for labels, student, taught in images_of(trained["cwd"]):
         small = labels_to_grid(labels, student.logits.shape[-2:]).flatten().numpy()
         for c in range(11):
             maps = [torch.softmax(z[0, c].flatten().double() / 4, 0).numpy() for z in (student.logits, taught)]
@@ -94,7 +91,7 @@ def test_smallest_divergence_ratio_by_pixels(trained):
             on[c] += list(square[small == c])
             off[c] += list(square[(small != c) & (small != IGNORE)])
     ratios = [np.mean(a) / np.mean(b) for a, b in zip(on, off) if a]
-    assert m.divergence_ratio(run) == pytest.approx(min(ratios), rel=1e-4)
+    assert m.divergence_ratio(trained["cwd"]) == pytest.approx(min(ratios), rel=1e-4)
 
 
 def test_difficulty_gaps_by_pixels(trained):
@@ -111,20 +108,15 @@ def test_difficulty_gaps_by_pixels(trained):
 
 
 def test_xor_balance_by_pixels(trained):
-    run, teacher_model = trained["rdd"], find(trained["rdd"].config.teacher).load_model()
     only_student = only_teacher = 0
-    for labels, student, images in images_of(run):
-        with torch.no_grad():
-            taught = teacher_model(images).logits
+    for labels, student, taught in images_of(trained["rdd"]):
         sure = [resize_scores(z, labels.shape[-2:]).softmax(1).amax(1) > 0.7 for z in (student.logits, taught)]
         known = labels != IGNORE
         only_student += int((~sure[0] & sure[1] & known).sum())
         only_teacher += int((sure[0] & ~sure[1] & known).sum())
-    found = m.xor_balance(run)
-    if only_student + only_teacher:
-        assert found == pytest.approx((only_student - only_teacher) / (only_student + only_teacher), abs=1e-3)
-    else:
-        assert math.isnan(found)
+    picked = only_student + only_teacher
+    expected = (only_student - only_teacher) / picked if picked else math.nan
+    assert m.xor_balance(trained["rdd"]) == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
 def test_activation_ratio_by_pixels(trained):
@@ -194,26 +186,21 @@ def of_classes(*rows):
 
 
 def test_measures_of_several_runs():
+    joint = lambda name, runs, *others: measures.JOINT[name][1](runs, list(others))  # noqa: E731
     hard = of_classes((0.1, 0.2, 0.8, 0.9), (0.1, 0.2, 0.8, 0.9), (0.2, 0.3, 0.8, 0.8))
-    assert measures.JOINT["hard_minus_easy"][1](hard, []) == pytest.approx(100 * (0.1 - -0.05))
-    gone = of_classes((0.1, 0.2, 0.8, 0.9, 0.0), (0.1, 0.2, 0.8, 0.9, 0.0), (0.2, 0.3, 0.8, 0.8, 0.0))
-    assert measures.JOINT["hard_minus_easy"][1](gone, []) == pytest.approx(100 * (0.1 - -0.05))  # a class that nobody finds
+    gone = of_classes((0.1, 0.2, 0.8, 0.9, 0.0), (0.1, 0.2, 0.8, 0.9, 0.0), (0.2, 0.3, 0.8, 0.8, 0.0))  # the last class nobody finds
+    assert joint("hard_minus_easy", hard) == joint("hard_minus_easy", gone) == pytest.approx(100 * (0.1 - -0.05))
     found_later = of_classes((0.1, 0.2, 0.8, 0.9, 0.1))
-    assert measures.JOINT["hard_minus_easy"][1](gone, [found_later]) == pytest.approx(100 * 0.05)  # 5 % over the seeds: it counts
+    assert joint("hard_minus_easy", gone, found_later) == pytest.approx(100 * 0.05)  # 5 % over the seeds: it counts
     better = of_classes((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, None, 0.5), (0.6, 0.5, 0.1, 0.4))
-    assert measures.JOINT["share_better"][1](better, []) == pytest.approx(2 / 3 - 0.5)
+    assert joint("share_better", better) == pytest.approx(2 / 3 - 0.5)
     gap = of_classes((0.9, 0.3, 0.1), (0.95, 0.6, 0.5))
-    assert measures.JOINT["easy_gap"][1](gap, []) == pytest.approx(100 * ((0.05 + 0.3 + 0.4) / 3 - 0.05))
+    assert joint("easy_gap", gap) == pytest.approx(100 * ((0.05 + 0.3 + 0.4) / 3 - 0.05))
     ranks = [result(miou=v) for v in (0.3, 0.5, 0.4, 0.6, 0.5, 0.4)]
-    assert measures.JOINT["teacher_rank"][1](ranks, []) == pytest.approx(0.5 - spearmanr([3, 4, 5], [5, 6, 4]).statistic)
-
-
-def test_spoiled_classes_are_found_on_other_seeds():
-    """Class 0 was spoiled on the other seed; class 1 only by chance on this one, so its repair does not count."""
-    other = of_classes((0.6, 0.5), (0.5, 0.5), (0.5, 0.5))
-    own = of_classes((0.6, 0.5), (0.5, 0.1), (0.7, 0.5))
-    assert measures.JOINT["repaired"][1](own, [other]) == pytest.approx(20)
-    assert math.isnan(measures.JOINT["repaired"][1](own, []))
+    assert joint("teacher_rank", ranks) == pytest.approx(0.5 - spearmanr([3, 4, 5], [5, 6, 4]).statistic)
+    # Class 0 was spoiled on the other seed; class 1 only by chance on this one, so its repair does not count.
+    other, own = of_classes((0.6, 0.5), (0.5, 0.5), (0.5, 0.5)), of_classes((0.6, 0.5), (0.5, 0.1), (0.7, 0.5))
+    assert joint("repaired", own, other) == pytest.approx(20) and math.isnan(joint("repaired", own))
 
 
 def test_measures_of_one_run():

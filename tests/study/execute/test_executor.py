@@ -46,16 +46,16 @@ def test_workers_end_with_their_parent(runs, tmp_path, interrupted):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(LONG)))
     command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell hands down "ignore"
-    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear)
-    assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 90)
-    time.sleep(1)
-    if interrupted:
-        os.killpg(parent.pid, signal.SIGINT)
-        errors = parent.communicate(timeout=60)[1]
-        assert parent.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
-    else:
-        parent.kill()
-        parent.wait()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear) as parent:
+        try:
+            assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 300)
+            time.sleep(1)
+            if interrupted:
+                os.killpg(parent.pid, signal.SIGINT)
+                errors = parent.communicate(timeout=60)[1]
+                assert parent.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+        finally:
+            parent.kill()
     assert wait_until(lambda: not workers_of(str(runs)), 30), "a worker outlived its parent"
     assert not find(LONG).done
 

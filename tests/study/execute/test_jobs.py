@@ -17,7 +17,6 @@ TEACHER = dataclasses.replace(GRAND, network=NetworkConfig("pspnet/resnet18", 0.
 STUDENT = dataclasses.replace(GRAND, network=NetworkConfig("pspnet/resnet18", 0.125), teacher=TEACHER)
 STUDENTS = [dataclasses.replace(STUDENT, method=m, seed=s) for s in (0, 1) for m in ("kd", "cwd", "hwd")]
 
-
 pytestmark = pytest.mark.usefixtures("runs")
 
 

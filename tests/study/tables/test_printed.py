@@ -18,7 +18,6 @@ from segkd.study.tables.study import open_study
 ROMAN = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "text": "dinov2"}
 CITED = {"enet", "espnet", "icnet", "fcn", "refinenet", "ocnet"}  # RDD Table 1's, from other papers
 
-
 pytestmark = pytest.mark.usefixtures("runs")
 
 
