@@ -56,7 +56,7 @@ def gain_figure(df: pd.DataFrame, names: int = 3):
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
     figure, panels = plt.subplots(lines, columns, figsize=(3.5 * columns, 2.7 * lines), sharex=True, sharey=True, squeeze=False)
-    marks, reach = [], 0.07 * np.ptp(df.groupby(["method", "class"])["gain"].mean().to_numpy())  # that names need between them
+    marks, reach = [], 0.15 * np.ptp(df.groupby(["method", "class"])["gain"].mean().to_numpy())  # that names need between them
     for axes in panels.flat[len(methods) :]:
         axes.set_axis_off()
     for axes, method in zip(panels.flat, methods):

@@ -238,5 +238,5 @@ def layercam_figure(rows: dict[str, Attribution], target: str = ""):
             axis.set_title(title)
     name = f", class {target}" if target else ""
     figure.suptitle(f"LayerCAM of the first convolution{name}: share of the total by input", fontsize=10)
-    said = f"From the image{name}: {listed([f'{teacher} {found.image_share:.0%}' for teacher, found in rows.items()], 12)}."
+    said = f"From the image{name}: {listed([f'{teacher} {100 * found.image_share:.0f} %' for teacher, found in rows.items()], 12)}."
     return tell(figure, "LayerCAM maps of each teacher's image and label branch", said)

@@ -40,7 +40,7 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
     labels = [packed.labels[i] for i in indices]
     _class_legend(figure, packed.classes, packed.palette, labels)
     pixels = label_pixels(labels)[: len(packed.classes)]
-    share = [f"{packed.classes[c]} {pixels[c] / max(pixels.sum(), 1):.0%}" for c in np.argsort(-pixels)]
+    share = [f"{packed.classes[c]} {100 * pixels[c] / max(pixels.sum(), 1):.0f} %" for c in np.argsort(-pixels)]
     return tell(figure, f"{len(labels)} images beside their labels", f"Of the labelled pixels: {listed(share)}.")
 
 
@@ -63,7 +63,7 @@ def _right(labels, predictions: dict) -> str:
     """How many of the labelled pixels each network gets right here."""
     known = sum(int((np.asarray(label) != IGNORE).sum()) for label in labels)
     right = {name: sum(int((np.asarray(own) == label).sum()) for own, label in zip(maps, labels)) for name, maps in predictions.items()}
-    return f"Right of the labelled pixels shown: {listed([f'{name} {n / max(known, 1):.1%}' for name, n in right.items()], 12)}." if right else ""
+    return f"Right of the labelled pixels shown: {listed([f'{name} {100 * n / max(known, 1):.1f} %' for name, n in right.items()], 12)}." if right else ""
 
 
 def _columns(images, labels, predictions: dict, palette) -> dict[str, list[np.ndarray]]:
@@ -99,7 +99,7 @@ def map_sheet(
     elif legend:
         figure.supxlabel(legend, fontsize=_font(figure))
     means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if np.asarray(rows[0][name]).ndim == 2}
-    words = [f"{name} {value:.1%} of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
+    words = [f"{name} {100 * value:.1f} % of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
     return tell(figure, f"Maps, {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(titles)}", f"On average: {listed(words, 12)}." if words else "")
 
 

@@ -60,7 +60,7 @@ def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "
     marks = _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
     some = f", {SHOWN_CLASSES} of {classes}" if classes > SHOWN_CLASSES else ""
     top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left{some})")
-    top.legend(ncols=min(len(methods), 6), loc="lower left", bbox_to_anchor=(0, 1.08))
+    top.legend(ncols=min(len(methods), 8), loc="lower left", bbox_to_anchor=(0, 1.08))
     marks += _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
     bottom.axhline(0, color="#333333", lw=1)
     bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left{some})")

@@ -171,7 +171,7 @@ def keep(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise UserError(f"keep: '{name}' is no name for a file of figure data: use a-z, 0-9, '_' and '-'")
-    if folder := os.environ.get("SEGKD_FIGURES"):
+    if (folder := os.environ.get("SEGKD_FIGURES")) and len(frame.columns):
         path, text = Path(folder) / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

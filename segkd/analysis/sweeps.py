@@ -34,7 +34,7 @@ def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = 
         at, shown = part[x].map(position), part[y[0]] * factor
         mean, runs = shown.groupby(at).mean(), shown.groupby(at).count().max()
         title = ("mean" if runs > 1 else "one run each") if hue is None else f"{hue} = {value}"
-        axes.plot(mean.index, mean, "-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
+        axes.plot(mean.index, mean, ls="-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
         axes.scatter(at, shown, s=12, color=colour, alpha=0.45, lw=0)
         marks += [(axes, place, place, v, v, f"{title}, at {label or x} {next(k for k, p in position.items() if p == place)}: {v:.2f}") for place, v in mean.items()]
     _ticks(axes, position, label or x, y[1])
@@ -54,7 +54,7 @@ def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = No
     here, label = df[df["n"] > 0], label or x
     if len(here) < 3:
         return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {label} run here: too few for a curve, see the table")
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    figure, axes = plt.subplots(figsize=(6, 3.9))
     axes.axhline(0, color="#333333", lw=1, zorder=0)
     position = _positions(df[x])
     df = df.assign(at=df[x].map(position)).sort_values("at")
@@ -76,7 +76,8 @@ def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = No
         told += [text] if interval and not line["low"] <= 0 <= line["high"] else []
     marks += [(axes, at, at, v, v, f"{label} {value:g}, the paper: {v:+.2f}") for at, value, v in zip(printed["at"], printed[x], printed.get("paper", ()))]
     _ticks(axes, position, label, f"points of mIoU over {reference}, same seeds")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.margins(x=0.1)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     best = "" if printed.empty else f" The paper's largest is {printed['paper'].max():+.2f} at {label} {printed.loc[printed['paper'].idxmax(), x]:g}."
     said = f"Told apart from {reference}: {listed(told, 12)}, of {len(here)} settings.{best or ' The paper draws its curve without numbers.'}"
     return tell(figure, f"Paired differences to {reference} over {label}", said, marks)

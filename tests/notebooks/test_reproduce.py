@@ -40,7 +40,7 @@ def test_every_notebook_becomes_a_page(smoke):
 
 def test_first_page_has_thumbnails_and_numbers(smoke):
     text = smoke[0].read_text()
-    assert len(re.findall('class="thumb"><img alt="" src="data:image/webp;base64', text)) == len(NOTEBOOKS)
+    assert len(re.findall(r'class="thumb"><img alt="" src="data:image/(?:webp|svg\+xml);base64', text)) == len(NOTEBOOKS)
     assert "one run" in text and "Its numbers mean nothing" in text
     assert "data fingerprint" in text and "training steps took" in text and "<h3>What is missing</h3>" not in text
 

@@ -13,6 +13,8 @@ from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
 from segkd.study.report.pages import TEMPLATES, Link, about, menus, script_data, shell, write
 
+SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
+CHART = re.compile(r'<figure [^>]*class="chart" id="(gains|forest)".*?</figure>', re.DOTALL)  # of a page, taken over as it stands
 HEADINGS = ("h1", "h2", "h3")
 DOORS = {  # what one may have come for: words, and the pages that answer, by file
     "Learn": ("how each method works, from the problem to the lines of code", ("lad", "fakd", "hwd", "rdd")),
@@ -64,6 +66,8 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     nav = [Link("Overview", "index.html"), *(Link(card["label"], card["href"], card["group"]) for card in cards)]
     named = {Path(link.href).stem: link for link in nav}
     doors = [(name, words, [named[page] for page in pages if page in named]) for name, (words, pages) in DOORS.items()]
+    texts = (Path(page.html).read_text(encoding="utf-8") for page in pages)
+    charts = {found[1]: found[0].replace(f' id="{found[1]}"', "", 1) for text in texts for found in CHART.finditer(text)}
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "page"), autoescape=False)  # the templates escape
     body = environment.get_template("overview.html.j2").render(
         title=overview.title, facts=_facts(overview.facts), text=markdown_html(overview.text), banners=overview.banners,
@@ -71,7 +75,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
         notes=[markdown_html(note) for note in overview.notes],
         findings=[markdown_html(text) for text in overview.findings],
         **{name: _data_address(getattr(overview, name)) for name in ("strip", "gains", "forest")}, provenance=_facts(overview.provenance), cards=cards,
-        nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),
+        charts=charts, nav=menus(nav, "index.html"), outside=shell("theme", "search"), sections=script_data(sections),
     )
     return write(report_dir / "index.html", body)
 
@@ -93,12 +97,12 @@ def _card(page: Page, report_dir: Path) -> dict:
     from bs4 import BeautifulSoup
 
     text = Path(page.html).read_text(encoding="utf-8")
-    soup = BeautifulSoup(PICTURE.sub("data:,", text), "html.parser")
+    soup = BeautifulSoup(SVG.sub("data:,", PICTURE.sub("data:,", text)), "html.parser")
     title, href = soup.title.get_text(), Path(os.path.relpath(page.html, report_dir)).as_posix()
-    first, picture = soup.select_one("section.text p"), PICTURE.search(text)
+    first, picture, drawn = soup.select_one("section.text p"), PICTURE.search(text), SVG.search(text)
     return {
         "title": title, "label": page.label or title.split(":")[0], "group": page.group, "summary": first_sentence(first), "href": href,
-        "numbers": about(text)["numbers"], "thumbnail": webp(base64.b64decode(picture[1]), 80, 640) if picture else None, "sections": sections_of(soup, title, href),
+        "numbers": about(text)["numbers"], "thumbnail": webp(base64.b64decode(picture[1]), 80, 640) if picture else drawn and drawn[0], "sections": sections_of(soup, title, href),
     }  # fmt: skip
 
 

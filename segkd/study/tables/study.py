@@ -159,8 +159,7 @@ class Study:
         ]
         return self._told(table, "results.csv", pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes]))
 
-    def _told(self, table: str, csv: str, frame: pd.DataFrame) -> pd.DataFrame:
-        """The frame with what a chart says of its numbers: the file beside the pages that has them, and each row's runs."""
+    def _told(self, table: str, csv: str, frame: pd.DataFrame) -> pd.DataFrame:  # for charts: the file of the numbers, each row's runs
         frame.attrs = {"csv": csv, "runs": {row.label: [run.id for run in self.runs(table, row.label)] for row in self.rows(table)}}
         return frame
 

@@ -190,3 +190,15 @@ def test_forest_plot_and_sentences_are_kept_from_the_claims_page(tmp_path):
 def test_first_sentence(html, said):
     assert first_sentence(BeautifulSoup(html, "html.parser").p) == said
     assert first_sentence(None) == ""
+
+
+def test_charts_of_the_pages_stand_on_the_first_page_with_what_they_say(tmp_path):
+    said = {"alt": "Dots.", "caption": "CWD gains.", "csv": "figures/gains.csv", "width": 700, "marks": [[10, 20, 3, 4, "run-1"]]}
+    output = nbformat.v4.new_output("display_data", {"image/svg+xml": "<svg/>"}, metadata={"segkd": said})
+    cells = [new_markdown_cell("# Tour"), nbformat.v4.new_code_cell("draw()", outputs=[output], metadata={"tags": ["gains"]})]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "n.ipynb")
+    page = Page(render(tmp_path / "n.ipynb", tmp_path / "n.html"))
+    soup = BeautifulSoup(build_index(tmp_path, [page], Overview("T", table="<table></table>")).read_text(), "html.parser")
+    chart = soup.select_one("section[aria-labelledby=headline] figure.chart")
+    assert chart.i["title"] == "run-1" and chart.a["href"] == "./figures/gains.csv" and "CWD gains." in chart.get_text()
+    assert soup.select_one("a.card img")["src"].startswith("data:image/svg+xml"), "a page of drawings alone has one as its thumbnail"

@@ -286,3 +286,15 @@ def test_pages_know_those_before_and_after_and_their_menus():
     assert [(menu["group"], [link["label"] for link in menu["links"]]) for menu in menus(nav, "lad.html")] == [
         ("", ["Overview"]), ("Papers", ["LAD", "HWD"]), ("", ["Claims"])
     ]  # fmt: skip
+
+
+def test_a_chart_is_a_picture_with_boxes_to_hover_over_and_a_link_to_its_numbers(tmp_path):
+    """What a notebook says of its chart stays text: no markup, no address but a file beside the page."""
+    said = {"alt": "Dots. <b>", "caption": "CWD & <i>more</i>", "csv": "javascript:alert(1)", "width": 700, "marks": [[10.5, 20, 3, 4, '"><script>alert(1)</script>\nrun-1']]}
+    output = new_output("display_data", {"image/svg+xml": "<svg onload='alert(1)'></svg>", "image/png": "eA=="}, metadata={"segkd": said})
+    cell = new_code_cell("draw()", outputs=[output], metadata={"tags": ["gains"]})
+    page = BeautifulSoup(report.render(write(tmp_path / "a.ipynb", cell), tmp_path / "a.html").read_text(), "html.parser")
+    figure = page.select_one("figure#gains.chart")
+    assert figure.img["src"].startswith("data:image/svg+xml;base64,") and figure.img["alt"] == said["alt"] and not page.find("svg")
+    assert figure.i["title"] == said["marks"][0][4] and "left: 10.5%; top: 20.0%" in figure.i["style"]
+    assert figure.figcaption.get_text() == "CWD & <i>more</i> Numbers (CSV)" and figure.a["href"] == "./javascript:alert(1)"
