@@ -15,11 +15,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from segkd.config import ROOT, DataConfig, RunConfig
@@ -30,9 +34,11 @@ from segkd.data.sampler import batch_indices
 from segkd.runs import run_cohort
 from segkd.study.tables.profiles import CPU_SCALE, get_profile
 from segkd.study.tables.results import paired
+from segkd.study.tables.statistics import Estimate
 from segkd.train.state import write_whole
 
 CSV, PAGE = Path(__file__).with_suffix(".csv"), ROOT / "docs" / "your-own-data.md"
+PICTURE = PAGE.with_name("few-labels.svg")
 BEGIN, END = "<!-- few labels: written by benchmarks/few_labels.py -->", "<!-- end of few labels -->"
 SIZE, STEPS, BESIDE = (128, 160), 240, 4
 LABELS, SEEDS, METHODS = (20, 50, 100, 367), (0, 1, 2), ("cwd", "dist")
@@ -105,20 +111,47 @@ def measure(seeds: tuple[int, ...] = SEEDS, labels: tuple[int, ...] = LABELS) ->
                 print(f"seed {seed}, {count} labels: {time.process_time() - begin:.0f} CPU seconds", flush=True)
 
 
+def values_of(frame: pd.DataFrame) -> Callable[[str, int], pd.Series]:
+    """``values(row, labels)``: the scores in percent, by seed."""
+    score = frame.assign(miou=100 * frame["miou"]).pivot(index="seed", columns=["row", "labels"], values="miou")
+    return lambda row, count: score[row, count].dropna() if (row, count) in score else pd.Series(dtype=float)
+
+
+def differences(frame: pd.DataFrame) -> dict[str, dict[int, Estimate]]:
+    """What each question's rows differ by, by the number of labels; without those that no seed has."""
+    values, counts = values_of(frame), sorted(frame["labels"].unique())
+    found = {name: {n: paired(*(values(row, n) for row in rows)) for n in counts} for name, rows in QUESTIONS.items()}
+    return {name: {n: one for n, one in each.items() if one.n} for name, each in found.items()}
+
+
+def draw(found: dict[str, dict[int, Estimate]]) -> Figure:
+    """Gains over the number of labels with their intervals; the trained start apart, for its gain is of another size."""
+    start, *rest = QUESTIONS
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axis, names in zip(figure.subplots(1, 2), ([start], [name for name in rest if "instead" in name])):
+        for place, name in enumerate(names):
+            ones = found[name].values()
+            reach = np.reshape([(one.mean - one.low, one.high - one.mean) for one in ones], (-1, 2)).T
+            beside = [n * 1.06 ** (place - len(names) // 2) for n in found[name]]
+            axis.errorbar(beside, [one.mean for one in ones], reach, fmt=".-", color=f"C{place}", capsize=3, lw=1, label=name)
+        axis.axhline(0, color="0.6", lw=1, zorder=0)
+        axis.set(xscale="log", xlabel="training images with labels", ylabel="points of mIoU")
+        axis.set_xticks(LABELS, LABELS)
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))
+    return figure
+
+
 def block(path: Path = CSV) -> str:
     """What stands in docs/your-own-data.md: scores, paired differences, and what they say; empty without results."""
     if not path.exists():
         return ""
     frame = pd.read_csv(path)
-    counts = sorted(frame["labels"].unique())
-    score = frame.assign(miou=100 * frame["miou"]).pivot(index="seed", columns=["row", "labels"], values="miou")
-    values = lambda row, count: score[row, count].dropna() if (row, count) in score else pd.Series(dtype=float)  # noqa: E731
+    values, counts, found = values_of(frame), sorted(frame["labels"].unique()), differences(frame)
     line = lambda name, cells: f"| {name} | {' | '.join(cells)} |"  # noqa: E731
     seeds = frame.groupby("labels")["seed"].nunique()
     head = [line("", [f"{n} labels ({seeds[n]} seeds)" for n in counts]), line("---", ["---"] * len(counts))]
     means = [line(row, [f"{v.mean():.1f}" if len(v := values(row, n)) else "" for n in counts]) for row in dict.fromkeys(frame["row"])]
-    found = {name: {n: paired(*(values(row, n) for row in rows)) for n in counts} for name, rows in QUESTIONS.items()}
-    found = {name: {n: one for n, one in each.items() if one.n} for name, each in found.items()}
     gains = [line(name, [str(each[n]) if n in each else "" for n in counts]) for name, each in found.items()]
     size = "x".join(map(str, SIZE))
     text = [
@@ -126,6 +159,7 @@ def block(path: Path = CSV) -> str:
         "", *head, *means, "",
         "Differences of the same seeds in points, with their 95 % interval:", "",
         *head, *gains, "",
+        f"![Gains over the number of labels, with their 95 % intervals]({PICTURE.name})", "",
         *(f"- {name}: {said(each)}." for name, each in found.items()),
     ]  # fmt: skip
     return "\n".join(text) + "\n"
@@ -139,7 +173,10 @@ def said(each: dict) -> str:
 
 
 def write_page() -> None:
-    """Put the block between its markers."""
+    """Put the block between its markers, and the picture beside the page."""
+    if CSV.exists():
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "few labels"}):
+            write_whole(PICTURE, lambda path: draw(differences(pd.read_csv(CSV))).savefig(path, format="svg", metadata={"Date": None}))
     head, rest = PAGE.read_text().split(BEGIN, 1)
     PAGE.write_text(f"{head}{BEGIN}\n{block()}{END}{rest.split(END, 1)[1]}")
 

@@ -13,6 +13,7 @@ from segkd.registry import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MOST_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns: a quarter of a gigabyte as RGB
+LARGEST = 512 * 2**20  # bytes of one file: far above any image, far below what fills a machine
 SAMPLES, ORIENTATION = 277, 274  # TIFF's and EXIF's numbers
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 PNG_HEAD, PNG_DEPTH, PNG_COLOUR = b"\x89PNG\r\n\x1a\n", 24, 25  # signature; offsets of bit depth and colour type

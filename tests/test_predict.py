@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -118,7 +119,11 @@ def test_scores_are_those_of_the_metrics_and_two_files_are_compared(place, capsy
 def test_bad_input_is_one_line_and_leaves_nothing(place, capsys):
     Path("junk.onnx").write_bytes(b"no network")
     write_network(Path("other.onnx"), classes=["x", "y", "z"])
+    for key, value in {"classes": 3, "palette": [], "size": "big", "smallest": None, "masks": []}.items():
+        write_network(Path(f"{key}.onnx"), **{key: value})
     model = onnx.load("a.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x"
+    onnx.save(model, "renamed.onnx")
     del model.metadata_props[:]
     onnx.save(model, "foreign.onnx")
     Path("empty").mkdir()
@@ -127,6 +132,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, capsys):
         "gone.onnx in": "no file 'gone.onnx'",
         "junk.onnx in": "is no ONNX file",
         "foreign.onnx in": "does not say its classes",
+        "classes.onnx in": "as it should (TypeError",
+        "palette.onnx in": "as it should (ValueError",
+        "size.onnx in": "as it should (TypeError",
+        "smallest.onnx in": "as it should (TypeError",
+        "masks.onnx in": "as it should (TypeError",
+        "renamed.onnx in": "as it should (ValueError",
         "a.onnx empty": "no images in empty",
         "a.onnx nowhere": "no image or folder 'nowhere'",
         "a.onnx in twice": "would both be 'street'",
@@ -144,13 +155,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, capsys):
 
 def test_one_bad_image_or_mask_is_named_and_the_others_are_done(place, capsys):
     Path("in/cut.png").write_bytes(Path("in/street.png").read_bytes()[:200])
-    for name, value in (("street", 7), ("deep/small", 1), ("cut", 0)):
+    Path("in/huge.png").touch()
+    os.truncate("in/huge.png", 1 << 30)
+    for name, value in (("street", 7), ("deep/small", 1), ("cut", 0), ("huge", 0)):
         Path("truth", name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 70) if name == "street" else (9, 33), value, np.uint8)).save(f"truth/{name}.png")
     assert main("predict a.onnx in --out out --labels truth".split()) == 2
     error = capsys.readouterr().err
-    assert "2 of 3 images could not be used" in error and "in/cut.png cannot be read" in error and "holds the label 7 in 2800 pixels: classes are 0-2" in error
+    assert "3 of 4 images could not be used" in error and "in/cut.png cannot be read" in error and "in/huge.png has 1073741824 bytes" in error
+    assert "holds the label 7 in 2800 pixels: classes are 0-2" in error
     assert [p.name for p in Path("out/masks").rglob("*.png")] == ["small.png"]
+
+
+def test_a_strip_longer_than_a_jpeg_can_be_is_laid_over_as_png(place):
+    write_image(Path("strip/a.png"), 2, 65_501)
+    assert main("predict a.onnx strip --out out".split()) == 0
+    assert Image.open("out/overlays/a.png").size == Image.open("out/masks/a.png").size == (65_501, 2)
 
 
 def test_a_full_disk_is_one_line_and_no_half_file(place, capsys):

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from segkd.decode import MOST_PIXELS, check_sizes, decode_colours, decode_mask, open_picture
+from segkd.decode import LARGEST, MOST_PIXELS, check_sizes, decode_colours, decode_mask, open_picture
 from segkd.ids import ColourMap, IdMap
 from segkd.predict.network import Network
 from segkd.registry import UserError
 
 ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+JPEG_SIDE = 65_500  # pixels: what has a longer side is laid over as PNG
 
 
 def find_images(places: Sequence[Path]) -> dict[str, Path]:
@@ -61,6 +62,8 @@ def read_label(path: Path, ids: IdMap | ColourMap, image: np.ndarray, of: Path) 
 
 def _bytes(path: Path) -> bytes:
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(f"{path} has {size} bytes, more than {LARGEST}: it is no image or mask")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
@@ -73,8 +76,9 @@ def write_pictures(out: Path, name: str, image: np.ndarray, label: np.ndarray, n
     colours[: len(network.palette)] = network.palette
     mask.putpalette(colours.tobytes())
     over = Image.fromarray(((image.astype(np.uint16) + colours[label]) // 2).astype(np.uint8))
-    for path, picture, kind in ((f"masks/{name}.png", mask, "png"), (f"overlays/{name}.jpg", over, "jpeg")):
-        picture.save(buffer := io.BytesIO(), kind)
+    end, kind = ("jpg", "jpeg") if max(over.size) <= JPEG_SIDE else ("png", "png")
+    for path, picture, how in ((f"masks/{name}.png", mask, "png"), (f"overlays/{name}.{end}", over, kind)):
+        picture.save(buffer := io.BytesIO(), how)
         _whole(out / path, buffer.getvalue())
 
 
@@ -96,4 +100,4 @@ def _whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); what is there is whole: make room, then repeat the command") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); what is there is whole: make room or give another --out, then repeat the command") from error

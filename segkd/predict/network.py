@@ -50,11 +50,16 @@ def load(path: Path) -> Network:
     except Exception as error:  # onnxruntime's kinds share no base
         raise UserError(f"'{path}' is no ONNX file that onnxruntime reads ({str(error).splitlines()[0][:120]})") from error
     about = session.get_modelmeta().custom_metadata_map
-    if not about.keys() >= set(ABOUT):
-        raise UserError(f"'{path}' does not say its classes, colours and size: write it with this version's `segkd export`")
-    classes, palette, size, smallest, masks = (json.loads(about[key]) for key in ABOUT)
-    ids = (ColourMap if masks["holds"] == "colours" else IdMap)(masks["values"], masks["ignored"])
-    return Network(session, tuple(classes), np.array(palette, np.uint8), size and tuple(size), smallest, ids)
+    try:
+        classes, palette, size, smallest, masks = (json.loads(about[key]) for key in ABOUT)
+        ids = (ColourMap if masks["holds"] == "colours" else IdMap)(masks["values"], masks["ignored"])
+        colours = np.array(palette, np.uint8).reshape(len(classes), 3)
+        network = Network(session, tuple(classes), colours, size and tuple(size), smallest, ids)
+        network(np.zeros((1, *(size or (smallest, smallest)), 3), np.uint8))
+    except Exception as error:
+        why = f"{type(error).__name__}: {str(error)[:120]}"
+        raise UserError(f"'{path}' does not say its classes, colours and size as it should ({why}): write it with this version's `segkd export`") from error
+    return network
 
 
 def label_maps(network: Network, images: Sequence[np.ndarray], batch: int = 8, tile: int = TILE) -> Iterator[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig
-from segkd.data import list_datasets
+from segkd.data import create_dataset, list_datasets
 from segkd.data.folder import content
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import splits_of
@@ -48,6 +48,8 @@ def _check_unlabelled(config: RunConfig) -> None:
         raise UserError(f"{where} {' and '.join(labelled)} of method '{config.method}' needs labels: leave it out, or take a method such as cwd")
     if UNLABELLED not in splits_of(config.data.name, config.data.root):
         raise UserError(f"{where} data set '{config.data.name}' has no split of images without labels: see docs/your-own-data.md")
+    if config.unlabelled > (count := len(create_dataset(config.data.name, config.data.root, UNLABELLED))):
+        raise UserError(f"{where} data set '{config.data.name}' has {count} images without labels: a batch takes at most all of them")
 
 
 def _check_start(network: NetworkConfig) -> None:

@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from segkd.decode import LARGEST
 from segkd.registry import UserError
 
 FOREIGN = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information")  # folders that systems leave
-LARGEST = 512 * 2**20  # bytes of one file: far above any image, far below what fills a machine
 
 
 class Source:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from segkd.data.files.sources import LARGEST, Source
+from segkd.data.files.sources import Source
+from segkd.decode import LARGEST
 from segkd.registry import UserError
 
 RATIO, RATIO_FROM = 200, 16 * 2**20  # what grows to so many times its size, and to at least so many bytes, is a bomb

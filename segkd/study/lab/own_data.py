@@ -25,6 +25,7 @@ from segkd.train.state import write_whole
 EXAMPLE = ROOT / "data" / "raw" / "example-folder"
 IMAGES = {"train": 60, "val": 12, "test": 24}
 SIZE = (120, 160)
+LONGEST = 10  # of a shape: a strip is no larger than others
 TABLE = "own"
 BASELINE, TEACHER = "baseline", "teacher"
 
@@ -118,9 +119,9 @@ def _called(network: NetworkConfig, name: str) -> NetworkConfig:
 
 
 def _of_shape(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """As many pixels as ``size``, in the shape of the folder's first image; no side below two thirds of the shorter one."""
+    """As many pixels as ``size``, in the shape of the folder's first image, but no longer than ``LONGEST`` to 1; no side below two thirds of the shorter one."""
     if size is None:
         return None
     height, width = create_dataset("folder").image_size(0)
-    wanted = (math.sqrt(size[0] * size[1] * ratio) for ratio in (height / width, width / height))
+    wanted = (math.sqrt(size[0] * size[1] * min(ratio, LONGEST)) for ratio in (height / width, width / height))
     return tuple(max(16 * round(side / 16), 2 * min(size) // 3) for side in wanted)

@@ -75,11 +75,14 @@ def test_images_without_labels_are_for_the_taught_student_alone(folder):
     with pytest.raises(UserError, match="'folder' has no split of images without labels"):
         own_data.open_own(folder, "smoke", "cwd", unlabelled="2")
     (folder / "images" / "unlabelled").mkdir()
+    with pytest.raises(UserError, match="'folder' has no split of images without labels"):
+        own_data.open_own(folder, "smoke", "cwd", unlabelled="1")
     (folder / "images" / "test" / "0002.png").rename(folder / "images" / "unlabelled" / "9.png")
     (folder / "masks" / "test" / "0002.png").unlink()
-    (study,) = own_data.open_own(folder, "smoke", "cwd", unlabelled="2")
-    assert {(c.method, c.teacher is None): c.unlabelled for c in study.configs()} == {("baseline", True): 0, ("cwd", False): 2}
-    for method, given, words in (("hwd", "2", "hwd of method 'hwd' needs labels"), ("cwd", "two", "UNLABELLED: 'two'"), ("cwd", "-1", "'-1'")):
+    (study,) = own_data.open_own(folder, "smoke", "cwd", unlabelled="1")
+    assert {(c.method, c.teacher is None): c.unlabelled for c in study.configs()} == {("baseline", True): 0, ("cwd", False): 1}
+    refused = (("hwd", "1", "hwd of method 'hwd' needs labels"), ("cwd", "two", "UNLABELLED: 'two'"), ("cwd", "-1", "'-1'"), ("cwd", "2", "has 1 images without"))
+    for method, given, words in refused:
         with pytest.raises(UserError, match=words):
             own_data.open_own(folder, "smoke", method, unlabelled=given)
 
@@ -95,7 +98,7 @@ def test_students_share_a_teacher_and_images_keep_their_shape(folder):
         own_data.open_own(folder, "small", "cwd", student="deeplabv3plus/efficientnet_lite9")
 
 
-@pytest.mark.parametrize("size, wanted", [((360, 480), (192, 256)), ((480, 360), (256, 192)), ((100, 900), (128, 672)), (None, None)])
+@pytest.mark.parametrize("size, wanted", [((360, 480), (192, 256)), ((480, 360), (256, 192)), ((100, 900), (128, 672)), ((1, 10**6), (128, 704)), (None, None)])
 def test_as_many_pixels_in_the_shape_of_the_images(monkeypatch, size, wanted):
     class Images:
         image_size = lambda self, index: size  # noqa: E731
