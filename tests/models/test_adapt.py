@@ -12,7 +12,7 @@ from torch import nn
 import segkd
 from segkd.losses import Context, TrainingData, create_method, list_methods, task_loss
 from segkd.models import complexity
-from segkd.models.layout import token_grid
+from segkd.models.adapt import token_grid
 from segkd.registry import UserError
 from tests.models.harness import rebuilt, same, small
 
