@@ -17,6 +17,7 @@ DATA ?=
 STUDENT ?=
 METHOD ?= cwd
 MINUTES ?= 30
+UNLABELLED ?= 0
 PYTHON ?=
 PIP_FLAGS ?=
 JOBS ?= 2
@@ -60,8 +61,8 @@ test-all: env  ## all tests, the slow ones too; the log is tests/last-test-all.l
 reproduce: env  ## train what is missing, run the notebooks, write reports/PROFILE-DATASET/index.html
 	@$(BIN)/segkd reproduce $(STUDY)
 
-distill: env  ## from DATA=folder of images and masks to a page and an ONNX file in MINUTES=30; STUDENT, TEACHER, METHOD as you like
-	@$(BIN)/segkd distill --data "$(DATA)" --student "$(STUDENT)" --teacher "$(TEACHER)" --method "$(METHOD)" --minutes "$(MINUTES)"
+distill: env  ## from DATA=folder of images and masks to a page and an ONNX file in MINUTES=30; STUDENT, TEACHER, METHOD, UNLABELLED as you like
+	@$(BIN)/segkd distill --data "$(DATA)" --student "$(STUDENT)" --teacher "$(TEACHER)" --method "$(METHOD)" --minutes "$(MINUTES)" --unlabelled "$(UNLABELLED)"
 
 report: env  ## make the pages of the runs and committed results that are here; trains nothing
 	@$(BIN)/segkd report $(CHOICE)

@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from segkd.fields import Count, Fraction, Momentum, NotNegative, Positive, That, Whole, check_fields, fit_all, hints_of
+from segkd.fields import Count, Fraction, Momentum, NotNegative, Positive, That, Whole, check, fit_all, hints_of
 
 Size = tuple[Count, Count]  # (H, W) in pixels
 # Fields that came after the first results: runs that do not use them keep their ids.
 LATER = {
     "teacher_classes": "own", "checkpoint_hash": "", "continuous_scale": False, "cat_max_ratio": 1.0, "photometric": False,
     "content": "", "precision": "float32", "compile": False, "output_stride": 8, "head_channels": None,
-    "average": 0.0, "rounding": 0,
+    "average": 0.0, "rounding": 0, "unlabelled": 0,
 }  # fmt: skip
 # No part of an id: where files lie (the hash of their content, beside it, is), and what changes no value.
 PLACES = ("checkpoint", "root", "grad_checkpointing")
@@ -34,7 +34,9 @@ class Checked:
     """A config whose fields hold what is declared beside them, however it was made; UserError otherwise."""
 
     def __post_init__(self):
-        check_fields(self, type(self).__name__.removesuffix("Config").lower())
+        where = type(self).__name__.removesuffix("Config").lower()
+        for name, hint in hints_of(type(self)).items():
+            check(getattr(self, name), hint, f"{where}.{name}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class RunConfig(Checked):
     teacher: RunConfig | None = None
     teacher_classes: Literal["own", "shuffled"] = "own"  # "shuffled": a control, in which the teacher's classes trade places
     rounding: Whole = 0  # k: the k-th copy, whose start weights are off by what rounding does (segkd/train/trainee.py)
+    unlabelled: Whole = 0  # so many images of the split "unlabelled" in each batch, beside schedule.batch_size with labels
 
     @cached_property  # pages look runs up thousands of times
     def id(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from typing import NamedTuple
@@ -39,11 +40,8 @@ def examine() -> list[Finding]:
 
 def lines() -> list[str]:
     """`examine` as text, the advice below what it is about."""
-    return [
-        line
-        for finding in examine()
-        for line in (f"{finding.what:10} {finding.value}", *([f"{'':10} -> {finding.advice}"] if finding.advice else []))
-    ]
+    found = [(f"{what:10} {value}", advice and f"{'':10} -> {advice}") for what, value, advice in examine()]
+    return [line for pair in found for line in pair if line]
 
 
 def _device(device: torch.device) -> Finding:
@@ -93,14 +91,8 @@ def _disk() -> Finding:
 
 def _missing() -> list[Finding]:
     """A line for each package that is not there, with what it is for."""
-    import importlib.util
-
     gone = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
-    return [
-        Finding("missing", name, f"pip install 'segkd[{extra}]' for {use}")
-        for name, (extra, use) in EXTRAS.items()
-        if name in gone
-    ]
+    return [Finding("missing", name, "pip install 'segkd[{}]' for {}".format(*EXTRAS[name])) for name in gone]
 
 
 def _places() -> list[Finding]:
@@ -111,4 +103,3 @@ def _places() -> list[Finding]:
         Finding("data", f"{data or ROOT / 'data' / 'raw'}; `segkd data` says what is there", wrong),
         Finding("weights", os.environ.get("SEGKD_WEIGHTS") or "SEGKD_WEIGHTS is not set: files by path, imagenet from packages or timm"),
     ]
-

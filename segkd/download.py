@@ -32,6 +32,18 @@ class _Failed(Exception):
         self.again = again
 
 
+class _Expected(NamedTuple):
+    """The hash that a file must have, ``name`` in words; without ``algorithm`` any will do."""
+
+    algorithm: str
+    name: str
+    value: str
+
+    def of(self, file: BinaryIO) -> str:
+        """The hash of the bytes from the file's place on."""
+        return hashlib.file_digest(file, self.algorithm).hexdigest() if self.algorithm else self.value
+
+
 def fetch(urls: Sequence[str], digest: str | None, target: Path, timeout: float = 30.0) -> Path:
     """Bring the file with this hash to ``target`` from the first of ``urls`` (http, https) that has it; returns it.
 
@@ -66,18 +78,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Expected(NamedTuple):
-    """The hash that a file must have, ``name`` in words; without ``algorithm`` any will do."""
-
-    algorithm: str
-    name: str
-    value: str
-
-    def of(self, file: BinaryIO) -> str:
-        """The hash of the bytes from the file's place on."""
-        return hashlib.file_digest(file, self.algorithm).hexdigest() if self.algorithm else self.value
-
-
 def _expected(digest: str | None) -> _Expected:
     if digest is None:
         return _Expected("", "", "unknown")
@@ -105,17 +105,16 @@ def _partial(target: Path, expected: _Expected) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.{expected.value[:8]}.part")
     while True:
-        file = open(path, "a+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()  # whoever held it before has moved or removed it
-    with file:
-        try:
-            yield file
-        finally:
-            if path.exists() and os.fstat(file.fileno()).st_size == 0:
-                path.unlink()
+        with open(path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # whoever held it before has moved or removed it
+            try:
+                yield file
+            finally:
+                if path.exists() and os.fstat(file.fileno()).st_size == 0:
+                    path.unlink()
+            return
 
 
 def _from_first_that_works(urls: Sequence[str], expected: _Expected, target: Path, part: BinaryIO, timeout: float) -> None:
@@ -126,7 +125,6 @@ def _from_first_that_works(urls: Sequence[str], expected: _Expected, target: Pat
         except _Failed as failed:
             problems.append(f"{url}: {failed}")
         else:
-            part.flush()
             os.fsync(part.fileno())
             os.replace(part.name, target)
             return
@@ -140,39 +138,34 @@ def _from(url: str, expected: _Expected, name: str, part: BinaryIO, timeout: flo
     """Fill ``part`` from one address, or `_Failed`. Bad bytes that were there before are not held against the address."""
     for left in reversed(range(TRIES)):
         have, found = _state(part, expected)
-        try:
-            if found != expected.value or not expected.algorithm:
+        if found != expected.value or not expected.algorithm:
+            try:
                 _append(url, name, part, have, timeout)
-                _, found = _state(part, expected)
-        except _Failed as failed:
-            if not (failed.again and left):
+            except _Failed as failed:
+                if failed.again and left:
+                    continue
                 raise
-            continue
+            _, found = _state(part, expected)
         if found == expected.value:
             return
-        _empty(part)
+        part.truncate(0)
         if not have or not left:
             raise _Failed(f"has another {expected.name} ({found[:16]}..., expected {expected.value[:16]}...)")
 
 
 def _state(part: BinaryIO, expected: _Expected) -> tuple[int, str]:
     """Bytes that are there, and their hash."""
-    part.flush()
     part.seek(0)
     found = expected.of(part)
     return part.seek(0, os.SEEK_END), found
 
 
-def _empty(part: BinaryIO) -> None:
-    part.seek(0)
-    part.truncate()
-
-
 def _append(url: str, name: str, part: BinaryIO, have: int, timeout: float) -> None:
     """Ask for what follows the ``have`` bytes that are there, and write it behind them."""
     with _open(url, have, timeout) as response:
-        if have and not _goes_on(response, have):
-            _empty(part)
+        begin = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if have and not (response.status == 206 and begin and int(begin[1]) == have):  # 200: the server knows no ranges
+            part.truncate(0)
             have = 0
             if response.status != 200:
                 raise _Failed("answered with another part of the file than was asked for", again=True)
@@ -190,18 +183,12 @@ def _append(url: str, name: str, part: BinaryIO, have: int, timeout: float) -> N
             raise _Failed(f"broke off after {have} of {total} bytes", again=True)
 
 
-def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
-    """Whether the answer begins at byte ``have``; a server without ranges answers with the whole file (200)."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return response.status == 206 and found is not None and int(found[1]) == have
-
-
 def _open(url: str, have: int, timeout: float) -> http.client.HTTPResponse:
     """The answer to a request; only http and https, also where it is redirected to."""
     opener = urllib.request.OpenerDirector()
-    for handler in ("Proxy", "HTTP", "HTTPS", "HTTPDefaultError", "HTTPRedirect", "Unknown"):
-        opener.add_handler(getattr(urllib.request, f"{handler}Handler")())
-    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    for handler in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPDefaultErrorHandler", "HTTPRedirectHandler", "UnknownHandler",
+                    "HTTPErrorProcessor"):  # fmt: skip
+        opener.add_handler(getattr(urllib.request, handler)())
     headers = {"User-Agent": "segkd", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
@@ -216,11 +203,8 @@ def _open(url: str, have: int, timeout: float) -> http.client.HTTPResponse:
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """The body; a broken connection ends it as `_Failed`."""
-    while True:
-        try:
-            chunk = response.read1(CHUNK)
-        except (OSError, http.client.HTTPException) as error:
-            raise _Failed(f"broke off ({error})", again=True) from error
-        if not chunk:
-            return
-        yield chunk
+    try:
+        while chunk := response.read1(CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _Failed(f"broke off ({error})", again=True) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from timeit import timeit
 
 import torch
 from torch import Tensor
@@ -151,31 +151,25 @@ def _checked(run: Run, format: str) -> Format:
     return FORMATS[format]
 
 
-def _function(network: torch.nn.Module, argmax: bool) -> Function:
-    """The run's own network as a plain function."""
-
-    @torch.no_grad()
-    def call(images: Tensor) -> Tensor:
-        made = resize_scores(network(images).logits, tuple(images.shape[-2:]), network.align_corners)
-        return made.argmax(1) if argmax else made
-
-    return call
-
-
 def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: str, kind: Format, argmax: bool) -> Exported:
     """What the file ``part`` does beside the run's own ``network``; UserError where they differ too much."""
-    theirs, own, data = kind.load(part), _function(network, argmax), run.config.data
+    theirs, data = kind.load(part), run.config.data
+
+    @torch.no_grad()
+    def own(images: Tensor) -> Tensor:
+        return resize_scores(network(images).logits, tuple(images.shape[-2:]), network.align_corners)
+
     height, width = data.size or data.crop or (256, 256)
     other = width - 11 if width - 11 >= network.info.smallest else width + 11
     sizes = ((height, width), (height + 1, width + 3), (height + 15, other))
     draws = torch.Generator().manual_seed(0)
     batches = [torch.rand(number, 3, *size, generator=draws) for number, size in zip((1, 2, 3), sizes)]
-    examples, labels = _examples(run.config, kind.images)
-    wanted = _function(network, False)
-    difference = max(_difference(theirs(x), wanted(x), argmax) for x in [*batches, *examples])
+    examples = _examples(run.config, kind.images)
+    images = [*batches, *(image for image, _ in examples)]
+    difference = float(torch.stack([_difference(theirs(x), own(x), argmax) for x in images]).max())
     if not difference <= kind.tolerance:
         raise UserError(f"the {format} export differs from run '{run.id}' by {difference:.1e} of its largest score; not written")
-    ours, base = (_miou(f, examples, labels, run.result["num_classes"], argmax) for f in (theirs, own))
+    ours, base = (_miou(f, examples, run.result["num_classes"]) for f in (theirs, own))
     if ours is None and math.isinf(kind.tolerance):
         raise UserError(f"the {format} export is judged by its score, and the {data.split} images of {data.name} are not here; not written")
     if ours is not None and not abs(ours - base) <= kind.loss:
@@ -189,38 +183,30 @@ def compare(run: Run, network: torch.nn.Module, part: Path, path: Path, format: 
     )  # fmt: skip
 
 
-def _difference(made: Tensor, wanted: Tensor, argmax: bool) -> float:
+def _difference(made: Tensor, wanted: Tensor, argmax: bool) -> Tensor:
     """Largest difference over the largest score; for labels how far the chosen score lies below the best one."""
     if made.shape != (wanted.argmax(1).shape if argmax else wanted.shape):
-        return float("inf")
+        return torch.tensor(math.inf)
     gap = wanted.amax(1, keepdim=True) - wanted.gather(1, made[:, None]) if argmax else (made - wanted).abs()
-    found = float(gap.max() / wanted.abs().max().clamp(min=1e-12))
-    return found if math.isfinite(found) else math.inf  # max() of a list would pass over a NaN
+    return gap.max() / wanted.abs().max().clamp(min=1e-12)
 
 
-def _examples(config: RunConfig, count: int) -> tuple[list[Tensor], list[Tensor]]:
+def _examples(config: RunConfig, count: int) -> list[tuple[Tensor, Tensor]]:
     """Up to ``count`` images (1, 3, H, W) of the run's declared split and their labels; none where the data is not here."""
     try:
         packed = split_of(config, config.data.split)
     except UserError:
-        return [], []
-    pairs = [to_batch(*packed.take([row])[:2]) for row in range(min(count, len(packed)))]
-    return [image for image, _ in pairs], [label for _, label in pairs]
+        return []
+    return [to_batch(*packed.take([row])[:2]) for row in range(min(count, len(packed)))]
 
 
-def _miou(function: Function, images: list[Tensor], labels: list[Tensor], classes: int, argmax: bool) -> float | None:
-    if not images:
-        return None
-    made = ((made if argmax else made.argmax(1)) for made in map(function, images))
-    return scores(sum(confusion_matrix(m, t, classes) for m, t in zip(made, labels)))["miou"]
+def _miou(function: Function, examples: list[tuple[Tensor, Tensor]], classes: int) -> float | None:
+    made = ((function(image), label) for image, label in examples)
+    counts = [confusion_matrix(m if m.ndim == 3 else m.argmax(1), label, classes) for m, label in made]
+    return scores(sum(counts))["miou"] if counts else None
 
 
 def _seconds(functions: tuple[Function, ...], images: Tensor) -> list[float]:
     """Median time of one call of each after two for warming up; they take turns, so that a busy spell meets them all."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(REPEATS + 2):
-        for function, row in zip(functions, times):
-            begin = time.perf_counter()
-            function(images)
-            row.append(time.perf_counter() - begin)
-    return [statistics.median(row[2:]) for row in times]
+    times = [[timeit(lambda: function(images), number=1) for function in functions] for _ in range(REPEATS + 2)]
+    return [statistics.median(row) for row in zip(*times[2:])]

@@ -31,12 +31,6 @@ Whole = Annotated[int, That(lambda x: x >= 0, ">= 0")]
 hints_of = functools.lru_cache(functools.partial(get_type_hints, include_extras=True))  # asked for every row of every table
 
 
-def check_fields(config: Any, where: str) -> None:
-    """UserError unless every field of a dataclass, called ``where``, is what its annotation says: for its ``__post_init__``."""
-    for name, hint in hints_of(type(config)).items():
-        check(getattr(config, name), hint, f"{where}.{name}")
-
-
 def fit_all(values: Mapping[str, Any], hints: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     """All values as their hints have them; an unknown name, called a ``kind``, is answered with the nearest one.
 
@@ -80,28 +74,24 @@ def _as(value: Any, hint: Any) -> Any:
     """The same for one of a hint's options, without words: ValueError."""
     origin, inner = _parts(hint)
     if origin is Annotated:
-        fits = _as(value, inner[0])
-        good = all(that.holds(fits) for that in inner[1:])
+        value = _as(value, inner[0])
+        good = all(that.holds(value) for that in inner[1:])
     elif origin is Literal:
-        fits, good = value, any(value == one and type(value) is type(one) for one in inner)
-    elif origin is tuple:
-        good = isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(_fits, value, inner))
-        fits = good and tuple(value)  # a whole number in it stays one: it is part of a run's id
-    elif origin is list:
-        fits, good = value, isinstance(value, (list, tuple)) and all(_fits(one, inner[0]) for one in value)
+        good = any(value == one and type(value) is type(one) for one in inner)
+    elif origin in (tuple, list):
+        kinds = inner if origin is tuple or not isinstance(value, (list, tuple)) else inner * len(value)
+        good = isinstance(value, (list, tuple)) and len(value) == len(kinds)
+        for one, kind in zip(value if good else (), kinds):
+            _as(one, kind)  # a whole number in it stays one: it is part of a run's id
+        value = tuple(value) if good and origin is tuple else value
     elif hint in (float, int):
         good = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        fits = good and hint(value)
+        value = hint(value) if good else value
     else:
-        fits, good = value, hint is Any or isinstance(value, origin or hint)
+        good = hint is Any or isinstance(value, origin or hint)
     if not good:
         raise ValueError
-    return fits
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    _as(value, hint)
-    return True
+    return value
 
 
 def words(hint: Any) -> str:

@@ -8,9 +8,12 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,8 +22,8 @@ from torch import Tensor
 from segkd.config import NetworkConfig, RunConfig
 from segkd.data import create_dataset
 from segkd.data.augment import to_batch
-from segkd.data.files.ids import ColourMap
 from segkd.data.readers.sets import generated_palette
+from segkd.ids import ColourMap
 from segkd.models.deploy import Deployed, any_size_pools, deployed
 from segkd.registry import UserError
 from segkd.runs import Run, split_of
@@ -36,8 +39,7 @@ def write_onnx(model: Deployed, run: Run, path: Path) -> None:
     side = model.network.info.smallest
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=side), 3: torch.export.Dim("width", min=side)}
     any_size_pools(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
             program = torch.onnx.export(
                 model,
@@ -51,21 +53,12 @@ def write_onnx(model: Deployed, run: Run, path: Path) -> None:
         except Exception as error:  # the exporter has many kinds; a network that depends on its image's size is one reason
             name, kind = model.network.info.name, type(error).__name__
             raise UserError(f"{name} cannot be written as ONNX for images of any size ({kind}): use --format safetensors") from error
-        _forget_origin(program.model)
+        graph = program.model.graph
+        values = [value for node in graph.all_nodes() for value in node.outputs]
+        for noted in (program.model, graph, *graph.all_nodes(), *values, *graph.inputs, *graph.initializers.values()):
+            noted.metadata_props.clear()  # they quote source lines and folders of this machine and outweigh a narrow network
         program.model.metadata_props.update(description(model, run))
         program.save(path, external_data=False)
-
-
-def _forget_origin(model) -> None:
-    """Drop the exporter's notes, which quote source lines and folders of this machine and outweigh a narrow network."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
 
 
 def load_onnx(path: Path) -> Function:
@@ -85,28 +78,19 @@ def write_int8(model: Deployed, run: Run, path: Path) -> None:
     convolution stay in float32, which gives most of what that costs back.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    class Images(CalibrationDataReader):
-        def __init__(self):
-            self.rows = _training_images(run)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.rows, None)
-
-    with TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "plain.onnx"
-        write_onnx(model, run, plain)
+    with _plain(model, run, path, "int8") as plain:
         convs = [node.name for node in onnx.load(plain).graph.node if node.op_type == "Conv"]
+        images = SimpleNamespace(get_next=partial(next, _training_images(run), None))
         logging.disable(logging.WARNING)  # it advises a step that the exporter has done
         try:
             quantize_static(
-                plain, path, Images(), quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED, per_channel=True, reduce_range=True,
+                plain, path, images, quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=[convs[0], convs[-1]],
             )  # fmt: skip
         finally:
             logging.disable(logging.NOTSET)
-    _say(path, description(model, run) | {"precision": "int8"})
 
 
 def _training_images(run: Run) -> Iterator[dict[str, np.ndarray]]:
@@ -121,27 +105,27 @@ def write_fp16(model: Deployed, run: Run, path: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numbers too small for it
-        plain = Path(folder) / "plain.onnx"
-        write_onnx(model, run, plain)
+    with _plain(model, run, path, "fp16") as plain, warnings.catch_warnings(action="ignore"):  # of numbers too small for it
         onnx.save(convert_float_to_float16(onnx.load(plain), keep_io_types=True), path)
-    _say(path, description(model, run) | {"precision": "fp16"})
 
 
-def _say(path: Path, about: dict[str, str]) -> None:
-    """Put a description into an ONNX file."""
+@contextmanager
+def _plain(model: Deployed, run: Run, path: Path, precision: str) -> Iterator[Path]:
+    """The network in float32 ONNX, for a while; what was made of it at ``path`` gets the description."""
     import onnx
 
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, about)
-    onnx.save(model, path)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "plain.onnx"
+        write_onnx(model, run, plain)
+        yield plain
+    made = onnx.load(path)
+    onnx.helper.set_model_props(made, description(model, run) | {"precision": precision})
+    onnx.save(made, path)
 
 
 def write_torchscript(model: Deployed, run: Run, path: Path) -> None:
     """A traced module for ``torch.jit.load`` in any program with libtorch; class names in the extra file ``segkd``."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and warns of every check of a shape
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # tracing is deprecated, and warns of every check of a shape
         traced = torch.jit.trace(model, (_example(model),), check_trace=False)
         buffer = io.BytesIO()  # written by Python, whose errors say what the disk refused
         torch.jit.save(traced, buffer, _extra_files={"segkd": json.dumps(description(model, run))})
@@ -150,8 +134,7 @@ def write_torchscript(model: Deployed, run: Run, path: Path) -> None:
 
 def load_torchscript(path: Path) -> Function:
     """The traced module, without gradient."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         module = torch.jit.load(str(path))
     return torch.no_grad()(module)
 

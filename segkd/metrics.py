@@ -12,23 +12,21 @@ if TYPE_CHECKING:
 IGNORE = 255
 
 
+def points(value: float, digits: int = 1) -> str:
+    """A difference as it is printed everywhere: a sign, one decimal of points, a real minus; zero has no sign."""
+    return f"{0:.{digits}f}" if round(value, digits) == 0 else f"{value:+.{digits}f}".replace("-", "−")
+
+
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pixel counts (C, C) int64: row = label, column = prediction; ignored pixels leave no trace.
+    """Pixel counts (C, C) int64: row = label, column = prediction; pixels of the label 255 leave no trace.
 
-    ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not 255
-    raises ValueError: such a map was read with the wrong ids.
+    ``predicted`` and ``labels`` are integer maps of one shape. A label outside 0..C-1 that is not 255 raises ValueError:
+    such a map was read with the wrong ids.
     """
-    import torch
-    import torch.nn.functional as F
-
-    true = labels.long()
-    if true.numel() and int(true.min()) < 0:
-        raise ValueError(f"label {int(true.min())} outside 0..{num_classes - 1}: wrong label ids?")
-    rows = max(num_classes, IGNORE + 1)
-    pairs = (true * num_classes).add_(predicted.long())  # ignored pixels are counted too: a pass to sort them out costs more
-    counts = torch.bincount(pairs.flatten(), minlength=rows * num_classes)
-    counts = F.pad(counts, (0, -len(counts) % num_classes)).view(-1, num_classes)
-    return of_classes(counts)
+    for label in map(int, labels.aminmax() if labels.numel() else ()):
+        if not 0 <= label <= IGNORE:
+            raise ValueError(f"label {label} outside 0..{num_classes - 1}: wrong label ids?")
+    return of_classes(pixel_counts(predicted.long().reshape(1, -1), labels.long().reshape(1, -1), num_classes)[0])
 
 
 def of_classes(counts: Tensor) -> Tensor:
@@ -40,8 +38,11 @@ def of_classes(counts: Tensor) -> Tensor:
     return counts[:classes].clone()
 
 
-def pixel_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for."""
+def pixel_counts(predicted: Tensor | int, labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each image by label 0 ... 255 and prediction, int64 (B, 256, C), of maps (B, H, W); a GPU is not waited for.
+
+    ``predicted``: 0, with one class, counts the labels alone.
+    """
     import torch
 
     from segkd.device import counted

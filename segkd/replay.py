@@ -42,8 +42,11 @@ def replay(run: Run, device: str | None = None) -> Iterator[str]:
             raise UserError(f"run {run.id}: its checkpoint, step {trainee.step}, lies behind the failure at step {step}")
         yield f"run {run.id}: from step {trainee.step} to step {step} on {where}"
         seen = lambda step: taught(cohort, [trainee], step, *own_batch(cohort, step))  # noqa: E731
-        while trainee.step < step:
-            _repeat(trainee, *seen(trainee.step))
+        try:
+            while trainee.step < step:
+                trainee.train_step(*seen(trainee.step))
+        except NonFiniteStep as error:
+            raise UserError(f"{error}: on this machine it stops earlier than it did") from error
         images, labels, prediction = seen(step)
         finite = yield from examine(trainee, images, labels, prediction, report["terms"])
         if finite:
@@ -51,13 +54,6 @@ def replay(run: Run, device: str | None = None) -> Iterator[str]:
             images, labels = _saved(run, trainee)
             prediction = None if cohort.teacher is None else cohort.teacher(images, labels, step)
             yield from examine(trainee, images, labels, prediction, report["terms"])
-
-
-def _repeat(trainee: Trainee, *batch: Tensor | Prediction | None) -> None:
-    try:
-        trainee.train_step(*batch)
-    except NonFiniteStep as error:
-        raise UserError(f"{error}: on this machine it stops earlier than it did") from error
 
 
 def _saved(run: Run, trainee: Trainee) -> tuple[Tensor, Tensor]:
@@ -73,10 +69,10 @@ def _saved(run: Run, trainee: Trainee) -> tuple[Tensor, Tensor]:
 def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Prediction | None, reported: dict) -> Iterator[str]:
     """Lines on one step without its update; returns (to ``yield from``) whether all of it is finite."""
     torch.manual_seed(derive(trainee.config.seed, trainee.step, "dropout"))
-    for name, tensor in (("image", images), *_teacher_outputs(teacher)):
-        if not tensor.isfinite().all():
+    for name, tensor in (("image", images), ("teacher's output", None if teacher is None else teacher.logits)):
+        if tensor is not None and not tensor.isfinite().all():
             yield f"the {name} is not finite"
-    with _first_bad_output(trainee) as bad, _anomaly_mode():
+    with _first_bad_output(trainee) as bad, warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly(check_nan=True):
         terms = trainee.losses(images, labels, teacher)
         parameters = [p for group in trainee.optimiser.param_groups for p in group["params"]]
         norms = {name: _gradient_norm(term, parameters) for name, term in terms.items()}
@@ -98,10 +94,6 @@ def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Predictio
 
 def _same(value: float, said: float | str | None) -> str:
     return "as reported" if plain(value) == said else f"reported: {said}"
-
-
-def _teacher_outputs(teacher: Prediction | None) -> list[tuple[str, Tensor]]:
-    return [] if teacher is None else [("teacher's output", teacher.logits)]
 
 
 @contextmanager
@@ -146,11 +138,3 @@ def _anomaly(trainee: Trainee, total: Tensor) -> str | None:
         with torch.autograd.set_detect_anomaly(False):
             total.backward()
     return words
-
-
-@contextmanager
-def _anomaly_mode() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Anomaly Detection has been enabled": that is the point
-        with torch.autograd.detect_anomaly(check_nan=True):
-            yield

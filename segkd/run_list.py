@@ -59,7 +59,10 @@ def lines() -> list[str]:
     formats = {"mIoU %": "{:.1f}", "val %": "{:.1f}", "ms a step": "{:.0f}", "minutes": "{:.1f}", "MiB": "{:.0f}"}
     for column, form in formats.items():
         frame[column] = [form.format(value) if pd.notna(value) else "" for value in frame[column]]
-    for column in ("run", "state"):
-        frame[column] = frame[column].str.ljust(frame[column].str.len().max())
-    table = frame.to_string(index=False, justify="left").splitlines()
-    return [line.rstrip() for line in table] + notes + [f"{done} of {len(frame)} done, in {runs_root()}"]
+    return [*left_aligned(frame, "run", "state"), *notes, f"{done} of {len(frame)} done, in {runs_root()}"]
+
+
+def left_aligned(frame: pd.DataFrame, *columns: str) -> list[str]:
+    """A frame as lines of text, these columns of words flush left."""
+    words = frame.assign(**{column: frame[column].str.ljust(frame[column].str.len().max()) for column in columns})
+    return [line.rstrip() for line in words.to_string(index=False, justify="left").splitlines()]

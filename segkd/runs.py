@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from segkd.config import ROOT, RunConfig, differences, from_dict, runs_root, to_dict
+from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
@@ -31,7 +32,6 @@ from segkd.train.runtime import check_schedule, computing, dtype_of, pick_device
 from segkd.train.state import checkpoints, locked, read_json, read_rows, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network, method_of, network_info
-
 
 MEASURED = "measured.json"  # beside a run's result: what was measured inside its network
 
@@ -127,7 +127,7 @@ def split_of(config: RunConfig, split: str) -> Packed:
     UserError: training on whole images that have sizes of their own, which do not fit into one batch.
     """
     data = config.data
-    limit = data.train_limit if split == "train" else data.eval_limit
+    limit = data.train_limit if split in ("train", UNLABELLED) else data.eval_limit
     packed = pack(data.name, split, data.size, data.root, ROOT / "data" / "packed", limit)
     if split == "train" and packed.size is None and data.crop is None:
         raise UserError(f"the images of {data.name} have sizes of their own: give data.crop, or data.size as (height, width)")
@@ -164,7 +164,7 @@ def cohort_key(config: RunConfig) -> str:
     kind = config.hyper.get("lad") if "lad" in config.method.split("+") else None
     teacher = config.teacher.id if config.teacher else None
     values = to_dict(config)
-    shared = values["data"], values["schedule"], config.seed, teacher, config.teacher_classes, kind, config.variant
+    shared = values["data"], values["schedule"], config.seed, teacher, config.teacher_classes, kind, config.variant, config.unlabelled
     return json.dumps(shared, sort_keys=True)
 
 
@@ -234,12 +234,12 @@ def _train_missing(missing: list[Run], teacher_run: Run | None, device: torch.de
 def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -> Cohort:
     """Runs with one ``cohort_key``, with their data and teacher, ready to step together."""
     config, here = group[0].config, environment(device)
-    train, val = (split_of(config, split) for split in ("train", "val"))
+    train, val, unlabelled = (split_of(config, split) if split else None for split in ("train", "val", config.unlabelled and UNLABELLED))
     here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world_size(), None
     if teacher_run is not None:
         teacher = as_teacher(teacher_run.load_model(str(device)), [r.config for r in group])
         here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
-    return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here)
+    return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here, unlabelled=unlabelled)
 
 
 def as_teacher(model: torch.nn.Module, configs: list[RunConfig]) -> Teacher:
@@ -273,27 +273,14 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
     first, *resumed = trainee.begun
     write_json(r.path / "env.json", {**first, "resumed": resumed})
     validation = [row["miou"] for row in trainee.rows if row["kind"] == "val"]
-    final = scores(counts)
     result = {
-        "id": r.id,
-        "split": data.split,
-        "images": len(test),
-        "num_classes": test.num_classes,
-        "classes": list(test.classes),
-        "label_input": trainee.label_assisted,
-        **final,
-        "confusion": counts.tolist(),
-        "val_last": validation[-1],
-        "val_last5": sum(validation[-5:]) / len(validation[-5:]),
-        "val_best": max(validation),
-        "seconds_per_step": trainee.time.seconds / steps,
-        "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
-        "peak_memory_mib": peak_memory(trainee.device),
-        "parameters": sum(p.numel() for p in trainee.model.parameters()),
-        "method": r.config.method,
-        "hyper": trainee.method.hyper(),
-        "origin": known_origin,
-    }
+        "id": r.id, "split": data.split, "images": len(test), "num_classes": test.num_classes, "classes": list(test.classes),
+        "label_input": trainee.label_assisted, **scores(counts), "confusion": counts.tolist(),
+        "val_last": validation[-1], "val_last5": sum(validation[-5:]) / len(validation[-5:]), "val_best": max(validation),
+        "seconds_per_step": trainee.time.seconds / steps, "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
+        "peak_memory_mib": peak_memory(trainee.device), "parameters": sum(p.numel() for p in trainee.model.parameters()),
+        "method": r.config.method, "hyper": trainee.method.hyper(), "origin": known_origin,
+    }  # fmt: skip
     for leftover in (REPORT, TENSORS):  # of an attempt that stopped, on another machine or with other code
         (r.path / leftover).unlink(missing_ok=True)
     write_json(r.path / "result.json", result)

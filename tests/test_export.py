@@ -118,14 +118,13 @@ def test_torch_formats(trained, format, argmax):
     assert sorted(Path().iterdir()) == sorted([found.path, found.path.with_suffix(".md")]), "the file and its card alone"
 
 
-@pytest.mark.parametrize("format", ["safetensors", "torchscript", "onnx"])
-def test_a_float64_run_is_written_in_float32(trained, format):
+def test_a_float64_run_is_written_in_float32(trained):
     double = run(replace(CONFIG, schedule=replace(CONFIG.schedule, precision="float64")), "cpu")
-    made = export.export_run(double, format)
     images = torch.rand(2, 3, 48, 64)
-    found = export.FORMATS[format].load(made.path)(images)
-    assert found.dtype == torch.float32
-    assert_close(found.detach().double(), own_scores(double.load_model(), images))
+    for format in ("safetensors", "torchscript", "onnx"):
+        found = export.FORMATS[format].load(export.export_run(double, format).path)(images)
+        assert found.dtype == torch.float32
+        assert_close(found.detach().double(), own_scores(double.load_model(), images))
 
 
 def test_onnx_and_the_page_as_printed(trained, capsys):
@@ -182,20 +181,17 @@ SMALLEST = [name for name in list_models() if name.split("/")[1] in SMALL_ENCODE
 SMALLEST.remove("isanet/resnet18")  # its blocks stay as the traced image had them: `export_run` finds the difference and refuses
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALLEST)
-def test_every_architecture_as_onnx(name, trained, tmp_path):
-    model = lively(name)
-    formats.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
-    images = torch.rand(1, 3, 69, 94)
-    assert_close(formats.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
+COARSE = {"output_stride": 32}, ((1, 128, 128), (2, 139, 170), (1, 192, 353))  # takes no small images
 
 
-@pytest.mark.parametrize("name", ["pspnet/resnet18", "deeplabv3plus/resnet18"])
-def test_onnx_of_a_network_that_takes_no_small_images(name, trained, tmp_path):
-    model = lively(name, output_stride=32)
+@pytest.mark.parametrize("name, options, sizes", [
+    *(pytest.param(name, {}, ((1, 69, 94),), marks=pytest.mark.slow) for name in SMALLEST),
+    ("pspnet/resnet18", *COARSE), ("deeplabv3plus/resnet18", *COARSE),
+])  # fmt: skip
+def test_every_architecture_as_onnx(name, options, sizes, trained, tmp_path):
+    model = lively(name, **options)
     formats.write_onnx(deployed(model), trained, tmp_path / "x.onnx")
-    for batch, height, width in ((1, 128, 128), (2, 139, 170), (1, 192, 353)):
+    for batch, height, width in sizes:
         images = torch.rand(batch, 3, height, width)
         assert_close(formats.load_onnx(tmp_path / "x.onnx")(images), own_scores(model, images))
 
@@ -273,8 +269,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(trained, capsys, monkeypatch):
     assert main(["export", trained.id]) == 2
     assert "format 'onnx' needs the package onnx: pip install 'segkd[export]'" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["junk", "there.onnx"] and not os.listdir("junk")
-
-
-def test_a_file_of_other_weights_is_refused(trained):
     with pytest.raises(UserError, match="not written by `segkd export`"):
         formats.load_safetensors(trained.path / "model.safetensors")

@@ -1,7 +1,6 @@
 """Types and ranges of a run's fields: every mistake is one line that names the field, before anything is written."""
 
 import dataclasses
-import json
 import math
 import pickle
 
@@ -72,23 +71,16 @@ def test_whole_numbers_keep_the_ids_that_they_had():
     assert from_dict(to_dict(scaled)).id == scaled.id != RunConfig(DataConfig(scale=(1.0, 2.0))).id
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        (json.dumps({"schedule": {"validations": 0}}), "config.schedule.validations: expected int >= 1, got 0"),
-        ('{"schedule": {"lr": NaN}}', "config.schedule.lr: expected float > 0, got nan"),
-        ("[]", "holds a list, not a mapping"),
-        ("null", "holds a NoneType"),
-        (json.dumps({}).encode("utf-16"), "cannot be read"),
-        ('{"method": "\u00e9"}'.encode("latin-1"), "cannot be read"),
-        (None, "is not there"),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    (b'{"schedule": {"validations": 0}}', "config.schedule.validations: expected int >= 1, got 0"),
+    (b'{"schedule": {"lr": NaN}}', "config.schedule.lr: expected float > 0, got nan"), (b"[]", "holds a list, not a mapping"),
+    (b"null", "holds a NoneType"), ("{}".encode("utf-16"), "cannot be read"), (b'{"method": "\xe9"}', "cannot be read"), (None, "is not there"),
+])  # fmt: skip
 def test_a_bad_file_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, text, words):
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     path = tmp_path / "config.json"
     if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.write_bytes(text)
     assert main(["train", str(path)]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not (tmp_path / "runs").exists()

@@ -15,18 +15,18 @@ from segkd.prediction import Prediction, labels_to_grid, resize_scores
 from segkd.registry import Registry, UserError
 
 
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000), st.sampled_from([255, -1, 0, 5, 70_000]))
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_confusion_equals_a_slow_count(classes, height, width, seed, ignored):
+def test_confusion_equals_a_slow_count(classes, height, width, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes + 1, (height, width))
-    labels[labels == classes] = ignored
+    labels[labels == classes] = 255
     guess = rng.integers(0, classes, (height, width))
     slow = np.zeros((classes, classes), dtype=int)
     for t, p in zip(labels.ravel(), guess.ravel()):
-        if t != ignored:
+        if t != 255:
             slow[t, p] += 1
-    fast = confusion_matrix(torch.from_numpy(guess), torch.from_numpy(labels), classes, ignored)
+    fast = confusion_matrix(torch.from_numpy(guess), torch.from_numpy(labels), classes)
     assert fast.dtype == torch.int64 and (fast.numpy() == slow).all()
 
 
@@ -50,7 +50,7 @@ def test_label_out_of_range_is_an_error():
     with pytest.raises(ValueError, match="label 300 outside"):  # beyond the ignored label too
         confusion_matrix(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[1, 300]]), 3)
     with pytest.raises(ValueError, match="label -2 outside"):
-        confusion_matrix(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[1, -2]]), 3, -1)
+        confusion_matrix(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[1, -2]]), 3)
 
 
 def test_labels_reach_the_grid_by_floor_nearest():

@@ -131,10 +131,11 @@ def test_bf16_is_near_float32_and_repeats(folder, monkeypatch):
 
 def test_the_profile_gpu_from_end_to_end(folder):
     profile = get_profile("gpu")
+    network = dataclasses.replace(profile.student, weights=None)
     schedule = dataclasses.replace(profile.schedule, steps=3, batch_size=2, validations=1)
     assert schedule.precision == "bf16"
-    assisted = RunConfig(dataclasses.replace(DATA, size=(96, 128)), dataclasses.replace(profile.student, extra_channels=1), schedule, method="lad")
-    found = runs.run(dataclasses.replace(assisted, network=profile.student, method="lad+cwd", teacher=assisted), "cuda")
+    assisted = RunConfig(dataclasses.replace(DATA, size=(96, 128)), dataclasses.replace(network, extra_channels=1), schedule, method="lad")
+    found = runs.run(dataclasses.replace(assisted, network=network, method="lad+cwd", teacher=assisted), "cuda")
     assert found.result["origin"]["device"] == {"device": torch.cuda.get_device_name(CUDA), "deterministic": "True"}
     model = found.load_model()
     assert next(model.parameters()).is_cuda and next(model.parameters()).dtype == torch.float32

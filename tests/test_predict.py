@@ -149,7 +149,7 @@ def test_one_bad_image_or_mask_is_named_and_the_others_are_done(place, capsys):
         Image.fromarray(np.full((40, 70) if name == "street" else (9, 33), value, np.uint8)).save(f"truth/{name}.png")
     assert main("predict a.onnx in --out out --labels truth".split()) == 2
     error = capsys.readouterr().err
-    assert "2 of 3 images could not be used" in error and "in/cut.png cannot be read" in error and "holds 7, which is neither" in error
+    assert "2 of 3 images could not be used" in error and "in/cut.png cannot be read" in error and "holds the label 7 in 2800 pixels: classes are 0-2" in error
     assert [p.name for p in Path("out/masks").rglob("*.png")] == ["small.png"]
 
 

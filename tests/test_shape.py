@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "segkd"
 FLOORS = [
-    {"prediction", "config", "device", "fields", "registry", "metrics", "download"},
+    {"prediction", "config", "device", "fields", "registry", "metrics", "download", "decode", "ids"},
     {"models", "losses", "data"},
     {"train"},
     {"runs"},

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.analysis.chart import runs_of, tell
 from segkd.analysis.features import evaluating
 from segkd.analysis.style import colours, styled
 from segkd.prediction import IGNORE, resize_scores
@@ -130,7 +131,7 @@ def distance_figure(df: pd.DataFrame, values: dict[str, str]):
 
     order, series = list(dict.fromkeys(df["distance"])), list(dict.fromkeys(df["series"]))
     figure, panels = plt.subplots(1, len(values), figsize=(4.2 * len(values), 3.4), squeeze=False)
-    hue = colours(series)
+    hue, marks, said = colours(series), [], []
     for axes, (column, label) in zip(panels[0], values.items()):
         for name in series:
             own = df[df["series"] == name].dropna(subset=column)
@@ -138,7 +139,9 @@ def distance_figure(df: pd.DataFrame, values: dict[str, str]):
             mean = own[column].groupby(at).mean()
             axes.plot(mean.index, mean, "-o", color=hue[name], label=name)
             axes.scatter(at, own[column], s=12, color=hue[name], alpha=0.45, lw=0)
+            marks += [(axes, i, i, v, v, f"{name}, {order[i]} pixels: {v:.3f}, mean of {own['seed'].nunique()}{runs_of(df, name)}") for i, v in mean.items()]
+            said += [f"{label} {mean.iloc[0]:.2f} at {order[0]} and {mean.iloc[-1]:.2f} at {order[-1]} pixels"] if len(mean) and name == series[-1] else []
         axes.set_xticks(range(len(order)), order)
         axes.set(xlabel="distance to another class (pixels)", ylabel=label)
     panels[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return tell(figure, "Curves over the distance to another class", f"{series[-1]}: {'; '.join(said)}.", marks)

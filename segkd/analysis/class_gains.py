@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from segkd.analysis.chart import listed, runs_of, tell
 from segkd.analysis.plots import gains
 from segkd.analysis.style import method_colour, percent_factor, styled
+from segkd.metrics import points
 
 
 def difficulty_and_gain(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
@@ -54,17 +56,23 @@ def gain_figure(df: pd.DataFrame, names: int = 3):
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
     figure, panels = plt.subplots(lines, columns, figsize=(3.5 * columns, 2.7 * lines), sharex=True, sharey=True, squeeze=False)
+    marks, reach = [], 0.07 * np.ptp(df.groupby(["method", "class"])["gain"].mean().to_numpy())  # that names need between them
     for axes in panels.flat[len(methods) :]:
         axes.set_axis_off()
     for axes, method in zip(panels.flat, methods):
         own = df[df["method"] == method].groupby("class", sort=False)
         x, y, sd = own["level"].mean(), own["gain"].mean(), own["gain"].std(ddof=1)
         axes.errorbar(x, y, sd if sd.notna().any() else None, fmt="o", ms=5, color=method_colour(method), elinewidth=0.8)
-        for name in y.abs().sort_values().index[::-1][:names]:
-            axes.annotate(name, (x[name], y[name]), (3, 3), textcoords="offset points", fontsize=7.5, color="#444444")
+        lowest = -np.inf
+        for name in y[y.abs().nlargest(names).index].sort_values().index:
+            lowest = max(y[name], lowest + reach)
+            axes.annotate(name, (x[name], lowest), (4, 2), textcoords="offset points", fontsize=7.5, color="#444444")
+        marks += [(axes, x[c], x[c], y[c], y[c], f"{method}, {c}: {points(y[c])}, baseline {x[c]:.1f} %{runs_of(df, method)}") for c in y.index if x[c] == x[c]]
         axes.axhline(0, color="#333333", lw=1)
         axes.set_title(method)
     others = "" if df["own_seed"].any() else ", from the other seeds"
     figure.supxlabel(f"IoU of the baseline (%), hard classes left{others}", fontsize=9.5)
     figure.supylabel("gain (points of IoU)", fontsize=9.5)
-    return figure
+    mean = rank_correlations(df)["mean"]
+    said = f"Rank correlation of gain and the baseline's IoU, mean over seeds (below 0: hard classes gain more): {listed([f'{m} {points(v, 2)}' for m, v in mean.items()], 20)}."
+    return tell(figure, "Dots: gain of each class over the IoU of the baseline, a panel a method", said, marks)

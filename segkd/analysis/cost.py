@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from segkd.analysis.chart import tell
 from segkd.analysis.style import METHOD_COLOURS, styled
 from segkd.models import complexity, create_model, list_models
 from segkd.models.deploy import deployed
@@ -34,8 +35,8 @@ def network_costs(
     """A row a network of `list_models` at full width and 19 classes, cheapest first.
 
     ``params M`` (auxiliary heads included), ``aux M``, ``GMACs`` (true) and ``papers' GMACs`` at ``size`` (H, W);
-    ``ms`` and ``MiB``: time (median of three) and peak memory beyond the weights of the deployed network on one image
-    of ``timed``, on this machine; MiB is None where the system does not tell it.
+    ``GMACs timed``, ``ms`` and ``MiB``: true multiply-adds, time (median of three) and peak memory beyond the weights of the
+    deployed network on one image of ``timed``, on this machine; MiB is None where the system does not tell it.
     """
     lines = []
     for name in names or list_models():
@@ -43,7 +44,7 @@ def network_costs(
         milliseconds, mebibytes = _measured(name, timed)
         lines.append({
             "network": name, "params M": cost["params"] / MEGA, "aux M": cost["aux_params"] / MEGA, "GMACs": cost["macs"] / GIGA,
-            "papers' GMACs": cost["macs_paper"] / GIGA, "ms": milliseconds, "MiB": mebibytes,
+            "papers' GMACs": cost["macs_paper"] / GIGA, "GMACs timed": counted(name, 19, 3, timed)["macs"] / GIGA, "ms": milliseconds, "MiB": mebibytes,
         })  # fmt: skip
     return pd.DataFrame(lines).sort_values("GMACs", ignore_index=True)
 
@@ -147,7 +148,7 @@ def misstated(found: pd.DataFrame) -> pd.DataFrame:
 
 def costs_table(costs: pd.DataFrame) -> pd.io.formats.style.Styler:
     """``costs`` of `network_costs`, ready to show."""
-    formats = {column: "{:.1f}" for column in costs.columns[1:]} | {"params M": "{:.2f}", "aux M": "{:.2f}"}
+    formats = {column: "{:.1f}" for column in costs.columns[1:]} | dict.fromkeys(("params M", "aux M", "GMACs timed"), "{:.2f}")
     return costs.style.hide(axis="index").format(formats, na_rep="–")
 
 
@@ -183,18 +184,23 @@ def cost_figure(costs: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5))
-    archs = sorted({name.split("/")[0] for name in costs["network"]})
-    hues = dict(zip(archs, [c for key, c in METHOD_COLOURS.items() if key not in ("baseline", "teacher")]))
-    for arch, rows in costs.groupby(costs["network"].str.split("/").str[0]):
-        axes.scatter(rows["GMACs"], rows["ms"], 12 + 4 * rows["params M"], color=hues[arch], alpha=0.8, lw=0, label=arch)
-    speed = (costs["ms"] / costs["GMACs"]).median()
-    ends = [costs["GMACs"].min(), costs["GMACs"].max()]
-    axes.plot(ends, [speed * end for end in ends], color="#666666", lw=1, ls="--", label="equal speed")
-    axes.set(xscale="log", yscale="log", xlabel="true multiply-adds (G, at the counted size)", ylabel="ms an image (at the timed size)")
+    head = costs["network"].str.split("/").str[0]
+    hues = dict(zip(sorted(set(head)), [c for key, c in METHOD_COLOURS.items() if key not in ("baseline", "teacher")]))
+    for arch, rows in costs.groupby(head):
+        axes.scatter(rows["GMACs timed"], rows["ms"], 12 + 4 * rows["params M"], color=hues[arch], alpha=0.8, lw=0, label=arch)
+    each = costs["ms"] / costs["GMACs timed"]
+    ends = [costs["GMACs timed"].min(), costs["GMACs timed"].max()]
+    axes.plot(ends, [each.median() * end for end in ends], color="#666666", lw=1, ls="--", label="equal speed")
+    axes.set(xscale="log", yscale="log", xlabel="true multiply-adds (G), at the timed size", ylabel="ms an image")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     for handle in legend.legend_handles:
         getattr(handle, "set_sizes", lambda sizes: None)([40])
-    return figure
+    marks = [(axes, x, x, y, y, f"{name}: {y:.1f} ms, {x:.2f} GMACs, {p:.2f} M parameters") for name, x, y, p in costs[["network", "GMACs timed", "ms", "params M"]].itertuples(index=False)]
+    slow = f"{costs['network'][each.idxmax()]} waits longest for its multiply-adds ({each.max() / each.median():.1f} times the median), {costs['network'][each.idxmin()]} least ({each.min() / each.median():.1f} times)."
+    return tell(figure, "Dots: milliseconds over multiply-adds, a dot a network", slow, marks)
 
 
 @styled
@@ -209,7 +215,9 @@ def rule_figure(costs: pd.DataFrame):
     axes.set(xlabel="papers' count above the true one (%)")
     axes.margins(y=0.01)
     axes.grid(axis="y", visible=False)
-    return figure
+    marks = [(axes, *axes.get_xlim(), y - 0.4, y + 0.4, f"{name}: {value:+.2f} %") for y, (name, value) in enumerate(extra.items())]
+    said = f"The papers' rule counts up to {extra.max():.0f} % too much ({extra.idxmax()}) and {-extra.min():.0f} % too little ({extra.idxmin()})."
+    return tell(figure, "Bars: the papers' count of multiply-adds against the true one", said, marks)
 
 
 def headline(costs: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.boundary import EDGES, bin_names
+from segkd.analysis.chart import runs_of, tell
 from segkd.analysis.features import evaluating, one
 from segkd.analysis.pictures import colorize
 from segkd.analysis.style import styled
@@ -178,4 +179,7 @@ def cases_figure(df: pd.DataFrame):
         axes.set_xlim(-1, 1)
     axes.set(ylabel="share of pixels (%)", ylim=(0, 100))
     axes.legend(title="hard for", loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
-    return figure
+    shares = {at: ", ".join(f"{name} {value:.1f} %" for name, value in line.items()) for at, line in mean.iterrows()}
+    half = 4 if len(mean) > 1 else 0.25
+    marks = [(axes, place - half, place + half, 0, 100, f"after {at} % of the steps: {text}{runs_of(df, 'RDD')}") for place, (at, text) in zip(mean.index if len(mean) > 1 else [0], shares.items())]
+    return tell(figure, "Shares of pixels by who finds them hard, over the training", f"After {mean.index[-1]} % of the steps: {shares[mean.index[-1]]}.", marks)

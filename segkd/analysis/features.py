@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from segkd.analysis.chart import listed, tell
 from segkd.analysis.style import MARKERS, colours, styled
 from segkd.data.augment import to_batch
 from segkd.prediction import IGNORE, labels_to_grid
@@ -173,7 +174,10 @@ def perplexity_figure(df: pd.DataFrame):
     axes.set_xticks(sorted(df["perplexity"].unique()))
     axes.set(xlabel="perplexity", ylabel="silhouette of the plane")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    orders = {tuple(own.sort_values("silhouette")["name"]) for _, own in df.groupby("perplexity")}
+    said = "The order of the networks is the same at every perplexity." if len(orders) == 1 else "The order of the networks changes with the perplexity: the map is no evidence for it."
+    marks = [(axes, line.perplexity, line.perplexity, line.silhouette, line.silhouette, f"{line.name}, perplexity {line.perplexity:g}: {line.silhouette:.3f}") for line in df.itertuples(index=False)]
+    return tell(figure, "Curves: silhouette of the plane over the perplexity", said, marks)
 
 
 def plane_frame(planes: dict, classes: Sequence[str]) -> pd.DataFrame:
@@ -195,6 +199,7 @@ def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | No
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
+    known, what = (scores, "features") if scores is not None else ({name: silhouette(*panel) for name, panel in panels.items()}, "plane")
     present = np.unique(np.concatenate([labels for _, labels in panels.values()]))
     looks = {c: {"marker": MARKERS[c % len(MARKERS)], "color": np.asarray(palette[c]) / 255} for c in present}
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
@@ -206,10 +211,10 @@ def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | No
     for axis, (name, (xy, labels)) in zip(axes.flat, panels.items()):
         for c, look in looks.items():
             axis.scatter(*xy[labels == c].T, s=14, edgecolor="#333333", lw=0.25, **look)
-        value = silhouette(xy, labels) if scores is None else scores[name]
-        axis.set_title(f"{name}\nsilhouette of the {'plane' if scores is None else 'features'} {value:.3f}")
+        axis.set_title(f"{name}\nsilhouette of the {what} {known[name]:.3f}")
         axis.set(xticks=[], yticks=[])
     edge = {"ls": "", "markeredgecolor": "#333333", "markeredgewidth": 0.4}
     handles = [Line2D([], [], label=classes[c], **edge, **look) for c, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
-    return figure
+    said = f"Silhouette of the {what}: {listed([f'{name} {known[name]:.3f}' for name in panels], 12)}."
+    return tell(figure, "t-SNE maps of pixel features, coloured by class", said)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.analysis.chart import listed, tell
 from segkd.analysis.features import evaluating, network_input, one
 from segkd.analysis.pictures import draw_map
 from segkd.analysis.style import styled
@@ -237,4 +238,5 @@ def layercam_figure(rows: dict[str, Attribution], target: str = ""):
             axis.set_title(title)
     name = f", class {target}" if target else ""
     figure.suptitle(f"LayerCAM of the first convolution{name}: share of the total by input", fontsize=10)
-    return figure
+    said = f"From the image{name}: {listed([f'{teacher} {found.image_share:.0%}' for teacher, found in rows.items()], 12)}."
+    return tell(figure, "LayerCAM maps of each teacher's image and label branch", said)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segkd.analysis.chart import listed, tell
 from segkd.analysis.style import INTENSITY, note, styled
 from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
@@ -36,8 +37,11 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
         cells += [np.asarray(packed.images[i]), colorize(packed.labels[i], packed.palette)]
         titles += [packed.names[i] if hasattr(packed, "names") else f"image {i}", "label"]
     figure = _grid(cells, columns=2 * pairs, titles=titles)
-    _class_legend(figure, packed.classes, packed.palette, [packed.labels[i] for i in indices])
-    return figure
+    labels = [packed.labels[i] for i in indices]
+    _class_legend(figure, packed.classes, packed.palette, labels)
+    pixels = label_pixels(labels)[: len(packed.classes)]
+    share = [f"{packed.classes[c]} {pixels[c] / max(pixels.sum(), 1):.0%}" for c in np.argsort(-pixels)]
+    return tell(figure, f"{len(labels)} images beside their labels", f"Of the labelled pixels: {listed(share)}.")
 
 
 @styled
@@ -51,8 +55,15 @@ def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequen
     cells = [column[i] for i in range(len(images)) for column in columns.values()]
     figure = _grid(cells, columns=len(columns), titles=list(columns))
     if classes is not None:
-        _class_legend(figure, classes, palette, labels)
-    return figure
+        _class_legend(figure, classes, palette, labels, predictions)
+    return tell(figure, f"{len(images)} images, their labels and predictions", _right(labels, predictions))
+
+
+def _right(labels, predictions: dict) -> str:
+    """How many of the labelled pixels each network gets right here."""
+    known = sum(int((np.asarray(label) != IGNORE).sum()) for label in labels)
+    right = {name: sum(int((np.asarray(own) == label).sum()) for own, label in zip(maps, labels)) for name, maps in predictions.items()}
+    return f"Right of the labelled pixels shown: {listed([f'{name} {n / max(known, 1):.1%}' for name, n in right.items()], 12)}." if right else ""
 
 
 def _columns(images, labels, predictions: dict, palette) -> dict[str, list[np.ndarray]]:
@@ -87,7 +98,9 @@ def map_sheet(
         _patches(figure, [(name, np.asarray(rgb) / 255) for name, rgb in legend.items()])
     elif legend:
         figure.supxlabel(legend, fontsize=_font(figure))
-    return figure
+    means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if np.asarray(rows[0][name]).ndim == 2}
+    words = [f"{name} {value:.1%} of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
+    return tell(figure, f"Maps, {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(titles)}", f"On average: {listed(words, 12)}." if words else "")
 
 
 def _name_rows(figure, names: Sequence[str], columns: int) -> None:
@@ -118,8 +131,8 @@ def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], pale
             axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame))
             axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame | {"edgecolor": "black", "lw": 0.7}))
     if classes is not None:
-        _class_legend(figure, classes, palette, labels)
-    return figure
+        _class_legend(figure, classes, palette, labels, predictions)
+    return tell(figure, f"{len(images)} images, their labels and predictions, each with a window enlarged", _right(labels, predictions))
 
 
 @styled
@@ -133,7 +146,8 @@ def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str] | None
     figure = _grid(cells, columns=len(cells), titles=["label", *parts], limits=[_limits(c) for c in cells])
     if classes is not None:
         _class_legend(figure, classes, palette, [label])
-    return figure
+    spread = [f"{name} {np.std(part):.2g}" for name, part in parts.items()]
+    return tell(figure, "A label and the noise that hides it", f"Standard deviation over the pixels: {listed(spread)}.")
 
 
 def _limits(cell) -> tuple[float, float] | None:
@@ -180,9 +194,9 @@ def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
         axis.text(0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=_font(axis.figure) - 1)
 
 
-def _class_legend(figure, classes: Sequence[str], palette, labels) -> None:
-    """Colour patches of the classes that occur in the labels, and black for void if it does, below the sheet."""
-    pixels = label_pixels(labels)
+def _class_legend(figure, classes: Sequence[str], palette, labels, predictions: dict | None = None) -> None:
+    """Colour patches of the classes that occur in labels or predictions, and black for void if it does, below the sheet."""
+    pixels = label_pixels([*labels, *(one for maps in (predictions or {}).values() for one in maps)])
     present = np.flatnonzero(pixels[:IGNORE])
     named = sorted(present[np.argsort(-pixels[present], kind="stable")][:SHOWN_CLASSES])
     entries = [(classes[c], np.asarray(palette[c]) / 255) for c in named]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.style import INTENSITY, MARKERS, colours, method_colour, percent_factor, styled
+from segkd.analysis.chart import listed, runs_of, tell
+from segkd.analysis.style import INTENSITY, colours, method_colour, note, percent_factor, styled
+from segkd.metrics import points
 from segkd.registry import UserError, unknown
 
 SHOWN_CLASSES = 25  # a panel shows at most so many, evenly spaced over its order; the data behind it has all
@@ -55,14 +57,17 @@ def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "
     width = float(np.clip(2.5 + min(classes, SHOWN_CLASSES) * (0.28 + 0.09 * len(methods)), 7, 20))
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(width, 6.4))
     hue = colours(methods)
-    _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
+    marks = _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
     some = f", {SHOWN_CLASSES} of {classes}" if classes > SHOWN_CLASSES else ""
     top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left{some})")
     top.legend(ncols=min(len(methods), 6), loc="lower left", bbox_to_anchor=(0, 1.08))
-    _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
+    marks += _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
     bottom.axhline(0, color="#333333", lw=1)
     bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left{some})")
-    return figure
+    mean = gain[gain["method"].isin(shown)].groupby(["method", "class"])["gain"].mean()
+    ends = [f"{side}: {c} with {m} ({points(mean[m, c])})" for side, (m, c) in (("gains most", mean.idxmax()), ("loses most", mean.idxmin()))] if len(mean) else []
+    message = f"Over {baseline}, mean over seeds, in points of IoU, {'; '.join(ends)}." if ends else ""
+    return tell(figure, f"Bars: IoU of {classes} classes, and gains over {baseline}", message, marks)
 
 
 def evenly(order: list, count: int = SHOWN_CLASSES) -> list:
@@ -71,8 +76,9 @@ def evenly(order: list, count: int = SHOWN_CLASSES) -> list:
     return [order[i] for i in places]
 
 
-def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: list[str], hue: dict) -> None:
-    step, order = 0.82 / max(len(methods), 1), evenly(order)
+def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: list[str], hue: dict) -> list[tuple]:
+    """Draws a group of bars for each class; gives what each bar says under the mouse."""
+    step, order, marks = 0.82 / max(len(methods), 1), evenly(order), []
     df = df[df["class"].isin(order)]
     for i, method in enumerate(methods):
         own = df[df["method"] == method].groupby("class")[value]
@@ -82,13 +88,17 @@ def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: l
         if sd.notna().any():
             axes.errorbar(x, mean, sd.fillna(0), fmt="none", ecolor="#333333", elinewidth=0.8)
             at = dict(zip(order, x))
-            points = df[df["method"] == method]
-            places, edge = points["class"].map(at), {"edgecolor": "#333333", "lw": 0.5}
-            axes.scatter(places, points[value], s=5, color="white", zorder=3, **edge)
+            single = df[df["method"] == method]
+            places, edge = single["class"].map(at), {"edgecolor": "#333333", "lw": 0.5}
+            axes.scatter(places, single[value], s=5, color="white", zorder=3, **edge)
+        for name, place, m, s, n in zip(order, x, mean, sd, own.count().reindex(order)):
+            spread = f" ± {s:.3g} (standard deviation of {n:.0f})" if n > 1 else ""
+            marks.append((place - step / 2, place + step / 2, f"{method}, {name}: {m:.4g}{spread}{runs_of(df, method)}"))
     slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
     axes.set_xticks(range(len(order)), order, **slanted)
     axes.set_xlim(-0.6, len(order) - 0.4)
     axes.grid(axis="x", visible=False)
+    return [(axes, left, right, *axes.get_ylim(), text) for left, right, text in marks]  # as high as the panel: low bars are found too
 
 
 @styled
@@ -101,25 +111,25 @@ def comparison(df: pd.DataFrame, baseline: str | None = "baseline", teacher: str
     import matplotlib.pyplot as plt
 
     df = df.assign(miou=_in_percent(df["miou"]))
-    rows = list(dict.fromkeys(df["row"]))
+    rows, marks, means = list(dict.fromkeys(df["row"])), [], {}
     figure, axes = plt.subplots(figsize=(7.5, 1.1 + 0.36 * len(rows)))
     for y, row in enumerate(rows):
-        values = df.loc[df["row"] == row, "miou"].to_numpy()
-        _mean_and_points(axes, values, y, method_colour(row), "D" if _begins(row, teacher) else "o")
+        values, colour = df.loc[df["row"] == row, "miou"].to_numpy(), method_colour(row)
+        means[row], sd = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+        axes.scatter(values, np.full(len(values), y + 0.22), s=14, color=colour, alpha=0.55, lw=0)
+        axes.errorbar(means[row], y, xerr=sd or None, fmt="D" if _begins(row, teacher) else "o", ms=7, color=colour, capsize=3, zorder=3)
+        text = f"{means[row]:.1f}" + (f" ± {sd:.1f}" if len(values) > 1 else "") + f", n = {len(values)}"
+        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
         if baseline is not None and row.lower() == baseline.lower():
-            axes.axvline(values.mean(), color=method_colour("baseline"), ls="--", lw=1.2, zorder=0)
+            axes.axvline(means[row], color=method_colour("baseline"), ls="--", lw=1.2, zorder=0)
+        seeds = ", ".join(f"seed {seed}: {value:.2f}" for seed, value in zip(df.loc[df["row"] == row, "seed"], values))
+        marks.append((y, f"{row}: {means[row]:.2f} %" + (f" ± {sd:.2f} (standard deviation)" if len(values) > 1 else "") + f"\n{seeds}{runs_of(df, row)}"))
     axes.set_yticks(range(len(rows)), rows)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mIoU (%)")
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mIoU (%): mean ± standard deviation; small: single seeds")
     axes.grid(axis="y", visible=False)
-    return figure
-
-
-def _mean_and_points(axes, values: np.ndarray, y: float, colour: str, marker: str) -> None:
-    axes.scatter(values, np.full(len(values), y + 0.22), s=14, color=colour, alpha=0.55, lw=0)
-    sd = values.std(ddof=1) if len(values) > 1 else 0.0
-    axes.errorbar(values.mean(), y, xerr=sd or None, fmt=marker, ms=7, color=colour, capsize=3, zorder=3)
-    text = f"{values.mean():.2f}" + (f" ± {sd:.2f}" if len(values) > 1 else "")
-    axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    order = sorted(means, key=lambda row: -means[row])
+    said = f"From the highest mean mIoU down: {listed([f'{row} {means[row]:.1f} %' for row in order], 20)}."
+    return tell(figure, "Dot plot: mIoU of each row", said, [(axes, *axes.get_xlim(), y - 0.4, y + 0.4, text) for y, text in marks])
 
 
 @styled
@@ -135,6 +145,7 @@ def training_curves(df: pd.DataFrame):
         raise UserError("training_curves: the frame has neither 'loss' nor 'miou' values; add one of the two columns")
     rows = list(dict.fromkeys(df["row"]))
     hue = colours(rows)
+    marks, last = [], {}
     figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
     for axes, column in zip(grid[0], panels):
         factor = percent_factor(df[column]) if column == "miou" else 1.0
@@ -144,9 +155,14 @@ def training_curves(df: pd.DataFrame):
                 axes.plot(run["step"], run[column] * factor, color=hue[row], lw=0.8, alpha=0.35)
             mean = own.groupby("step")[column].mean() * factor
             axes.plot(mean.index, mean, color=hue[row], lw=1.8, label=row)
+            if column == "miou" and len(mean):
+                n, last[row] = own["seed"].nunique(), mean.iloc[-1]
+                marks += [(axes, step, step, v, v, f"{row}, step {step}: {v:.2f} % (mean of {n})") for step, v in mean.items()]
         axes.set(xlabel="step", ylabel="training loss" if column == "loss" else "validation mIoU (%)")
-    grid[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    grid[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="thick: mean of the seeds", title_fontsize=9)
+    order = sorted(last, key=lambda row: -last[row])
+    said = f"Validation mIoU at the last step, mean over seeds: {listed([f'{row} {last[row]:.1f} %' for row in order], 20)}." if last else ""
+    return tell(figure, "Curves over the steps: training loss and validation mIoU", said, marks)
 
 
 @styled
@@ -169,17 +185,22 @@ def grid_heat(
     labels, values = (labels or {}, [v for v in values if v in df and df[v].notna().any()])
     if not values:
         raise UserError("grid_heat: the frame has no values in the columns asked for; name them with values=(...)")
-    factor = percent_factor(*(df[v] for v in values))
+    if len(df) < 3:
+        return note(f"{len(df)} place{'s' * (len(df) > 1)} of the grid run here: too few for a map, see the table")
+    factor, marks, best = percent_factor(*(df[v] for v in values)), [], []
     size = (2.4 + 0.85 * df[x].nunique(), len(values) * (1.1 + 0.45 * df[y].nunique()))
     figure, panels = plt.subplots(len(values), 1, figsize=size, squeeze=False)
     for axes, value in zip(panels[:, 0], values):
         table = df.pivot_table(index=y, columns=x, values=value, sort=False) * factor
         table = table.sort_index(axis=1).rename(columns=lambda v: f"{v:g}", index=lambda v: labels.get(v, v))
+        cells = {(i, j): (f"{value}, {labels.get(x, x)} {table.columns[j]}, {labels.get(y, y)} {table.index[i]}", v) for (i, j), v in np.ndenumerate(table) if v == v}
+        marks += [(axes, j, j + 1, i, i + 1, f"{where}: {v:.2f} %") for (i, j), (where, v) in cells.items()]
+        best.append("{}: {:.1f} %".format(*max(cells.values(), key=lambda cell: cell[1])))
         bar = {"label": "mIoU (%)"}
         sns.heatmap(table, ax=axes, annot=True, fmt=".1f", cmap=INTENSITY, linewidths=1, cbar_kws=bar)
         axes.set(title=value, xlabel=labels.get(x, x), ylabel=labels.get(y, y))
         axes.tick_params(axis="y", rotation=0)
-    return figure
+    return tell(figure, "Heat maps of mIoU over two settings", f"Highest: {'; '.join(best)}.", marks)
 
 
 @styled
@@ -200,13 +221,16 @@ def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: flo
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    _class_bars(axes, df, value, methods, list(order.index), hue)
+    marks = _class_bars(axes, df, value, methods, list(order.index), hue)
+    if count < len(order):
+        axes.set_title(f"{count} of {len(order)} classes, evenly spaced")
     if line is not None:
         axes.axhline(line, color="#333333", ls="--", lw=1.2)
     axes.set(ylabel=label or value)
     if not one:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    return figure
+    said = f"Highest for {order.index[0]} ({order.iloc[0]:.3g}), lowest for {order.index[-1]} ({order.iloc[-1]:.3g})."
+    return tell(figure, f"Bars: {label or value}, of {len(order)} classes", said, marks)
 
 
 def smoothing_values(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)) -> pd.DataFrame:
@@ -228,7 +252,10 @@ def smoothing_curve(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)):
     axes.plot("w", "value", "k--", data=curves[curves["beta"] == 1], lw=1, label="exp(w), the limit β → 1")
     axes.set(xlabel="normalised divergence w", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))
     axes.legend()
-    return figure
+    ends = curves[np.isclose(curves["w"], 2)].set_index("beta")["value"]
+    said = f"Twice the usual divergence weighs {ends[betas[0]]:.1f} at β = {betas[0]:g} and {ends[1]:.1f} in the limit; all curves meet at w = 0 and w = 1."
+    marks = [(axes, line.w, line.w, line.value, line.value, f"β = {line.beta:g}, w = {line.w:g}: {line.value:.3g}") for line in curves[::25].itertuples()]
+    return tell(figure, "Curves: smoothed weight over the normalised divergence", said, marks)
 
 
 def _in_percent(values: pd.Series) -> pd.Series:

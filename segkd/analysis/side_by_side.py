@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.analysis.chart import tell
 from segkd.analysis.features import evaluating
 from segkd.analysis.pictures import colorize, draw_map
 from segkd.analysis.style import colours, styled
@@ -108,7 +109,8 @@ def side_by_side(
             draw_map(axis, cell, (0.0, 1.0 if column == 3 else top))
             axis.set_title(title, fontsize=9.5, y=1.0, pad=4)  # y given: no search for a free place
     _bars(place(0.6, 0.85 + names, 5 * CELL - 0.12, BARS - 1.05), sides, shown, palette, classes, overall)
-    return figure
+    said = " and ".join(f"{letter}, {name}, {100 * seen.miou:.1f} %" for letter, (name, seen, _) in zip("AB", sides))
+    return tell(figure, "Two networks on one image: prediction, errors, difficulty, LayerCAM, IoU of each class", f"mIoU on this image: {said}.")
 
 
 def _bars(axes, sides: Sequence, shown: list[int], palette: Sequence, classes: Sequence[str], overall: Sequence) -> None:

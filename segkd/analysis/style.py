@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import textwrap
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from segkd.analysis.chart import bundle, tell
 from segkd.registry import UserError
 from segkd.train.state import write_whole
 
@@ -58,11 +60,13 @@ def method_colour(name: str) -> str:
     text = ALIASES.get(text, text)
     if text in METHOD_COLOURS:
         return METHOD_COLOURS[text]
+    if text.startswith("teacher"):  # a student's row may name its teacher
+        return METHOD_COLOURS["teacher"]
     parts = [ALIASES.get(p, p) for p in re.findall(r"[a-z0-9_]+", text)]
-    for wanted in (("teacher", "lad", "fakd", "fakd_pd", "hwd", "rdd"), tuple(METHOD_COLOURS)):
+    for wanted in (("lad", "fakd", "fakd_pd", "hwd", "rdd"), tuple(METHOD_COLOURS)):
         found = [p for p in parts if p in wanted]
         if found:
-            return METHOD_COLOURS[found[-1]]
+            return METHOD_COLOURS[next((p for p in reversed(found) if p != "teacher"), found[-1])]
     return _SPARE[zlib.crc32(text.encode()) % len(_SPARE)]
 
 
@@ -94,19 +98,22 @@ def styled(draw: Callable) -> Callable:
                 figure.draw_without_rendering()  # the labels of ticks are made now, while names are no formulas
             _spell(figure)
         plt.close(figure)
+        csv = args[0].attrs.get("csv", "") if args and isinstance(args[0], pd.DataFrame) else ""
+        figure._repr_mimebundle_ = functools.partial(bundle, figure, csv)
         return figure
 
     return wrapper
 
 
 def note(text: str):
-    """A figure that holds one line of text, in the place of an empty one."""
+    """A figure that holds a line or two of text, in the place of an empty one."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5, 0.8))
+    lines = textwrap.wrap(text, 90)
+    figure, axes = plt.subplots(figsize=(max(5, 0.11 * max(map(len, lines))), 0.5 + 0.3 * len(lines)))
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666")
-    return figure
+    axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color="#666666")
+    return tell(figure, text)
 
 
 def _spell(figure) -> None:
@@ -159,7 +166,7 @@ def _settings() -> dict:
 def keep(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Write the data behind a figure as ``<name>.csv`` into the folder that SEGKD_FIGURES names; gives the frame back.
 
-    Nothing is written where that variable is unset or empty. The file appears whole or not at all, and only changes if
+    Its ``attrs`` name the file, for the link below its chart. Nothing is written where that variable is unset or empty. The file appears whole or not at all, and only changes if
     a value did. UserError: a name that is no file name (a-z, 0-9, ``_`` and ``-``).
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
@@ -169,6 +176,7 @@ def keep(name: str, frame: pd.DataFrame) -> pd.DataFrame:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+        frame.attrs["csv"] = f"figures/{name}.csv"
     return frame
 
 

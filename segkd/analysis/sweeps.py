@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from segkd.analysis.chart import listed, tell
 from segkd.analysis.style import MARKERS, colours, note, percent_factor, styled
+from segkd.metrics import points
 
 
 @styled
@@ -13,50 +15,71 @@ def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = 
     """A share against one setting: mean line, a point per seed.
 
     ``df``: columns ``x``, seed, that of ``y`` (column, label of the axis) and, if given, ``hue`` (one line per value).
-    ``label``: of the axis of ``x``.
+    ``label``: of the axis of ``x``. Of fewer than three settings the figure says the means instead.
     """
     import matplotlib.pyplot as plt
 
     factor = percent_factor(df[y[0]])
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    groups = df.assign(**{y[0]: df[y[0]] * factor}).groupby([x] if hue is None else [x, hue], sort=False)[y[0]]
+    name = lambda key: ", ".join(f"{c} {v:g}" if isinstance(v, float) else f"{c} {v}" for c, v in zip((x, hue), key))  # noqa: E731
+    means = {name(key): f"{name(key)}: {own.mean():.1f}, n = {own.count()}" for key, own in groups}
     position = _positions(df[x])
+    if len(position) < 3:
+        return note(f"{y[1]}: {'; '.join(means.values())} (under three settings: no curve)")
+    figure, axes = plt.subplots(figsize=(6, 3.6))
     series = {None: df} if hue is None else dict(list(df.groupby(hue, sort=False)))
-    tint = {None: "#333333"} if hue is None else colours(list(map(str, series)))
-    for i, (name, part) in enumerate(series.items()):
-        colour = tint[name if hue is None else str(name)]
-        at, value = part[x].map(position), part[y[0]] * factor
-        mean = value.groupby(at).mean()
-        title = "mean" if hue is None else f"{hue} = {name}"
-        axes.plot(mean.index, mean, "-", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
-        axes.scatter(at, value, s=12, color=colour, alpha=0.45, lw=0)
+    tint, marks = {None: "#333333"} if hue is None else colours(list(map(str, series))), []
+    for i, (value, part) in enumerate(series.items()):
+        colour = tint[value if hue is None else str(value)]
+        at, shown = part[x].map(position), part[y[0]] * factor
+        mean, runs = shown.groupby(at).mean(), shown.groupby(at).count().max()
+        title = ("mean" if runs > 1 else "one run each") if hue is None else f"{hue} = {value}"
+        axes.plot(mean.index, mean, "-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
+        axes.scatter(at, shown, s=12, color=colour, alpha=0.45, lw=0)
+        marks += [(axes, place, place, v, v, f"{title}, at {label or x} {next(k for k, p in position.items() if p == place)}: {v:.2f}") for place, v in mean.items()]
     _ticks(axes, position, label or x, y[1])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return tell(figure, f"Curve: {y[1]} over {label or x}", f"Means: {listed(list(means.values()), 12)}.", marks)
 
 
 @styled
 def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = None):
     """Points of mIoU by which each setting lies above ``reference``, with its 95 % interval over seeds (HWD Fig. 6, 7).
 
-    ``df``: columns ``x``, n, mean, low, high. Hollow, and joined by no line: one seed. Two settings make no curve, and the
-    figure says so.
+    ``df``: columns ``x``, n, mean, low, high and, if the paper prints them, ``paper``: its own differences, as crosses. Hollow,
+    and joined by no line: one seed. Two settings make no curve, and the figure says so.
     """
     import matplotlib.pyplot as plt
 
-    if len(df) < 3:
-        return note(f"{len(df)} setting{'s' * (len(df) > 1)} of {label or x} run here: too few for a curve, see the table")
+    here, label = df[df["n"] > 0], label or x
+    if len(here) < 3:
+        return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {label} run here: too few for a curve, see the table")
     figure, axes = plt.subplots(figsize=(6, 3.6))
     axes.axhline(0, color="#333333", lw=1, zorder=0)
     position = _positions(df[x])
     df = df.assign(at=df[x].map(position)).sort_values("at")
-    shown = df[df["low"].notna()]
-    axes.errorbar(shown["at"], shown["mean"], yerr=[shown["mean"] - shown["low"], shown["high"] - shown["mean"]], fmt="o-", color="#0072B2", capsize=3)
-    single = df[df["low"].isna()]
-    axes.plot(single["at"], single["mean"], "o", color="#0072B2", markerfacecolor="white", ls="")
-    for line in df.to_dict("records"):
+    here = df[df["n"] > 0]
+    shown, single, printed = here[here["low"].notna()], here[here["low"].isna()], df.dropna(subset=["paper"]) if "paper" in df else df[:0]
+    bars = [shown["mean"] - shown["low"], shown["high"] - shown["mean"]]
+    axes.errorbar(shown["at"], shown["mean"], yerr=bars, fmt="o-", color="#0072B2", capsize=3, label="here, 95 % interval")
+    if len(single):
+        axes.plot(single["at"], single["mean"], "o", color="#0072B2", markerfacecolor="white", ls="", label="here, one seed")
+    if len(printed):
+        axes.plot(printed["at"], printed["paper"], "x", color="#D55E00", ls="", label="the paper's, on its own data")
+    marks, told = [], []
+    for line in here.to_dict("records"):
         axes.annotate(f"n = {line['n']}", (line["at"], line["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
-    _ticks(axes, position, label or x, f"points of mIoU over {reference}, same seeds")
-    return figure
+        interval = f" ({points(line['low'])} to {points(line['high'])})" if line["low"] == line["low"] else ""
+        text = f"{label} {line[x]:g}: {points(line['mean'])}{interval}"
+        ends = (line["low"], line["high"]) if interval else (line["mean"], line["mean"])
+        marks.append((axes, line["at"], line["at"], *ends, f"{text}, n = {line['n']}" + (f"\n{line['runs']}" if line.get("runs") else "")))
+        told += [text] if interval and not line["low"] <= 0 <= line["high"] else []
+    marks += [(axes, at, at, v, v, f"{label} {value:g}, the paper: {v:+.2f}") for at, value, v in zip(printed["at"], printed[x], printed.get("paper", ()))]
+    _ticks(axes, position, label, f"points of mIoU over {reference}, same seeds")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    best = "" if printed.empty else f" The paper's largest is {printed['paper'].max():+.2f} at {label} {printed.loc[printed['paper'].idxmax(), x]:g}."
+    said = f"Told apart from {reference}: {listed(told, 12)}, of {len(here)} settings.{best or ' The paper draws its curve without numbers.'}"
+    return tell(figure, f"Paired differences to {reference} over {label}", said, marks)
 
 
 def _positions(column: pd.Series) -> dict:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from segkd.analysis.chart import tell
 from segkd.analysis.style import method_colour, styled
 from segkd.data.augment import to_batch
 from segkd.losses import METHODS, Context, TeacherKind, create_method, list_methods, task_loss
@@ -191,9 +192,15 @@ def variants_figure(effects: pd.DataFrame):
         axes.hlines(rows, neutral, effects[column], color=hues, lw=1.5)
         axes.scatter(effects[column], rows, color=hues, s=28, zorder=3)
     left.set(xscale="log", xlabel="length of the gradient, changed / default", yticks=list(rows), yticklabels=labels)
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter("")
     right.set(xlabel="cosine between both gradients", xlim=(min(-0.05, effects["gradient cosine"].min() - 0.05), 1.05))
     left.set_ylim(len(effects) - 0.4, -0.6)
-    return figure
+    told = [f"{label}: length ×{ratio:.3g}, cosine {cosine:.3f}" for label, ratio, cosine in zip(labels, effects["gradient ratio"], effects["gradient cosine"])]
+    marks = [(axes, *axes.get_xlim(), y - 0.4, y + 0.4, text) for axes in (left, right) for y, text in enumerate(told)]
+    found = headline(effects)
+    said = f"Of {len(told)} switches {found['gradient turned (cosine below 0.9)']} turn the gradient (cosine below 0.9); most {found['turned most']}."
+    return tell(figure, "Dots: what each switch does to length and direction of the gradient", said, marks)
 
 
 def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:

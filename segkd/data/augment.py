@@ -12,14 +12,16 @@ papers (methods.md 2.1 and 2.2) are:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from segkd.data.draws import TRIES, Axis, Numbers, draw
 from segkd.data.photometric import distort
 from segkd.data.resample import sample_images, sample_labels, taps
-from segkd.device import counted, send
-from segkd.prediction import IGNORE
+from segkd.device import send
+from segkd.metrics import IGNORE, pixel_counts
 from segkd.registry import UserError
 
 PADDING = (0.485, 0.456, 0.406)  # ImageNet's mean colour: zero once the network has normalised it
@@ -33,7 +35,6 @@ def augment(
     crop: tuple[int, int],
     scale: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
-    ignore: int = IGNORE,
     *,
     continuous: bool = False,
     cat_max_ratio: float = 1.0,
@@ -46,7 +47,7 @@ def augment(
     ``crop`` (h, w); ``scale``: those of the papers' 16 factors 0.5, 0.6 ... 2.0 in this range, equally likely, or any
     factor in it if ``continuous``; ``generator``: on the CPU; the same numbers are drawn whatever the options. Images
     bilinear (half-pixel centres, no antialiasing), labels by the nearest pixel centre, padding ImageNet's mean colour
-    and ``ignore``.
+    and 255.
 
     ``cat_max_ratio`` below 1: a crop in which one class has this fraction of the labelled pixels or more, or which shows
     fewer than two classes, is drawn again, up to 10 times (mmseg: 0.75). ``photometric``: see photometric.py.
@@ -59,12 +60,13 @@ def augment(
     numbers = Numbers.of(len(images), generator, part)
     rows, columns = (axis.to(labels.device) for axis in draw(sizes, numbers, crop, scale, flip, continuous))
     if cat_max_ratio < 1:
-        rows, columns = _capped(labels, rows, columns, numbers, cat_max_ratio, ignore)
+        rows, columns = _capped(labels, rows, columns, numbers, cat_max_ratio)
     y, x = taps(rows), taps(columns)
     out, target = sample_images(images, y, x), sample_labels(labels, y, x)
     if photometric:
         distort(out, numbers.colour)
-    return _pad(out, target, y.inside, x.inside, ignore)
+    _pad([(target, IGNORE), *zip(out.unbind(1), PADDING)], y.inside, x.inside)
+    return out, target
 
 
 @torch.no_grad()
@@ -74,13 +76,16 @@ def to_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images.permute(0, 3, 1, 2).to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(255), labels.long()
 
 
-def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: float, ignore: int) -> tuple[Axis, Axis]:
+def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: float) -> tuple[Axis, Axis]:
     """Crops drawn again where one class rules; as in mmseg the one after the last try is taken unseen."""
     again = send(numbers.again, labels.device)
     for turn in range(TRIES):
         y, x = taps(rows), taps(columns)
-        _, seen = _pad(None, sample_labels(labels, y, x), y.inside, x.inside, ignore)
-        rules = _one_class_rules(seen, cap, ignore)
+        seen = sample_labels(labels, y, x)
+        _pad([(seen, IGNORE)], y.inside, x.inside)
+        counts = pixel_counts(0, seen, 1)[..., 0]
+        counts[:, IGNORE] = 0
+        rules = ((counts > 0).sum(1) < 2) | (counts.amax(1) >= cap * counts.sum(1))
         if rules.device.type == "cpu" and not rules.any():  # a GPU is not asked: what no class rules stays as it is
             break
         rows, columns = (
@@ -89,35 +94,18 @@ def _capped(labels: Tensor, rows: Axis, columns: Axis, numbers: Numbers, cap: fl
     return rows, columns
 
 
-def _one_class_rules(labels: Tensor, cap: float, ignore: int) -> Tensor:
-    """(B,) bool: fewer than two classes among the pixels of int64 (B, h, w), or one with a fraction of ``cap`` or more."""
-    image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    counts = counted(labels + 256 * image, 256 * len(labels)).view(-1, 256)
-    counts[:, ignore] = 0
-    return ((counts > 0).sum(1) < 2) | (counts.amax(1) >= cap * counts.sum(1))
-
-
-def _pad(images: Tensor | None, labels: Tensor, rows: Tensor, columns: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
-    """Mean colour and ``ignore`` where ``rows`` (B, h) or ``columns`` (B, w) are False, in place."""
-    colours = list(enumerate(PADDING if images is not None else ()))
-    if labels.device.type != "cpu":
+def _pad(maps: Sequence[tuple[Tensor, float]], rows: Tensor, columns: Tensor) -> None:
+    """Each of ``maps`` (B, h, w) gets its value where ``rows`` (B, h) or ``columns`` (B, w) are False, in place."""
+    if rows.device.type != "cpu":
         outside = ~(rows[:, :, None] & columns[:, None])
-        labels.masked_fill_(outside, ignore)
-        for channel, value in colours:
-            images[:, channel].masked_fill_(outside, value)
-        return images, labels
-    for b in (~(rows.all(1) & columns.all(1))).nonzero().flatten().tolist():  # a few spans: faster there
-        below, right = (~rows[b]).nonzero(), (~columns[b]).nonzero()
-        for place in _spans(below), (slice(None), *_spans(right)):
-            labels[b][place] = ignore
-            for channel, value in colours:
-                images[b, channel][place] = value
-    return images, labels
-
-
-def _spans(places: Tensor) -> tuple[slice, ...]:
-    """One slice over neighbouring places (K, 1); an empty one for none."""
-    return (slice(int(places[0]), int(places[-1]) + 1),) if len(places) else (slice(0, 0),)
+        for plane, value in maps:
+            plane.masked_fill_(outside, value)
+        return
+    for b in (~(rows.all(1) & columns.all(1))).nonzero().flatten().tolist():  # a span of rows and one of columns: faster there
+        for dim, inside in enumerate((rows[b], columns[b])):
+            places = (~inside).nonzero().flatten().tolist()
+            for plane, value in maps if places else ():
+                plane[b].narrow(dim, places[0], len(places)).fill_(value)
 
 
 def _check(images: Tensor, labels: Tensor, sizes: Tensor | None = None) -> None:

@@ -30,13 +30,15 @@ class Sample(NamedTuple):
 class Dataset:
     """One split of a data set: ``len()``, ``[i]`` -> Sample, ``.names`` in a fixed order, ``.classes``, ``.palette``.
 
-    A reader sets the class attributes, fills ``names`` and writes ``read`` and ``fingerprint``.
+    A reader sets the class attributes, fills ``names`` and writes ``read`` and ``fingerprint``. ``about``: the catalogue's
+    entry; ``how`` to get the files and the ``form`` of the masks, in words; ``size`` (H, W) where images are drawn.
     """
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     splits: tuple[str, ...]
+    about, how, form, size = None, "see data/README.md", "", None
 
     def __init__(self, split: str):
         if split not in self.splits:
@@ -44,9 +46,7 @@ class Dataset:
         self.split = split
         self.names: list[str] = []
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    num_classes = property(lambda self: len(self.classes))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,6 +67,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hex digest of what this split is read from: another content, another digest, on any machine."""
         raise NotImplementedError
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self[index].label.shape
 
     def at_size(self, size: tuple[int, int]) -> Dataset:
         """This split with images of ``size`` (H, W) if it can make them itself; otherwise unchanged."""

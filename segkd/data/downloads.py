@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from segkd.data.catalog import CHECKOUT, DATASETS, create_dataset
-from segkd.data.files.unpack import forget
+from segkd.data.files.unpack import forget, plain
 from segkd.data.verify import has_manifest, verify
 from segkd.download import fetch
 from segkd.registry import UserError
@@ -24,34 +24,31 @@ class Archive:
     """A file to fetch. ``digest`` as `segkd.download.fetch` takes it; ``by_hand``: why it cannot be fetched, and what to do."""
 
     name: str
-    urls: tuple[str, ...] = ()
+    urls: Sequence[str] = ()
     digest: str | None = None
     bytes: int = 0
     by_hand: str = ""
 
     def why_not(self, name: str) -> str:
         """Why it is not fetched for the set ``name``; empty if it may be."""
-        safe = self.digest or has_manifest(name)
-        return self.by_hand or ("" if safe else "no hash and no manifest tells whether it is the right file: get it by hand")
+        if self.by_hand or self.digest or has_manifest(name):
+            return self.by_hand
+        return "no hash and no manifest tells whether it is the right file: get it by hand"
 
     def is_in(self, folder: Path) -> bool:
         """Whether it is there, perhaps uncompressed."""
-        plain = self.name.removesuffix(".gz").replace(".tgz", ".tar")
-        return (folder / self.name).exists() or (folder / plain).exists()
+        return (folder / self.name).exists() or (folder / plain(self.name)).exists()
 
 
 def table(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:
     """Data set -> its archives."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {
-        name: tuple(Archive(file, **{**entry, "urls": tuple(entry.get("urls", ()))}) for file, entry in archives.items())
-        for name, archives in values.items()
-    }
+    return {name: tuple(Archive(file, **entry) for file, entry in archives.items()) for name, archives in values.items()}
 
 
 def place(name: str) -> Path:
     """Where a set is put that has no other place: data/raw and the name that its reader looks for first."""
-    about = getattr(DATASETS.get(name), "about", None)
+    about = DATASETS.get(name).about
     return CHECKOUT / "data" / "raw" / (about.folders[0] if about else name)
 
 
@@ -64,7 +61,7 @@ def download(name: str, folder: Path | None = None, archives: Sequence[Archive] 
     folder = place(name) if folder is None else Path(folder)
     archives = table().get(name, ()) if archives is None else archives
     if not archives:
-        raise UserError(f"{name} cannot be downloaded: {getattr(DATASETS.get(name), 'how', 'see data/README.md')}")
+        raise UserError(f"{name} cannot be downloaded: {DATASETS.get(name).how}")
     missing = [archive for archive in archives if not archive.is_in(folder)]
     by_hand = [archive for archive in missing if archive.why_not(name)]
     if by_hand:
@@ -77,21 +74,16 @@ def download(name: str, folder: Path | None = None, archives: Sequence[Archive] 
     for archive in missing:
         fetch(archive.urls, archive.digest, folder / archive.name)
     unknown = [folder / archive.name for archive in missing if not archive.digest]
-    if unknown:
-        _keep_if_right(name, folder, unknown)
-    return folder
-
-
-def _keep_if_right(name: str, folder: Path, files: Sequence[Path]) -> None:
-    """Read the whole set from ``folder`` and compare it with its manifest; otherwise the files go."""
     try:
-        verify(name, folder)
+        if unknown:
+            verify(name, folder)
     except UserError as error:
-        for file in files:
+        for file in unknown:
             forget(file)
             file.unlink(missing_ok=True)
-        names = ", ".join(file.name for file in files)
+        names = ", ".join(file.name for file in unknown)
         raise UserError(f"{names} was fetched, is not what it should be, and was removed again: {error}") from error
+    return folder
 
 
 def may_be_fetched(name: str) -> bool:

@@ -26,7 +26,7 @@ def check_overlap(name: str, root: str | Path | None, splits: tuple[str, ...], s
             one, other = (create_dataset(name, root, part) for part in pair)
         except UserError:  # a split that is not there has no images
             continue
-        same = [mine if mine == theirs else f"{mine} = {theirs}" for mine, theirs in _same(one, other)]
+        same = list(_same(one, other))
         if same:
             raise UserError(
                 f"{name}: {len(same)} image(s) of {pair[0]} are in {pair[1]} too, so that its score says nothing: {some(same)}; take "
@@ -34,8 +34,8 @@ def check_overlap(name: str, root: str | Path | None, splits: tuple[str, ...], s
             )
 
 
-def _same(one: Dataset, other: Dataset) -> Iterator[tuple[str, str]]:
-    """Names of the images of ``one`` that are in ``other``, and their names there. Only files of equal size are read."""
+def _same(one: Dataset, other: Dataset) -> Iterator[str]:
+    """Names of the images of ``one`` that are in ``other``, with other names there. Only files of equal size are read."""
     if not hasattr(one, "pairs"):  # drawn
         return
     theirs = defaultdict(list)
@@ -46,5 +46,5 @@ def _same(one: Dataset, other: Dataset) -> Iterator[tuple[str, str]]:
         for their_name, path in theirs.get(one.source.size(pair.image), ()):
             copied = not one.as_stored and one.source.checksum(pair.image) == other.source.checksum(path)
             if pair.image == path or copied:
-                yield name, their_name
+                yield name if name == their_name else f"{name} = {their_name}"
                 break

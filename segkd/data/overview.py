@@ -43,12 +43,9 @@ def command(words: list[str], root: Path | None = None, size: str | None = None,
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """ "360x480" -> (360, 480); None stays None, the images' own sizes."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None:
+    if text is not None and not re.fullmatch(r"\d+x\d+", text):
         raise UserError(f"--size: '{text}' is not HEIGHTxWIDTH, such as 360x480")
-    return int(found[1]), int(found[2])
+    return text and tuple(map(int, text.split("x")))
 
 
 def drawn(name: str) -> bool:
@@ -73,12 +70,11 @@ def check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
     counts = ", ".join(f"{split} {values['images']}" for split, values in found["splits"].items())
     packed_dir.mkdir(parents=True, exist_ok=True)
     dataset = create_dataset(name, root, next(iter(found["splits"])))
-    form = getattr(dataset, "form", "")
-    note = {"place": str(_place(dataset)), "date": date.today().isoformat()}
-    _note(packed_dir, name).write_text(json.dumps(note | {"checked": found["checked"]}))
+    note = {"place": str(dataset.source.path), "date": date.today().isoformat(), "checked": found["checked"]}
+    _note(packed_dir, name).write_text(json.dumps(note))
     pixels = {split: values["pixels"] for split, values in found["splits"].items()}
     void = ", ".join(f"{split} {100 * count['void'] / sum(count.values()):.3g}%" for split, count in pixels.items() if count["void"])
-    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}{form and f'; {form}'}"
+    yield f"{name}: {counts} images verified ({found['checked']}){f'; ignored pixels: {void}' if void else ''}{dataset.form and f'; {dataset.form}'}"
     yield from doubts(found)
 
 
@@ -92,41 +88,31 @@ def overview(packed_dir: Path) -> list[str]:
     head = ("set", "state", "images", "packed", "disk", "licence")
     rows, notes = [head], []
     for name in list_datasets():
-        row, note = _row(name, packed_dir)
-        rows.append(row)
-        notes += note
+        state, images, place, error = _state(name, packed_dir)
+        sizes, packed_bytes = _packs(name, packed_dir)
+        used, about = packed_bytes + (disk_bytes(place) if place else 0), DATASETS.get(name).about
+        size = f"{used / 1e6:.0f} MB" if used < 1e9 else f"{used / 1e9:.1f} GB"
+        rows.append((name, state, images, ", ".join(sizes) or "-", size, about.licence if about else ""))
+        notes += [f"{name}: {error}"] if error else []
     wide = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, wide)), row[-1]]).rstrip() for row in rows]
     fetched = ", ".join(name for name in list_datasets() if may_be_fetched(name))
     return [*lines, "", f"`make data DATASET=name` gets, checks and packs {fetched}; of the others it says how to get them", *notes]
 
 
-def _row(name: str, packed_dir: Path) -> tuple[tuple[str, ...], list[str]]:
-    sizes, packed_bytes = _packs(name, packed_dir)
-    state, images, place, notes = _state(name, packed_dir)
-    licence = getattr(getattr(DATASETS.get(name), "about", None), "licence", "")
-    used = (disk_bytes(place) if place else 0) + packed_bytes
-    return (name, state, images, ", ".join(sizes) or "-", _megabytes(used), licence), notes
-
-
-def _state(name: str, packed_dir: Path) -> tuple[str, str, Path | None, list[str]]:
-    """State in words, images per split, where the files are, and a line for each thing that is wrong."""
+def _state(name: str, packed_dir: Path) -> tuple[str, str, Path | None, UserError | None]:
+    """State in words, images per split, where the files are, and what is wrong."""
     try:
         splits = [create_dataset(name, split=split) for split in splits_of(name)]
     except UserError as error:
-        return ("damaged", "-", None, [f"{name}: {error}"]) if is_here(name) else ("not found", "-", None, [])
+        return ("damaged", "-", None, error) if is_here(name) else ("not found", "-", None, None)
     images = "/".join(str(len(split)) for split in splits)
     if drawn(name):
-        return "drawn when needed", images, None, []
-    place, note = _place(splits[0]), _note(packed_dir, name)
+        return "drawn when needed", images, None, None
+    place, note = splits[0].source.path, _note(packed_dir, name)
     known = json.loads(note.read_text()) if note.is_file() else {}
     verified = f", verified {known['date']}" if known.get("place") == str(place) else ""
-    return f"in {place}{verified}", images, place, []
-
-
-def _place(dataset: Dataset) -> Path:
-    """The folder or archive that a split is read from."""
-    return Path(dataset.source.path if hasattr(dataset, "source") else dataset.root)
+    return f"in {place}{verified}", images, place, None
 
 
 def _packs(name: str, packed_dir: Path) -> tuple[list[str], int]:
@@ -144,13 +130,5 @@ def _packs(name: str, packed_dir: Path) -> tuple[list[str], int]:
 
 def disk_bytes(path: Path) -> int:
     """Bytes that a file or all files below a folder take."""
-    if path.is_file():
-        return path.stat().st_blocks * 512
-    return sum(
-        os.stat(os.path.join(folder, file), follow_symlinks=False).st_blocks * 512
-        for folder, _, files in os.walk(path) for file in files
-    )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+    files = [path.resolve()] if path.is_file() else (Path(folder, file) for folder, _, names in os.walk(path) for file in names)
+    return sum(file.lstat().st_blocks * 512 for file in files)

@@ -44,16 +44,15 @@ def same_size(sizes: np.ndarray) -> bool:
 
 
 def measure(dataset: Dataset, chosen: Sequence[int], what: str) -> np.ndarray:
-    """The (H, W) of the images as they are, int64 (N, 2); from their headers where the reader has ``image_size(index)``."""
-    if getattr(dataset, "size", None) is not None:  # drawn, all at one size
+    """The (H, W) of the images as they are, int64 (N, 2)."""
+    if dataset.size is not None:  # drawn, all at one size
         return np.tile(np.int64(dataset.size), (len(chosen), 1))
     return np.array(list(in_processes(_measure, (dataset, tuple(chosen)), len(chosen), f"measuring {what}")), np.int64)
 
 
 def _measure(shared: tuple[Dataset, tuple[int, ...]], row: int) -> tuple[int, int]:
     dataset, chosen = shared
-    header = getattr(dataset, "image_size", None)
-    return tuple(header(chosen[row])) if header else dataset[chosen[row]].label.shape
+    return dataset.image_size(chosen[row])
 
 
 def write(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], sizes: np.ndarray) -> None:
@@ -80,10 +79,8 @@ def write(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], siz
         if error.errno not in FULL:
             raise
         need, free = 4 * int(job.begin[-1]), shutil.disk_usage(folder.parent).free
-        raise UserError(
-            f"{what}: no room in {folder.parent} ({error.strerror}): {need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are "
-            "free; make room there or take a smaller size"
-        ) from error
+        room = f"{need / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room there or take a smaller size"
+        raise UserError(f"{what}: no room in {folder.parent} ({error.strerror}): {room}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

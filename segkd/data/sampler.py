@@ -13,20 +13,19 @@ import numpy as np
 from segkd.registry import UserError
 
 
-def batch_indices(n: int, batch_size: int, step: int, seed: int, rank: int = 0, world: int = 1) -> np.ndarray:
-    """Indices int64 of the images of ``step`` (from 0) for a set of ``n`` images: the shard of ``rank`` of ``world``.
+def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Indices int64 (batch_size,) of the images of ``step`` (from 0) for a set of ``n`` images.
 
     Every image comes once per epoch; a batch may straddle two epochs, and a batch larger than ``n`` holds images twice.
-    ``batch_size`` is that of all processes together; their shards, one after the other, are the batch of one process.
     """
     if n < 1 or batch_size < 1 or step < 0 or seed < 0:
         raise UserError(f"batch_indices: n, batch_size >= 1; step, seed >= 0; got {n=} {batch_size=} {step=} {seed=}")
-    epoch, place = np.divmod(step * batch_size + np.arange(*shard(batch_size, rank, world)), n)
+    epoch, place = np.divmod(step * batch_size + np.arange(batch_size), n)
     return np.array([_permutation(n, seed, int(e))[p] for e, p in zip(epoch, place)], dtype=np.int64)
 
 
 def shard(batch_size: int, rank: int, world: int) -> tuple[int, int]:
-    """The images begin ... end - 1 of a batch that are ``rank``'s: shards differ by one image at most, none is empty."""
+    """The images begin ... end - 1 of a batch that are ``rank``'s, one rank after the other: they differ by one image at most, none is empty."""
     if not 0 <= rank < world <= batch_size:
         raise UserError(f"a batch of {batch_size} for rank {rank} of {world} processes: give every process an image")
     return batch_size * rank // world, batch_size * (rank + 1) // world

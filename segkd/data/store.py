@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from segkd.data.catalog import Dataset, create_dataset
 from segkd.data.files.unpack import locked
 from segkd.data.overlap import check_overlap
 from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
 from segkd.metrics import label_pixels
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change
@@ -39,26 +41,11 @@ class Meta:
     pixels: str = ""  # SHA-256 of images and labels, see `packing.pixel_hash`; none in packs of older versions
 
 
-class Rows(Sequence):
-    """Images of several sizes in one flat array, as an array of all would give them: one by its row, a list by several rows."""
-
-    def __init__(self, pixels: np.ndarray, begin: np.ndarray, sizes: np.ndarray):
-        self.pixels, self.begin, self.sizes = pixels, begin, sizes
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, index: int | slice | Sequence[int]) -> np.ndarray | list[np.ndarray]:
-        if isinstance(index, slice) or np.ndim(index):
-            return [self[row] for row in (range(len(self))[index] if isinstance(index, slice) else index)]
-        row = range(len(self))[index]
-        return self.pixels[self.begin[row] : self.begin[row + 1]].reshape(*self.sizes[row], *self.pixels.shape[1:])
-
-
 class Packed:
     """A packed split, read-only: ``take`` gives batches, ``images`` and ``labels`` single ones, whatever lies on the disk.
 
-    ``size``: the (H, W) of all images, or None where each has its own; those are ``sizes``, int64 (N, 2).
+    ``size``: the (H, W) of all images, or None where each has its own; those are ``sizes``, int64 (N, 2). ``images``: uint8
+    (N, H, W, 3) in RGB, ``labels``: uint8 (N, H, W), 255 = ignore; of several sizes (N,) of such arrays.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, meta: Meta, path: Path, sizes: np.ndarray | None = None):
@@ -74,20 +61,18 @@ class Packed:
         for field in ("name", "split", "names", "classes", "palette", "fingerprint", "pixels", "size")
     )
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.meta.classes)
+    num_classes = property(lambda self: len(self.meta.classes))
+    nbytes = property(lambda self: self._images.nbytes + self._labels.nbytes, doc="Bytes of images and labels.")
+    images = cached_property(lambda self: self._rows(self._images))
+    labels = cached_property(lambda self: self._rows(self._labels))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of images and labels."""
-        return self._images.nbytes + self._labels.nbytes
-
-    images = property(lambda self: self._rows(self._images), doc="Each image, uint8 (H, W, 3) in RGB: an array (N, H, W, 3), or `Rows`.")
-    labels = property(lambda self: self._rows(self._labels), doc="Each label, uint8 (H, W), 255 = ignore: an array (N, H, W), or `Rows`.")
-
-    def _rows(self, array: np.ndarray) -> np.ndarray | Rows:
-        return array if self.sizes is None else Rows(array, self._begin, self.sizes)
+    def _rows(self, array: np.ndarray) -> np.ndarray:
+        if self.sizes is None:
+            return array
+        rows = np.empty(len(self), object)
+        for row, size in enumerate(self.sizes):
+            rows[row] = array[self._begin[row] : self._begin[row + 1]].reshape(*size, *array.shape[1:])
+        return rows
 
     def first(self, count: int) -> Packed:
         """The first ``count`` images alone; all of them where there are no more."""
@@ -136,19 +121,16 @@ def pack(
     left behind); an image that is in another split too; labels of train that show fewer than two classes, or of another split
     that show none.
     """
-    size = _checked(size, limit)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"size is (height, width) in pixels, both positive, or None for the images' own: {size}")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is a number of images, at least 1, or None for all: {limit}")
+    size = None if size is None else (int(size[0]), int(size[1]))
     dataset = create_dataset(name, root, split)
     dataset = dataset if size is None else dataset.at_size(size)
     chosen = _evenly(len(dataset), limit)
-    meta = Meta(
-        name=name,
-        split=split,
-        size=size,
-        names=tuple(dataset.names[index] for index in chosen),
-        classes=tuple(dataset.classes),
-        palette=tuple(dataset.palette),
-        fingerprint=dataset.fingerprint(),
-    )
+    names = tuple(dataset.names[index] for index in chosen)
+    meta = Meta(name, split, size, names, tuple(dataset.classes), tuple(dataset.palette), dataset.fingerprint())
     at = "native" if size is None else f"{size[0]}x{size[1]}"
     folder = Path(packed_dir) / f"{name}-{split}-{at}-n{len(chosen)}-v{VERSION}-{meta.fingerprint[:8]}"
     found = _open(folder, meta)
@@ -160,7 +142,8 @@ def pack(
                 found = _make(folder, meta, dataset, chosen)
     if not isinstance(found, Packed):
         return pack(name, split, found, root, packed_dir, limit)
-    _need_classes(found)
+    if split != UNLABELLED:
+        _need_classes(found)
     return found
 
 
@@ -176,15 +159,6 @@ def _need_classes(packed: Packed) -> None:
         f"{packed.name} {packed.split}: its labels show {f'nothing but {shown}' if shown else 'no class at all'}, so there is nothing to "
         f"{'learn' if wanted == 2 else 'score'}; {VALUE_IS_A_CLASS}, and see `segkd data verify {packed.name}`"
     )
-
-
-def _checked(size: tuple[int, int] | None, limit: int | None) -> tuple[int, int] | None:
-    """``size`` as two ints; UserError if it or ``limit`` makes no sense."""
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise UserError(f"size is (height, width) in pixels, both positive, or None for the images' own: {size}")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is a number of images, at least 1, or None for all: {limit}")
-    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _evenly(n: int, limit: int | None) -> list[int]:
@@ -214,13 +188,11 @@ def _open(folder: Path, meta: Meta) -> Packed | tuple[int, int] | None:
 
 def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Packed | tuple[int, int]:
     """Write the pack, and say what its masks were taken for; the caller holds the lock. Images of one own size are left to a pack of that size: it is returned."""
-    if form := getattr(dataset, "form", ""):
-        print(f"{meta.name} {meta.split}: {form}", flush=True)
-    if meta.size is not None:
-        sizes = np.tile(np.int64(meta.size), (len(chosen), 1))
-    else:
-        sizes = measure(dataset, chosen, f"{meta.name} {meta.split}")
-    if meta.size is None and same_size(sizes):
+    if dataset.form:
+        print(f"{meta.name} {meta.split}: {dataset.form}", flush=True)
+    native = meta.size is None
+    sizes = measure(dataset, chosen, f"{meta.name} {meta.split}") if native else np.tile(np.int64(meta.size), (len(chosen), 1))
+    if native and same_size(sizes):
         folder.mkdir(exist_ok=True)
         (folder / "size.json").write_text(json.dumps(sizes[0].tolist()))
         (folder / "meta.json").write_text(json.dumps(asdict(meta)))

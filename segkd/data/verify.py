@@ -14,8 +14,8 @@ from segkd.data.catalog import DATASETS, MANIFESTS, Dataset, create_dataset
 from segkd.data.files.layout import some
 from segkd.data.overlap import check_overlap
 from segkd.data.pool import in_processes
-from segkd.data.readers.folder_config import NEEDED
-from segkd.prediction import IGNORE
+from segkd.data.readers.folder_config import NEEDED, UNLABELLED
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 
@@ -33,9 +33,8 @@ def describe(name: str, root: str | Path | None = None) -> dict:
 
 def splits_of(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """The splits of a set; of a described folder those of its description."""
-    splits = DATASETS.get(name).splits
-    config = getattr(create_dataset(name, root, splits[0]), "config", None)
-    return splits if config is None else tuple(config.splits)
+    reader = DATASETS.get(name)
+    return tuple(reader(root).config.splits) if name == "folder" else reader.splits
 
 
 def _describe(dataset: Dataset) -> dict:
@@ -88,14 +87,13 @@ def verify(name: str, root: str | Path | None = None, folder: Path = MANIFESTS) 
         if (wrong := list(_differences(want, found["splits"].get(split, {"images": 0}))))
     ]
     if problems:
-        how = getattr(DATASETS.get(name), "how", "see data/README.md")
-        raise UserError(f"{'; '.join(problems)}; get it again ({how})")
+        raise UserError(f"{'; '.join(problems)}; get it again ({DATASETS.get(name).how})")
     return found | {"checked": checked}
 
 
 def _expected(name: str, folder: Path) -> tuple[dict, str]:
     """What a set must hold, and in words how much that says."""
-    about = getattr(DATASETS.get(name), "about", None)
+    about = DATASETS.get(name).about
     if has_manifest(name, folder):
         manifest = json.loads((folder / f"{name}.json").read_text())
         hashed = all("labels" in split for split in manifest["splits"].values())
@@ -110,6 +108,8 @@ def _expected(name: str, folder: Path) -> tuple[dict, str]:
 def doubts(found: dict) -> Iterator[str]:
     """What a description (`describe`) lacks, a line each: classes without a pixel, fewer than two classes, a split to choose by."""
     for split, values in found["splits"].items():
+        if split == UNLABELLED:
+            continue
         pixels = dict(values["pixels"])
         ignored, total = pixels.pop("void"), sum(values["pixels"].values())
         there = [name for name, count in pixels.items() if count]

@@ -57,7 +57,7 @@ class AT(Term):
     """Attention transfer on the head feature, or on the last three stages of the encoder."""
 
     Hyper = ATHyper
-    per_image = True
+    per_image = label_free = True
     official = {"weight": 1000.0, "maps": "stages"}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

@@ -223,6 +223,10 @@ class CIRKD(Term):
     Hyper = CIRKDHyper
     official = {"legacy_queue": True}
 
+    @property
+    def label_free(self) -> bool:
+        return not (self.hyper.pixel_weight or self.hyper.region_weight)
+
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         """The student's projection head and the memory bank, if a memory term has a weight."""
         hyper, self.module = self.hyper, nn.Module()

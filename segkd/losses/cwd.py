@@ -52,7 +52,7 @@ class CWD(Term):
     """Channel-wise distillation on logits and, if weighted, on the head features behind a 1x1 adapter."""
 
     Hyper = CWDHyper
-    per_image = True
+    per_image = label_free = True
     official = {"feature_divisor": "student"}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

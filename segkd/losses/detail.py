@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkd.losses.distributed import count_over_processes, sum_over_processes
+from segkd.losses.distributed import sum_over_processes
 from segkd.losses.precision import full_precision
 from segkd.prediction import IGNORE, labels_to_grid, resize_scores
 
@@ -48,7 +48,7 @@ def detail_loss(detail_logits: Tensor, labels: Tensor, align_corners: bool = Tru
     """Binary cross-entropy + Dice of scores (B, 1, h, w), brought to the size of labels (B, H, W), a scalar.
 
     Cross-entropy is the mean over the batch's pixels that are not ignored, Dice, 1 - (2 sum(p g) + 1) / (sum(p^2) +
-    sum(g^2) + 1), the mean over images. Zero where all is ignored. Where several processes train the run, the means are
+    sum(g^2) + 1), the mean over images that are not ignored whole. Zero where all is ignored. Where several processes train the run, the means are
     over the batch of all and the loss is this one's part of them.
     """
     valid = labels != IGNORE
@@ -59,4 +59,4 @@ def detail_loss(detail_logits: Tensor, labels: Tensor, align_corners: bool = Tru
     found = torch.where(valid, scores.sigmoid(), 0.0)
     both, each = (found * target).sum((1, 2)), (found.square() + target.square()).sum((1, 2))
     dice = 1 - (2 * both + SMOOTH) / (each + SMOOTH)
-    return entropy + dice.sum() / count_over_processes(len(dice), dice)
+    return entropy + dice.sum() / sum_over_processes(valid.flatten(1).any(1).sum()).clamp_min(1)  # 0 for an image ignored whole

@@ -71,6 +71,7 @@ class DIST(Term):
     """Correlation distance of main and auxiliary scores."""
 
     Hyper = DISTHyper
+    label_free = True
     needs_teacher_aux = True
 
     def loss(self, context: Context) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class DSD(Term):
     """Similarity between auxiliary logits, head feature and logits, on the logits' grid, and between classes."""
 
     Hyper = DSDHyper
-    per_image = True
+    per_image = label_free = True
     needs_teacher_aux = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

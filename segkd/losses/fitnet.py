@@ -35,7 +35,7 @@ class FitNet(Term):
     """Mean squared error between head features, the student's behind a 1x1 convolution without bias."""
 
     Hyper = FitNetHyper
-    per_image = True
+    per_image = label_free = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:
         self.adapter = nn.Conv2d(*feature_widths(self.name, student, teacher), kernel_size=1, bias=False)

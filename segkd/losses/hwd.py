@@ -132,6 +132,10 @@ class HWD(Term):
     per_image = True
     official = {"mu": 1.0, "count": "none"}
 
+    @property
+    def label_free(self) -> bool:
+        return self.hyper.count == "none"
+
     def loss(self, context: Context) -> dict[str, Tensor]:
         hyper, student, teacher = self.hyper, context.student.logits, context.teacher_logits()
         options = {name: value for name, value in asdict(hyper).items() if name != "weight"}

@@ -59,6 +59,7 @@ class KD(Term):
     """Pixel-wise distillation on the logits of the main head, before upsampling."""
 
     Hyper = KDHyper
+    label_free = True
 
     @property
     def per_image(self) -> bool:

@@ -80,7 +80,7 @@ class MasKD(Term):
     """Squared score gaps under learnt masks."""
 
     Hyper = MasKDHyper
-    per_image = True
+    per_image = label_free = True
     needs_teacher_aux = True
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

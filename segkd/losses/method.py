@@ -25,6 +25,7 @@ class Part:
     ``per_image``: a term's loss on a batch is the mean of its losses on the images, a weighting's map of an image does not
     depend on the others, and neither draws random numbers; then every process of a run computes it for its own images.
     False is right for every part: each process then sees the predictions on the whole batch.
+    ``label_free``: a term that never looks at the labels, so that images without any teach by it.
     A part keeps the state of one run, in the module that `build` returns: make a new method for a new run.
     """
 
@@ -32,6 +33,7 @@ class Part:
     official: ClassVar[dict[str, Any] | None] = {}
     needs_teacher: ClassVar[bool] = True
     per_image: bool = False
+    label_free: bool = False
     needs_teacher_aux: ClassVar[bool] = False  # whether it may read the teacher's auxiliary scores, which are made only then
 
     def __init__(self, name: str, hyper: Any):

@@ -56,6 +56,7 @@ class MGD(Term):
     """Masked generative distillation of one layer."""
 
     Hyper = MGDHyper
+    label_free = True
     official = {"layer": "stage"}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo | None) -> nn.Module:

@@ -167,6 +167,7 @@ class SKD(Term):
     """Pixel-wise KD, pair-wise affinities of head features, and a discriminator on the scores."""
 
     Hyper = SKDHyper
+    label_free = True
     official = {
         "pixel_weight": 10.0,
         "pixel_reduction": "batch_sum",

@@ -15,7 +15,7 @@ from segkd.predict.network import OVERLAP, TILE, Network, label_maps, load
 from segkd.registry import UserError
 from segkd.study.tables.statistics import image_difference, image_miou
 
-PIXELS = 1 << 25  # of the images that are held at a time, unless one alone has more
+PIXELS = 1 << 25  # that the images held at a time have, but for the last one
 AREAS = "areas.csv"
 
 
@@ -41,7 +41,7 @@ def predict(
         maps = [list(label_maps(n, pictures, batch, tile)) for n in (network, other) if n]
         for (name, image), *made in zip(chunk, *maps):
             try:
-                label = read_label(truth[name], network, image.shape[:2]) if truth else None
+                label = read_label(truth[name], network.ids, image, found[name]) if truth else None
             except UserError as error:
                 bad.append(str(error))
                 continue
@@ -63,14 +63,12 @@ def _chunks(found: dict[str, Path], batch: int, bad: list[str]) -> Iterator[list
     chunk: list[tuple[str, np.ndarray]] = []
     for name, path in found.items():
         try:
-            image = read_image(path)
+            chunk.append((name, read_image(path)))
         except UserError as error:
             bad.append(str(error))
-            continue
-        if chunk and (len(chunk) == batch or sum(i.size for _, i in chunk) + image.size > 3 * PIXELS):
+        if len(chunk) == batch or sum(image.size for _, image in chunk) > 3 * PIXELS:
             yield chunk
             chunk = []
-        chunk.append((name, image))
     if chunk:
         yield chunk
 
@@ -94,27 +92,28 @@ def _tables(out: Path, rows: list[dict], network: Network, other: Network | None
     areas = np.array([row["areas"] for row in rows])  # (N, networks, C)
     write_csv(out / AREAS, ["image", "pixels", *network.classes], ([n, a[0].sum(), *a[0]] for n, a in zip(names, areas)))
     columns: dict[str, Sequence] = {"image": names}
-    share = areas.sum(0) / areas.sum((0, 2))[:, None]
-    lines = {c: f"{c:20} {s:7.1%} of the pixels" for c, s in zip(network.classes, share[0])}
     if other:
         columns["agreement"] = [row["agreement"] for row in rows]
-        lines = {c: f"{line}, against {s:.1%}" for (c, line), s in zip(lines.items(), share[1])}
+    found = []
     if "counts" in rows[0]:
         counts = np.array([row["counts"] for row in rows])
         found = [scores(sum(row["confusion"][k] for row in rows)) for k in range(counts.shape[1])]
-        for k, label in enumerate(("miou", "miou_against")[: len(found)]):
-            columns[label] = image_miou(counts[:, k])
-        for place, (c, line) in enumerate(lines.items()):
-            iou = ", ".join("–" if f["iou"][place] is None else f"{f['iou'][place]:.1%}" for f in found)
-            lines[c] = f"{line}; IoU {iou} on {counts[:, 0, 1, place].sum()} labelled pixels of {(counts[:, 0, 1, place] > 0).sum()} images"
+        columns |= {label: image_miou(counts[:, k]) for k, label in zip(range(len(found)), ("miou", "miou_against"))}
     if len(columns) > 1:
         write_csv(out / "images.csv", list(columns), zip(*columns.values()))
-    yield from lines.values()
+    share = areas.sum(0) / areas.sum((0, 2))[:, None]
+    for place, name in enumerate(network.classes):
+        line = f"{name:20} {share[0, place]:7.1%} of the pixels" + (f", against {share[1, place]:.1%}" if other else "")
+        if found:
+            iou = ", ".join("–" if f["iou"][place] is None else f"{f['iou'][place]:.1%}" for f in found)
+            labelled = counts[:, 0, 1, place]
+            line += f"; IoU {iou} on {labelled.sum()} labelled pixels of {(labelled > 0).sum()} images"
+        yield line
     if other:
         yield f"agreement {np.average(columns['agreement'], weights=areas[:, 0].sum(1)):.2%} of the pixels; least on '{names[int(np.argmin(columns['agreement']))]}'"
-    if "counts" in rows[0]:
+    if found:
         yield f"mIoU {', against '.join('{:.1%}'.format(f['miou']) for f in found)} on {len(rows)} images"
-    if other and "counts" in rows[0]:
+    if other and found:
         gap = columns["miou"] - columns["miou_against"]
         yield (
             f"difference {image_difference(counts[:, 0], counts[:, 1])} points of mIoU (95 % interval over these images, where they are enough); "

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from segkd.metrics import IGNORE
+from segkd.decode import MOST_PIXELS, check_sizes, decode_colours, decode_mask, open_picture
+from segkd.ids import ColourMap, IdMap
 from segkd.predict.network import Network
 from segkd.registry import UserError
 
@@ -27,7 +28,7 @@ def find_images(places: Sequence[Path]) -> dict[str, Path]:
             raise UserError(f"no image or folder '{place}'")
         inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in ENDS and p.is_file() and not p.name.startswith("."))
         for path in inside if place.is_dir() else [place]:
-            name = (path.relative_to(place) if place.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            name = path.relative_to(place if place.is_dir() else place.parent).with_suffix("").as_posix()
             if name in found:
                 raise UserError(f"'{found[name]}' and '{path}' would both be '{name}': rename one, or predict them into two folders")
             found[name] = path
@@ -46,41 +47,23 @@ def find_label(folder: Path, name: str) -> Path:
 
 def read_image(path: Path) -> np.ndarray:
     """RGB uint8 (H, W, 3), turned as its camera noted; UserError for what is no image, damaged or of too many pixels."""
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"{image.mode}: more than 8 bits a channel")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels: cut it first") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as an image ({str(error).splitlines()[0][:80]})") from error
+    picture = open_picture(_bytes(path), str(path), as_stored=True, most=2 * MOST_PIXELS)
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def read_label(path: Path, network: Network, size: tuple[int, int]) -> np.ndarray:
+def read_label(path: Path, ids: IdMap | ColourMap, image: np.ndarray, of: Path) -> np.ndarray:
     """Classes uint8 (H, W) of a mask, 255 ignored; UserError: unreadable, another size, a value or colour that no class has."""
-    masks = network.masks
-    colours = masks["holds"] == "colours"
-    try:
-        with Image.open(path) as image:
-            if not colours and len(image.getbands()) != 1:
-                raise UserError(f"{path} holds {image.mode} where class numbers are due: masks are grey or palette PNG")
-            raw = np.asarray(image.convert("RGB") if colours else image).astype(np.int64)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a mask ({str(error).splitlines()[0][:80]})") from error
-    code = lambda values: np.asarray(values, np.int64).reshape(-1, 3) @ (65536, 256, 1)  # noqa: E731
-    raw = raw @ (65536, 256, 1) if colours else raw
-    known = [code(masks[key]) if colours else np.asarray(masks[key], np.int64) for key in ("values", "ignored")]
-    if raw.shape != size:
-        raise UserError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, its image {size[0]}x{size[1]}: they must be of one size")
-    label = np.full(size, IGNORE, np.uint8)
-    for number, value in enumerate(known[0]):
-        label[raw == value] = number
-    strange = raw[(label == IGNORE) & ~np.isin(raw, np.concatenate(known))]
-    if strange.size:
-        shown = f"#{strange[0]:06x}" if colours else str(strange[0])
-        raise UserError(f"{path} holds {shown}, which is neither a class nor ignored: the file knows {masks['values']}, ignored {masks['ignored']}")
+    decode = decode_colours if isinstance(ids, ColourMap) else decode_mask
+    label = ids(decode(_bytes(path), str(path)), str(path))
+    check_sizes(image, label, str(of), str(path))
     return label
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
 
 
 def write_pictures(out: Path, name: str, image: np.ndarray, label: np.ndarray, network: Network) -> None:
@@ -90,10 +73,9 @@ def write_pictures(out: Path, name: str, image: np.ndarray, label: np.ndarray, n
     colours[: len(network.palette)] = network.palette
     mask.putpalette(colours.tobytes())
     over = Image.fromarray(((image.astype(np.uint16) + colours[label]) // 2).astype(np.uint8))
-    for folder, picture, kind in (("masks", mask, "png"), ("overlays", over, "jpeg")):
-        buffer = io.BytesIO()
-        picture.save(buffer, kind)
-        _whole(out / folder / f"{name}.{'png' if kind == 'png' else 'jpg'}", buffer.getvalue())
+    for path, picture, kind in ((f"masks/{name}.png", mask, "png"), (f"overlays/{name}.jpg", over, "jpeg")):
+        picture.save(buffer := io.BytesIO(), kind)
+        _whole(out / path, buffer.getvalue())
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segkd.ids import ColourMap, IdMap
 from segkd.registry import UserError
 
+ABOUT = ("classes", "palette", "size", "smallest", "masks")  # what a file says of itself, each as JSON
 TILE, OVERLAP = 1024, 128  # pixels a side, where the file takes images at their own size
 
 
@@ -21,13 +23,12 @@ TILE, OVERLAP = 1024, 128  # pixels a side, where the file takes images at their
 class Network:
     """A file of `segkd export`, open. ``size``: what images are resized to, (H, W); None: they keep their own."""
 
-    path: Path
     session: Any
     classes: tuple[str, ...]
     palette: np.ndarray  # uint8 (C, 3)
     size: tuple[int, int] | None
     smallest: int
-    masks: dict  # what ground truth holds: "colours" or "index", the classes' "values", those that are "ignored"
+    ids: IdMap | ColourMap  # of what ground truth holds
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) to scores (B, C, H, W) or labels (B, H, W)."""
@@ -49,11 +50,11 @@ def load(path: Path) -> Network:
     except Exception as error:  # onnxruntime's kinds share no base
         raise UserError(f"'{path}' is no ONNX file that onnxruntime reads ({str(error).splitlines()[0][:120]})") from error
     about = session.get_modelmeta().custom_metadata_map
-    if not {"classes", "palette", "size", "smallest", "masks"} <= about.keys():
+    if not about.keys() >= set(ABOUT):
         raise UserError(f"'{path}' does not say its classes, colours and size: write it with this version's `segkd export`")
-    found = {key: json.loads(about[key]) for key in ("classes", "palette", "size", "smallest", "masks")}
-    size = found["size"] and tuple(found["size"])
-    return Network(Path(path), session, tuple(found["classes"]), np.array(found["palette"], np.uint8), size, found["smallest"], found["masks"])
+    classes, palette, size, smallest, masks = (json.loads(about[key]) for key in ABOUT)
+    ids = (ColourMap if masks["holds"] == "colours" else IdMap)(masks["values"], masks["ignored"])
+    return Network(session, tuple(classes), np.array(palette, np.uint8), size and tuple(size), smallest, ids)
 
 
 def label_maps(network: Network, images: Sequence[np.ndarray], batch: int = 8, tile: int = TILE) -> Iterator[np.ndarray]:

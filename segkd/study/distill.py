@@ -50,8 +50,9 @@ class Plan:
 
 
 def distill(
-    data: str = "", student: str = "", teacher: str = "", method: str = "cwd", minutes: float = 30, out: Path | None = None, profile: str = PROFILE
-) -> Iterator[str]:
+    data: str = "", student: str = "", teacher: str = "", method: str = "cwd", minutes: float = 30, out: Path | None = None, profile: str = PROFILE,
+    unlabelled: int = 0,
+) -> Iterator[str]:  # fmt: skip
     """Lines about what is done; the last two are the paths of the page and of the exported file.
 
     The same call goes on where it was stopped, and repeats nothing that is done: its plan is kept beside the page, in ``out``
@@ -63,7 +64,9 @@ def distill(
     folder = own_data.own_folder(data)
     students = student or STUDENTS
     asked = {"content": content(), "student": students, "teacher": teacher, "method": method, "minutes": minutes, "profile": profile}
-    choice = {"student": students, "teacher": teacher}
+    if unlabelled:
+        asked["unlabelled"] = unlabelled
+    choice = {"student": students, "teacher": teacher, "unlabelled": unlabelled}
     studies = own_data.open_own(folder, profile, method, seeds="1", **choice)
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
     place = out or ROOT / "reports" / f"ship-{folder.stem}-{key}"
@@ -86,7 +89,7 @@ def distill(
     execute([config for study in studies for config in study.configs()])
     yield f"trained after {in_words(time.monotonic() - begin)}; now the files and the page"
     parameters = {"FOLDER": str(folder), "PROFILE": profile, "STEPS": str(plan.steps), "METHOD": method, "SEEDS": str(plan.seeds), "OUT": str(place)}
-    page = _page(studies, place, parameters | {"STUDENT": choice["student"], "TEACHER": teacher})
+    page = _page(studies, place, parameters | {"STUDENT": choice["student"], "TEACHER": teacher, "UNLABELLED": str(unlabelled)})
     yield f"done after {in_words(time.monotonic() - begin)}"
     yield f"page  {page}"
     yield f"file  {place / 'student.onnx'}"
@@ -120,13 +123,9 @@ def choose(seconds: Callable[[int, int, int], float], budget: float, full: int, 
 
 def what_more_buys(plan: Plan, minutes: float, better: Callable[[float], Plan]) -> list[str]:
     """What was chosen and what more minutes would buy; ``better(minutes)``: the plan of so many."""
-    said = ["that is more than asked for, and the least that learns anything"] if plan.seconds > 60 * minutes else []
-    for factor in (2, 4, 10):
-        other = better(factor * minutes)
-        if (other.students, other.seeds, other.steps) != (plan.students, plan.seeds, plan.steps):
-            said.append(f"MINUTES={factor * minutes:g} would train {other}")
-        plan = other
-    return said
+    plans = {minutes: plan} | {factor * minutes: better(factor * minutes) for factor in (2, 4, 10)}
+    more = [f"MINUTES={time:g} would train {other}" for one, (time, other) in zip(plans.values(), list(plans.items())[1:]) if str(one) != str(other)]
+    return ["that is more than asked for, and the least that learns anything"] * (plan.seconds > 60 * minutes) + more
 
 
 def costs_of(studies: list[Study], images: dict[str, int]) -> Callable[[int, int, int], float]:
@@ -152,7 +151,7 @@ def step_seconds(configs: list[RunConfig], classes: int, device: torch.device) -
     found: dict[str, float] = {}
     for config in {kind_of(c): c for c in configs}.values():
         with computing(config.schedule.precision, device):
-            shape, count = image_size(config), config.schedule.batch_size
+            shape, count = image_size(config), config.schedule.batch_size + config.unlabelled
             images, labels = torch.rand(count, 3, *shape, device=device), torch.randint(0, classes, (count, *shape), device=device)
             teacher = None
             if config.teacher is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from segkd.config import ROOT, NetworkConfig, RunConfig, runs_root
 from segkd.models import complexity
 from segkd.registry import UserError
+from segkd.run_list import left_aligned
 from segkd.runs import load_run
 from segkd.study.execute.jobs import Job, plan_jobs, with_teachers
 from segkd.study.execute.progress import in_words
@@ -46,14 +48,12 @@ def finished(classes: int) -> tuple[dict[str, tuple[float, float]], float]:
     times: dict[str, list[tuple[float, float]]] = {}
     rates = []
     for path in sorted(runs_root().glob("*/result.json")):
-        try:
+        with suppress(UserError, KeyError):  # a damaged or an old run tells nothing
             run = load_run(path.parent.name)
             time = run.result["seconds_per_step"], run.result["teacher_seconds_per_step"]
-        except (UserError, KeyError):  # a damaged or an old run tells nothing
-            continue
-        if run.config.schedule.steps:
-            times.setdefault(kind_of(run.config), []).append(time)
-            rates.append(operations([run.config], classes) / (run.config.schedule.steps * sum(time)))
+            if run.config.schedule.steps:
+                rates.append(operations([run.config], classes) / (run.config.schedule.steps * sum(time)))
+                times.setdefault(kind_of(run.config), []).append(time)
     median = {kind: tuple(statistics.median(column) for column in zip(*rows)) for kind, rows in times.items()}
     return median, statistics.median(rates) if rates else float("nan")
 
@@ -91,11 +91,9 @@ def lines(frame: pd.DataFrame, wanted: list[RunConfig], workers: int) -> list[st
         return [f"nothing to train: all {everything} runs are in {runs_root()}"]
     takes = frame["seconds"].map(lambda s: in_words(s) if s == s else "?")
     shown = frame[["what", "seed", "runs", "steps"]].assign(PFLOP=(frame["flop"] / 1e15).map("{:.3g}".format), takes=takes, by=frame["source"])
-    for column in ("what", "by"):
-        shown[column] = shown[column].str.ljust(shown[column].str.len().max())
     runs, work = int(frame["runs"].sum()), frame["seconds"].sum(skipna=False)
     time = f"about {in_words(work / workers)} of steps with {workers} at a time" if work == work else "time unknown until one run is finished"
-    return [line.rstrip() for line in shown.to_string(index=False, justify="left").splitlines()] + [
+    return left_aligned(shown, "what", "by") + [
         f"{runs} runs in {len(frame)} jobs to train, {everything - runs} are there; {time}, "
         f"{frame['flop'].sum() / 1e15:.3g} PFLOP, {shutil.disk_usage(ROOT).free / 1e9:.0f} GB of disk are free; nothing was written"
     ]

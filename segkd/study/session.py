@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from segkd.config import RunConfig, runs_root
@@ -41,9 +42,10 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
     """
     if not minutes > 0:
         raise UserError(f"MINUTES: {minutes:g} leaves no time; give at least 1")
-    if (Path(out) / "study.json").exists() and (own := tuple(facts_of(Path(out))[key] for key in ("profile", "dataset"))) != (profile, dataset):
+    out = Path(out)
+    if (out / "study.json").exists() and (own := [facts_of(out)[key] for key in ("profile", "dataset")]) != [profile, dataset]:
         raise UserError(f"OUT: {out} holds {own[0]} on {own[1]}, not {profile} on {dataset}; give another folder")
-    until, out, failed = time.monotonic() + 60 * minutes * SHARE, Path(out), set()
+    until, failed = time.monotonic() + 60 * minutes * SHARE, set()
     studies, where = open_studies(profile, dataset, {}), str(pick_device(device))
     for split in ("train", "val", studies[0].data.split):
         create_dataset(dataset, split=split)  # a data set that is not there is said now
@@ -53,9 +55,8 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
     yield f"{len(back)} runs taken over from {out}, {sum(find(c).done for c in configs.values())} of {len(configs)} done"
     while time.monotonic() < until and (job := next_job(configs.values(), taught_by, failed, until - time.monotonic())):
         try:
-            run_cohort(job, where, _clock(until))
-        except OutOfTime:
-            pass
+            with suppress(OutOfTime):
+                run_cohort(job, where, _clock(until))
         except RunFailed as error:
             failed |= {c.id for c in job if not find(c).done}
             yield str(error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from segkd.config import DataConfig, NetworkConfig, RunConfig
 from segkd.data import list_datasets
 from segkd.data.folder import content
+from segkd.data.readers.folder_config import UNLABELLED
+from segkd.data.verify import splits_of
 from segkd.models import check_model_name
 from segkd.models.checkpoints import read_checkpoint
 from segkd.models.smp import is_smp
@@ -19,6 +21,7 @@ def check(config: RunConfig) -> None:
     if config.data.name not in list_datasets():
         raise unknown("data set", config.data.name, list_datasets())
     _check_content(config.data)
+    _check_unlabelled(config)
     check_model_name(config.network.name)
     _check_start(config.network)
     if config.teacher is not None:
@@ -32,6 +35,19 @@ def _check_content(data: DataConfig) -> None:
         wanted = f"data.content '{data.content}'" if data.content else "a config without data.content"
         remedy = f"its content is {found}; give that" if found else "which only a described folder has; leave it out"
         raise UserError(f"{wanted}, but the data set is '{data.name}': {remedy}")
+
+
+def _check_unlabelled(config: RunConfig) -> None:
+    """Images without labels need a split of them, and a method whose terms all teach by them."""
+    if not config.unlabelled:
+        return
+    method, where = method_of(config), f"unlabelled: {config.unlabelled}, but"
+    if not method.terms:
+        raise UserError(f"{where} method '{config.method}' has no term that images without labels teach by: leave it out, or take one such as cwd")
+    if labelled := [name for name, part in method.parts.items() if not part.label_free]:
+        raise UserError(f"{where} {' and '.join(labelled)} of method '{config.method}' needs labels: leave it out, or take a method such as cwd")
+    if UNLABELLED not in splits_of(config.data.name, config.data.root):
+        raise UserError(f"{where} data set '{config.data.name}' has no split of images without labels: see docs/your-own-data.md")
 
 
 def _check_start(network: NetworkConfig) -> None:

@@ -22,14 +22,14 @@ class RunFailed(UserError):
 
 
 def write_failure(
-    folder: Path, trainee: Trainee, error: NonFiniteStep, train: Packed, images: Tensor, labels: Tensor
+    folder: Path, trainee: Trainee, error: NonFiniteStep, splits: tuple[Packed, Packed | None], images: Tensor, labels: Tensor
 ) -> str:
     """Write ``failure.json`` and ``failure.safetensors`` (batch and weights); returns one line that says what happened.
 
-    The run stays as its last checkpoint has it. Numbers that JSON has no word for are "nan", "inf" and "-inf".
+    ``splits``: what the batch was drawn from, with labels and without. The run stays as its last checkpoint has it. Numbers that JSON has no word for are "nan", "inf" and "-inf".
     """
     config, step = trainee.config, trainee.step
-    indices = batch_indices(len(train), config.schedule.batch_size, step, config.seed).tolist()
+    counts = {"batch": config.schedule.batch_size, "unlabelled": config.unlabelled}
     weights = {f"network.{name}": value for name, value in trainee.model.state_dict().items()}
     write_tensors(folder / TENSORS, {"images": images, "labels": labels, **weights})
     report = {
@@ -38,7 +38,7 @@ def write_failure(
         "not_finite": error.bad,
         "terms": {name: plain(value) for name, value in error.values.items()},
         "lr": poly(config.schedule, step),
-        "batch": {"split": train.split, "indices": indices, "names": [train.names[i] for i in indices]},
+        **{key: _drawn(split, count, step, config.seed) for (key, count), split in zip(counts.items(), splits) if count},
         "gradient_norms": {layer: plain(value) for layer, value in trainee.gradient_norms().items()},
         "begun": trainee.begun,
     }
@@ -48,6 +48,12 @@ def write_failure(
         f"run {config.id} stopped before the update of step {step}: {', '.join(error.bad)} not finite; "
         f"see {REPORT} in its folder, and `segkd replay {config.id}` repeats the step"
     )
+
+
+def _drawn(split: Packed, count: int, step: int, seed: int) -> dict:
+    """Which images of a split a batch holds."""
+    indices = batch_indices(len(split), count, step, seed).tolist()
+    return {"split": split.split, "indices": indices, "names": [split.names[i] for i in indices]}
 
 
 def plain(value: float) -> float | str:

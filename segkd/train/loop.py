@@ -46,7 +46,7 @@ class OutOfTime(Exception):
 class Cohort:
     """Runs that may step together, their folders, and the teacher that they share (None: no teacher).
 
-    ``environment``: what is recorded of this process; its "teacher" and "data" must stay the same for a run.
+    ``unlabelled``: the images that runs of `RunConfig.unlabelled` see beside. ``environment``: what is recorded of this process; its "teacher" and "data" must stay the same for a run.
     """
 
     configs: list[RunConfig]
@@ -57,6 +57,7 @@ class Cohort:
     device: torch.device
     report: Report = lambda run, row: None
     environment: dict = field(default_factory=dict)
+    unlabelled: Packed | None = None
     last_saved: float = field(default_factory=time.monotonic)
 
 
@@ -99,7 +100,7 @@ def _after_step(cohort: Cohort, trainees: list[Trainee], active: list[Trainee]) 
 def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
     """A run as its newest checkpoint left it, or before its first step."""
     info = None if cohort.teacher is None else cohort.teacher.model.info
-    shard = own_shard(config.schedule.batch_size)
+    shard = own_shard(config.schedule.batch_size + config.unlabelled)
     trainee = Trainee(config, cohort.train.num_classes, info, cohort.device, shard)
     if is_first():
         _begin(trainee, folder, cohort)
@@ -115,7 +116,7 @@ def _begin(trainee: Trainee, folder: Path, cohort: Cohort) -> None:
     if state is not None:
         _resume(trainee, state, cohort.environment)
     elif cohort.teacher is not None:
-        batch = lambda step: training_batch(cohort.train, config, step, cohort.device)  # noqa: E731
+        batch = lambda step: training_batch(cohort.train, config, step, cohort.device, unlabelled=cohort.unlabelled)  # noqa: E731
         trainee.prepare(cohort.teacher, TrainingData(config.schedule.steps, batch))
     trainee.begun.append({"step": trainee.step, **cohort.environment})
 
@@ -141,25 +142,32 @@ def _resume(trainee: Trainee, state: dict, environment: dict) -> None:
 
 
 def training_batch(
-    packed: Packed, config: RunConfig, step: int, device: torch.device = CPU, rank: int = 0, world_size: int = 1
-) -> tuple[Tensor, Tensor]:
+    packed: Packed, config: RunConfig, step: int, device: torch.device = CPU, rank: int = 0, world_size: int = 1,
+    unlabelled: Packed | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Images (B, 3, h, w) in [0, 1] and labels (B, h, w) of a step on ``device``: a function of (data, seed, step, rank).
 
-    ``rank`` of ``world_size`` processes gets its shard of the batch; an image is cropped alike whoever gets it.
+    ``rank`` of ``world_size`` processes gets its shard of the batch; an image is cropped alike whoever gets it. Those with
+    labels come first and are the same whatever stands behind them, which is `RunConfig.unlabelled` images of ``unlabelled``.
     """
-    data, total = config.data, config.schedule.batch_size
-    index = batch_indices(len(packed), total, step, config.seed, rank, world_size)
-    images, labels, sizes = take(packed, index, device)
-    return augment(
-        images, labels, generator(config.seed, step, "augment"), data.crop or packed.size, data.scale,
-        continuous=data.continuous_scale, cat_max_ratio=data.cat_max_ratio, photometric=data.photometric,
-        sizes=sizes, part=(shard(total, rank, world_size)[0], total),
-    )  # fmt: skip
+    data, count = config.data, config.schedule.batch_size
+    first, end = shard(count + config.unlabelled, rank, world_size)
+    parts = []
+    for split, total, begin, *key in ((packed, count, 0), (unlabelled, config.unlabelled, count, "unlabelled")):
+        rows = slice(max(first - begin, 0), min(end - begin, total))
+        if rows.start < rows.stop:
+            images, labels, sizes = take(split, batch_indices(len(split), total, step, config.seed)[rows], device)
+            parts.append(augment(
+                images, labels, generator(config.seed, step, "augment", *key), data.crop or packed.size, data.scale,
+                continuous=data.continuous_scale, cat_max_ratio=data.cat_max_ratio, photometric=data.photometric,
+                sizes=sizes, part=(rows.start, total),
+            ))  # fmt: skip
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
 
 
 def own_batch(cohort: Cohort, step: int) -> tuple[Tensor, Tensor]:
     """This process's shard of the cohort's `training_batch`; all its runs have the same."""
-    return training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world_size())
+    return training_batch(cohort.train, cohort.configs[0], step, cohort.device, rank(), world_size(), cohort.unlabelled)
 
 
 def taught(cohort: Cohort, active: list[Trainee], step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Prediction | None]:
@@ -191,7 +199,7 @@ def _fail(cohort: Cohort, trainee: Trainee, error: NonFiniteStep, images: Tensor
         images, labels = shard.gather(images), shard.gather(labels)
     if is_first():
         folder = cohort.folders[cohort.configs.index(trainee.config)]
-        trainee.failure = write_failure(folder, trainee, error, cohort.train, images, labels)
+        trainee.failure = write_failure(folder, trainee, error, (cohort.train, cohort.unlabelled), images, labels)
 
 
 def validation_steps(config: RunConfig) -> set[int]:

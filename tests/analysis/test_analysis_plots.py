@@ -70,7 +70,7 @@ def test_comparison_shows_means_and_marks_the_baseline():
         {"row": ["teacher", "baseline", "baseline", "LAD"], "seed": [0, 0, 1, 0], "miou": [0.7, 0.4, 0.6, 0.5]}
     )
     figure = plots.comparison(frame)
-    assert {"teacher", "LAD", "50.00 ± 14.14", "70.00"} <= texts(figure)
+    assert {"teacher", "LAD", "50.0 ± 14.1, n = 2", "70.0, n = 1"} <= texts(figure)
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert len(dashed) == 1 and dashed[0].get_xdata()[0] == pytest.approx(50)
 
@@ -87,9 +87,10 @@ def test_differences_have_intervals_and_single_seeds_are_hollow():
 
 def test_sweep_over_names_and_hue():
     frame = pd.DataFrame(
-        {"mode": ["xor", "or"] * 2, "seed": 0, "miou": [50.0, 51, 52, 40], "on": [True, True, False, False]}
+        {"mode": ["xor", "or", "and"] * 2, "seed": 0, "miou": [50.0, 51, 52, 40, 41, 42], "on": [True] * 3 + [False] * 3}
     )
-    assert {"xor", "or", "on = True", "on = False"} <= texts(sweeps.sweep(frame, "mode", hue="on"))
+    assert {"xor", "or", "and", "on = True", "on = False"} <= texts(sweeps.sweep(frame, "mode", hue="on"))
+    assert "mIoU (%): mode xor, on True: 50.0, n = 1" in " ".join(texts(sweeps.sweep(frame[:1], "mode", hue="on")))  # no curve, but the numbers
 
 
 def test_grid_heat_shows_every_cell():
@@ -148,9 +149,10 @@ def test_of_many_classes_some_are_shown_evenly():
 
 
 def test_sweep_of_another_share():
-    frame = pd.DataFrame({"alpha": [0, 1.0], "seed": 0, "image_share": [0.2, 0.6]})
+    frame = pd.DataFrame({"alpha": [0, 0.5, 1.0] * 2, "seed": [0] * 3 + [1] * 3, "image_share": [0.2, 0.4, 0.6] * 2})
     axes = sweeps.sweep(frame, "alpha", y=("image_share", "share of the image (%)")).axes[0]
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), [20, 60])
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [20, 40, 60])
+    assert axes.lines[0].get_linestyle() == "-" and sweeps.sweep(frame[:3], "alpha", y=("image_share", "")).axes[0].lines[0].get_linestyle() == "None"  # single runs: no line
     assert axes.get_ylabel() == "share of the image (%)"
 
 

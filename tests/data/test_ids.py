@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd.ids import ColourMap, IdMap
 from segkd.data.readers.sets import about, catalogue
 from segkd.registry import UserError
 

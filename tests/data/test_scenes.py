@@ -12,19 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkd.data.scenes import CLASSES, PALETTE, SPLITS, VERSION, scene, split_scene
+from segkd.data.scenes import CLASSES, SPLITS, VERSION, scene, split_scene
 from segkd.data.scenes.scene import STREAM
 from segkd.registry import UserError
 
 RARE = ["Pole", "SignSymbol", "Pedestrian", "Bicyclist"]
-CODE = """
-import hashlib
-from segkd.data.scenes import scene
-image, label = scene(3, 14, (48, 64))
-print(hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest())
-"""
-
-
 def digest(*arrays: np.ndarray) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
 
@@ -33,12 +25,6 @@ def digest(*arrays: np.ndarray) -> str:
 def counts() -> np.ndarray:
     """Pixels of each label in each of 120 scenes at 96x128."""
     return np.stack([np.bincount(scene(0, i, (96, 128))[1].ravel(), minlength=256) for i in range(120)])
-
-
-def test_classes_are_camvids():
-    assert len(CLASSES) == len(PALETTE) == len(set(PALETTE)) == 11
-    assert CLASSES[0] == "Sky" and CLASSES[3] == "Road" and CLASSES[10] == "Bicyclist"
-    assert SPLITS == {"train": 367, "val": 101, "test": 233}
 
 
 @settings(max_examples=25, deadline=None)
@@ -57,11 +43,6 @@ def test_same_call_gives_the_same_bytes_whatever_came_before():
     assert digest(*first) == digest(*again)
     first[0][:], first[1][:] = 0, 0  # what is returned belongs to the caller
     assert digest(*scene(3, 14, (48, 64))) == digest(*again)
-
-
-def test_another_process_gives_the_same_bytes():
-    said = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True).stdout.strip()
-    assert said == digest(*scene(3, 14, (48, 64)))
 
 
 @pytest.mark.parametrize(("small", "large"), [((48, 64), (96, 128)), ((96, 128), (192, 256))])
@@ -91,15 +72,8 @@ def test_shares_have_a_long_tail():
     assert min(share["Sky"], share["Building"], share["Road"]) > 0.15
     assert all(0.001 < share[name] < 0.02 for name in RARE)
     assert all(0.004 < share[name] < 0.15 for name in ("Pavement", "Tree", "Fence", "Car"))
-
-
-def test_rare_classes_are_often_there_and_not_tiny():
-    learnable = dict(zip(CLASSES, (counts()[:, :11] >= 20).mean(0)))
-    assert min(learnable.values()) > 0.25
-
-
-def test_void_is_there_but_rare():
-    assert 0.005 < counts()[:, 255].sum() / counts().sum() < 0.08
+    assert 0.005 < counts()[:, 255].sum() / counts().sum() < 0.08  # void
+    assert (counts()[:, :11] >= 20).mean(0).min() > 0.25  # scenes where a class is there and not tiny
 
 
 def test_image_shows_what_the_label_says():
@@ -149,16 +123,10 @@ def test_golden_labels():
     assert found == ["e4a42d49b6a140dc", "8783a2e5ab75d922", "bade51ca77e4eea4", "7cf8468d0fc67eb0"]
 
 
-@pytest.mark.parametrize(
-    ("call", "named"),
-    [
-        (lambda: scene(-1, 0, (8, 8)), "seed"),
-        (lambda: scene(0, -1, (8, 8)), "index"),
-        (lambda: scene(0, 0, (0, 8)), "size"),
-        (lambda: split_scene("trian", 0, (8, 8)), "did you mean 'train'"),
-        (lambda: split_scene("val", STREAM, (8, 8)), "val"),
-    ],
-)
+@pytest.mark.parametrize("call, named", [
+    (lambda: scene(-1, 0, (8, 8)), "seed"), (lambda: scene(0, -1, (8, 8)), "index"), (lambda: scene(0, 0, (0, 8)), "size"),
+    (lambda: split_scene("trian", 0, (8, 8)), "did you mean 'train'"), (lambda: split_scene("val", STREAM, (8, 8)), "val"),
+])  # fmt: skip
 def test_bad_arguments_are_named_in_one_line(call, named):
     with pytest.raises(UserError, match=named) as error:
         call()

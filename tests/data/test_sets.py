@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkd.data import list_datasets, scenes
-from segkd.data.files.ids import format_ranges
+from segkd.ids import format_ranges
 from segkd.data.readers.sets import about, catalogue, generated_palette, parse_colour, parse_ranges
 from segkd.registry import UserError
 

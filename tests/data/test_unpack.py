@@ -37,12 +37,8 @@ def tree(tmp_path):
 
 def packed(tree, kind):
     path = tree.with_name(f"set.{kind.rpartition(' ')[2]}")
-    if kind == "stored zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in CONTENT.items():
-                archive.writestr(name, data)
-    elif kind.endswith("zip"):
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    if kind.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if kind == "stored zip" else zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(tree.rglob("*")):
                 archive.write(file, file.relative_to(tree))
     else:
@@ -105,60 +101,51 @@ def test_links_in_a_folder_are_followed_and_loops_end(tmp_path):
     assert Source(root).names() == ["linked/x.png", "one.png"] and Source(root).read("one.png") == b"x"
 
 
-def zip_of(path, name, data=b"x", mode=None, **fields):
+def zip_of(path, name, data=b"x", mode=None):
     info = zipfile.ZipInfo("x")
     info.filename = info.orig_filename = name
     info.compress_type = zipfile.ZIP_DEFLATED
     if mode is not None:
         info.create_system, info.external_attr = 3, mode << 16
-    for key, value in fields.items():
-        setattr(info, key, value)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, data)
     return path
 
 
-def tar_of(path, name, kind=tarfile.REGTYPE, **fields):
+def tar_of(path, name, kind=tarfile.REGTYPE, data=b"", how="a", **fields):
     info = tarfile.TarInfo(name)
-    info.type = kind
+    info.type, info.size = kind, len(data)
     for key, value in fields.items():
         setattr(info, key, value)
-    with tarfile.open(path, "a") as archive:
-        archive.addfile(info, io.BytesIO(b""))
+    with tarfile.open(path, how) as archive:
+        archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def patched_zip(path, name, data, local, central, change):
+    """A zip whose headers, in the file and in the index, have ``change(four bytes)`` at these places."""
+    zip_of(path, name, data)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        at = content.rindex(signature) + offset
+        content[at : at + 4] = change(content[at : at + 4])
+    path.write_bytes(content)
     return path
 
 
 def lying_zip(path):
     """A member whose index says 10 bytes and whose data unpacks to 100 million."""
-    zip_of(path, "big.png", bytes(100_000_000))
-    data = bytearray(path.read_bytes())
-    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        data[(at := data.rindex(signature) + offset) : at + 4] = struct.pack("<I", 10)
-    path.write_bytes(data)
-    return path
+    return patched_zip(path, "big.png", bytes(100_000_000), 22, 24, lambda _: struct.pack("<I", 10))
 
 
 def encrypted_zip(path):
-    zip_of(path, "secret.png")
-    data = bytearray(path.read_bytes())
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.rindex(signature) + offset] |= 1
-    path.write_bytes(data)
-    return path
+    return patched_zip(path, "secret.png", b"x", 6, 8, lambda old: bytes([old[0] | 1]) + old[1:])
 
 
 def many_zip(path):
     """Each member grows by less than is refused of one; all together do not."""
     for number in range(3):
         zip_of(path, f"{number}.png", bytes(15_000_000))
-    return path
-
-
-def bomb_tgz(path):
-    with tarfile.open(path, "w:gz") as archive:
-        info = tarfile.TarInfo("b")
-        info.size = 40_000_000
-        archive.addfile(info, io.BytesIO(bytes(info.size)))
     return path
 
 
@@ -181,7 +168,7 @@ BAD = {
     "tar hard link": (lambda p: tar_of(p / "s.tar", "l", tarfile.LNKTYPE, linkname="x"), "member 'l' is a hard link"),
     "tar device": (lambda p: tar_of(p / "s.tar", "null", tarfile.CHRTYPE, devmajor=1, devminor=3), "'null' is a device"),
     "tar twice": (lambda p: tar_of(tar_of(p / "s.tar", "a"), "./a"), "member 'a' is there twice"),
-    "tgz bomb": (lambda p: bomb_tgz(p / "s.tgz"), "'b' would grow the archive to 40000000 bytes"),
+    "tgz bomb": (lambda p: tar_of(p / "s.tgz", "b", data=bytes(40_000_000), how="w:gz"), "'b' would grow the archive to 40000000 bytes"),
     "tar pipe": (lambda p: tar_of(p / "s.tar", "pipe", tarfile.FIFOTYPE), "'pipe' is a device or other special file"),
 }  # fmt: skip
 
@@ -249,10 +236,7 @@ def test_damaged_archives_give_user_errors_or_the_right_bytes(tmp_path_factory, 
     if kind == "zip":
         zip_of(path, "a/b.txt", b"hello hello hello")
     else:
-        with tarfile.open(path, "w") as archive:
-            info = tarfile.TarInfo("a/b.txt")
-            info.size = 17
-            archive.addfile(info, io.BytesIO(b"hello hello hello"))
+        tar_of(path, "a/b.txt", data=b"hello hello hello")
     content = bytearray(path.read_bytes()[:2000])
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -204,3 +204,19 @@ def test_the_teacher_needs_no_auxiliary_head_unless_the_method_says_so(name, var
         except AttributeError:  # it reads what is not there
             found.append(torch.tensor(torch.nan))
     assert torch.equal(*found) != METHODS.get(name).needs_teacher_aux
+
+
+@pytest.mark.parametrize("name, variant", TERMS)
+def test_labels_change_nothing_where_the_method_says_so(name, variant, info, context):
+    """A term that does not say so is refused for images without labels; one that does must not look at them."""
+    method, _ = made(name, variant, info, torch.float64)
+    ignored = context(labels=torch.full((2, 9, 12), IGNORE))
+    ours, theirs = (sum(made(name, variant, info, torch.float64)[0].loss(step).values()) for step in (context(), ignored))
+    assert torch.equal(ours, theirs) == method.parts[name].label_free
+
+
+def test_cirkd_without_its_memory_needs_no_labels(info, context):
+    method = create_method("cirkd", pixel_weight=0.0, region_weight=0.0)
+    method.build(info.student, info.teacher)
+    ours, theirs = (sum(method.loss(step).values()) for step in (context(), context(labels=torch.full((2, 9, 12), IGNORE))))
+    assert method.parts["cirkd"].label_free and torch.equal(ours, theirs)

@@ -27,30 +27,27 @@ def test_minutes_buy_steps_then_students_then_seeds(minutes, steps, seeds, stude
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+def place(tmp_path, runs, monkeypatch):
     monkeypatch.setenv("SEGKD_DATA", "")
     return tmp_path
 
 
-def test_bad_folders_are_one_line_and_leave_nothing(place, capsys):
-    cases = {"nothing": "no segkd.yaml in", "no_masks": "no mask for", "one_class": "nothing but background", "binary": "nothing but background"}
-    for name, words in cases.items():
-        folder = place / name
-        for split in ("train", "val", "test"):
-            for kind in ("images", "masks"):
-                (folder / kind / split).mkdir(parents=True)
-            for index in range(2):
-                label = np.zeros((40, 60), np.uint8)
-                label[:20] = 255 if name == "binary" else 0
-                Image.fromarray(np.full((40, 60, 3), 99 * index + len(split), np.uint8)).save(folder / "images" / split / f"{index}.png")
-                if name != "no_masks":
-                    Image.fromarray(label).save(folder / "masks" / split / f"{index}.png")
-        if name != "nothing":
-            (folder / "segkd.yaml").write_text("classes: [background, thing]\n")
-        assert main(["distill", "--data", str(folder), "--profile", "smoke", "--out", str(place / "out")]) == 2
-        error = capsys.readouterr().err.strip()
-        assert words in error and len(error.splitlines()) == 1, error
+@pytest.mark.parametrize("name, words", [
+    ("nothing", "no segkd.yaml in"), ("no_masks", "no mask for"), ("one_class", "nothing but background"), ("binary", "nothing but background"),
+])  # fmt: skip
+def test_bad_folders_are_one_line_and_leave_nothing(place, capsys, name, words):
+    folder = own_data.write_example(place / name, {"train": 2, "val": 2, "test": 2})
+    for mask in folder.rglob("masks/*/*.png"):
+        label = np.zeros(Image.open(mask).size[::-1], np.uint8)
+        label[:20] = 255 if name == "binary" else 0
+        mask.unlink() if name == "no_masks" else Image.fromarray(label).save(mask)
+    if name == "nothing":
+        (folder / "segkd.yaml").unlink()
+    else:
+        (folder / "segkd.yaml").write_text("classes: [background, thing]\n")
+    assert main(["distill", "--data", str(folder), "--profile", "smoke", "--out", str(place / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and len(error.splitlines()) == 1, error
     assert not (place / "out").exists() and not (place / "runs").exists()
 
 

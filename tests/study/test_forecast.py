@@ -17,23 +17,21 @@ SCHEDULE = Schedule("adamw", steps=2, batch_size=2, validations=1)
 TEACHER = RunConfig(DATA, NetworkConfig("fcn/resnet18", 0.0625), SCHEDULE)
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
+pytestmark = pytest.mark.usefixtures("runs")
+COMMAND = ["study", "hwd", "--profile", "smoke", "--tables", "main", "--methods", "cwd", "--devices", "cpu"]
 
 
 def student(method: str, **changes) -> RunConfig:
     return dataclasses.replace(TEACHER, method=method, teacher=TEACHER, **changes)
 
 
-def test_finished_runs_give_the_times_of_their_kind_and_the_rate_of_others(root):
-    runs = [segkd.run(dataclasses.replace(TEACHER, seed=seed)) for seed in (0, 1, 2)]
-    middle = sorted(run.result["seconds_per_step"] for run in runs)[1]
+def test_finished_runs_give_the_times_of_their_kind_and_the_rate_of_others(runs):
+    done = [segkd.run(dataclasses.replace(TEACHER, seed=seed)) for seed in (0, 1, 2)]
+    middle = sorted(run.result["seconds_per_step"] for run in done)[1]
     wide = dataclasses.replace(TEACHER, network=NetworkConfig("fcn/resnet18", 0.125))
-    before = sorted(root.rglob("*"))
-    frame = forecast.forecast([dataclasses.replace(TEACHER, seed=7), wide, *(run.config for run in runs)], 11, 1)
-    assert frame["source"].tolist() == [forecast.OF_THE_KIND, forecast.BY_RATE] and sorted(root.rglob("*")) == before
+    before = sorted(runs.rglob("*"))
+    frame = forecast.forecast([dataclasses.replace(TEACHER, seed=7), wide, *(run.config for run in done)], 11, 1)
+    assert frame["source"].tolist() == [forecast.OF_THE_KIND, forecast.BY_RATE] and sorted(runs.rglob("*")) == before
     assert frame["seconds"][0] == pytest.approx(2 * middle)
     more = forecast.operations([wide], 11) / forecast.operations([TEACHER], 11)
     assert frame["seconds"][1] == pytest.approx(2 * middle * more, rel=0.01)
@@ -52,23 +50,18 @@ def test_a_cohort_pays_its_teacher_once(monkeypatch):
 
 
 def test_kinds_differ_in_what_a_step_costs_alone():
-    one = student("cwd")
-    alike = [dataclasses.replace(one, seed=3), student("cwd", hyper={"cwd": {"temperature": 1.0}})]
-    longer = dataclasses.replace(SCHEDULE, steps=9)
-    alike.append(dataclasses.replace(one, schedule=longer))
-    others = [TEACHER, student("kd"), student("cwd", network=NetworkConfig("fcn/resnet18", 0.125))]
-    others += [student("cwd", data=dataclasses.replace(DATA, crop=(32, 32)))]
-    others += [student("cwd", schedule=dataclasses.replace(SCHEDULE, batch_size=4))]
+    one, other = student("cwd"), lambda part, **changes: student("cwd", **{part: dataclasses.replace(getattr(TEACHER, part), **changes)})
+    alike = [student("cwd", seed=3), student("cwd", hyper={"cwd": {"temperature": 1.0}}), other("schedule", steps=9)]
+    others = [TEACHER, student("kd"), other("network", width=0.125), other("data", crop=(32, 32)), other("schedule", batch_size=4)]
     assert {kind_of(c) for c in alike} == {kind_of(one)} and len({kind_of(c) for c in [one, *others]}) == 6
 
 
-def test_dry_run_writes_nothing_and_training_fills_it(root, capsys):
-    command = ["study", "hwd", "--profile", "smoke", "--tables", "main", "--methods", "cwd", "--devices", "cpu"]
-    assert main([*command, "--dry-run"]) == 0
-    assert "3 runs in 3 jobs to train, 0 are there" in capsys.readouterr().out and not root.exists()
-    assert main(command) == 0
-    assert "all 3 runs of hwd, smoke on scenes, are in" in capsys.readouterr().out and len(list(root.glob("*/result.json"))) == 3
-    assert main([*command, "--dry-run"]) == 0
+def test_dry_run_writes_nothing_and_training_fills_it(runs, capsys):
+    assert main([*COMMAND, "--dry-run"]) == 0
+    assert "3 runs in 3 jobs to train, 0 are there" in capsys.readouterr().out and not runs.exists()
+    assert main(COMMAND) == 0
+    assert "all 3 runs of hwd, smoke on scenes, are in" in capsys.readouterr().out and len(list(runs.glob("*/result.json"))) == 3
+    assert main([*COMMAND, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("nothing to train: all 3 runs are in")
 
 
@@ -91,9 +84,8 @@ def test_time_in_words():
 
 
 def test_a_study_takes_other_networks(capsys):
-    command = ["study", "hwd", "--profile", "smoke", "--tables", "main", "--methods", "cwd", "--devices", "cpu", "--dry-run"]
-    assert main([*command, "--student", "fcn/resnet18", "--teacher-network", "pspnet/resnet50"]) == 0
+    assert main([*COMMAND, "--dry-run", "--student", "fcn/resnet18", "--teacher-network", "pspnet/resnet50"]) == 0
     printed = capsys.readouterr().out
     assert "fcn/resnet18" in printed and "pspnet/resnet50" in printed and "pspnet/resnet18" not in printed
-    assert main([*command, "--student", "fcn/resnet81"]) == 2
+    assert main([*COMMAND, "--dry-run", "--student", "fcn/resnet81"]) == 2
     assert "did you mean 'fcn/resnet18'" in capsys.readouterr().err

@@ -67,18 +67,19 @@ def member(place, number, n, function, arguments):
     os._exit(0)
 
 
-def config_of(method, variant="paper", hyper=None, arch="pspnet/resnet18", steps=4):
+def config_of(method, variant="paper", hyper=None, arch="pspnet/resnet18", steps=4, unlabelled=0):
     extra = int(method == "lad")
     teacher = None if method in ("baseline", "lad") else RunConfig(DATA)
     hyper = {**(CIRKD if "cirkd" in method else {}), **(hyper or {})}
     network = NetworkConfig(arch, 0.125, extra_channels=extra)
     schedule = Schedule(steps=steps, batch_size=BATCH, lr=0.01)
-    return RunConfig(DATA, network, schedule, method=method, variant=variant, hyper=hyper, teacher=teacher)
+    return RunConfig(DATA, network, schedule, method=method, variant=variant, hyper=hyper, teacher=teacher, unlabelled=unlabelled)
 
 
 def two_steps(config, train_mode=True):
     """Terms, gradients and all state after two steps in float64, so that only mistakes and no rounding show."""
-    packed, share = pack(DATA.name, "train", DATA.size, limit=DATA.train_limit), own_shard(BATCH)
+    packed, share = pack(DATA.name, "train", DATA.size, limit=DATA.train_limit), own_shard(BATCH + config.unlabelled)
+    beside = pack(DATA.name, "val", DATA.size, limit=DATA.train_limit) if config.unlabelled else None
     teacher = None
     if config.teacher is not None:
         torch.manual_seed(1)
@@ -93,7 +94,7 @@ def two_steps(config, train_mode=True):
                 module.eval()
     found = {}
     for step in (0, 1):
-        images, labels = training_batch(packed, config, step, rank=rank(), world_size=world_size())
+        images, labels = training_batch(packed, config, step, rank=rank(), world_size=world_size(), unlabelled=beside)
         images, prediction = images.double(), None
         if teacher is not None:
             prediction = teacher(images, labels, step, share)
@@ -126,6 +127,10 @@ def test_two_processes_make_the_steps_of_one_with_batch_norm_in_eval(together):
 
 def test_two_processes_make_the_steps_of_one(together):
     compare(together, [*map(config_of, COUPLED), config_of("fakd_pd", hyper={"covariance": "full"})], 2)
+
+
+def test_images_beside_are_shared_out_too(together):
+    compare(together, [config_of("cwd+mgd", unlabelled=4)], 2)
 
 
 @pytest.mark.slow

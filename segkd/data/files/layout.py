@@ -27,9 +27,7 @@ class Layout:
 
     def at(self, base: str, folder: str) -> Layout:
         """With all paths below ``base`` and the split's folder put in."""
-        images, masks, *lists = (
-            join(base, path.replace("{split}", folder)) for path in (self.images, self.masks, *self.lists)
-        )
+        images, masks, *lists = (join(base, path.replace("{split}", folder)) for path in (self.images, self.masks, *self.lists))
         return Layout(images, masks, self.image_ends, self.mask_ends, tuple(lists))
 
 
@@ -42,7 +40,7 @@ class Pair(NamedTuple):
 
 def join(base: str, path: str) -> str:
     """``base/path``; one alone if the other is empty."""
-    return f"{base}/{path}" if base and path else base or path
+    return "/".join(filter(None, (base, path)))
 
 
 def composed(name: str) -> str:
@@ -58,12 +56,11 @@ def by_name(
     UserError if two files have one name and one ending, or, with ``one_each``, one name and any endings.
     """
     found: dict[str, tuple[int, str]] = {}
-    ranked = sorted(((end.lower(), rank) for rank, end in enumerate(ends)), key=lambda pair: -len(pair[0]))  # the longest fits
     for path in source.names(folder):
-        low = path.lower()
-        rank = next((rank for end, rank in ranked if low.endswith(end)), None)
-        if rank is None or path in but:
+        fits = [rank for rank, end in enumerate(ends) if path.lower().endswith(end.lower())]
+        if not fits or path in but:
             continue
+        rank = max(fits, key=lambda rank: len(ends[rank]))
         name = composed(path[len(folder) + 1 if folder else 0 : -len(ends[rank])])
         if name in found and (one_each or found[name][0] == rank):
             raise UserError(f"{source.where(path)} and {source.where(found[name][1])} have one name: rename one")

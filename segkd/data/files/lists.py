@@ -22,9 +22,7 @@ class Side(NamedTuple):
 
     def name_of(self, text: str) -> str | None:
         """The name that a word of a list means, with or without ending, quotes and folders before it; None for no name."""
-        plain = text.strip("\"'").replace("\\", "/")
-        while plain.startswith("./"):
-            plain = plain[2:]
+        plain = re.sub(r"^(\./)+", "", text.strip("\"'").replace("\\", "/"))
         for word in (text, plain, *self._below(plain)):
             for end in ("", *self.ends):
                 name = word[: len(word) - len(end)]
@@ -36,8 +34,7 @@ class Side(NamedTuple):
         """What follows the folder in a path, or the folder's last parts."""
         parts = self.folder.split("/")
         for first in range(len(parts)):
-            head = f"/{'/'.join(parts[first:])}/"
-            before, found, rest = f"/{path}".rpartition(head)
+            _, found, rest = f"/{path}".rpartition(f"/{'/'.join(parts[first:])}/")
             if found:
                 yield rest
 

@@ -29,11 +29,9 @@ class Source:
         return sorted({name for base in self.folders for name in _walk(base, folder, frozenset())})
 
     def has(self, name: str) -> bool:
-        """Whether there is a file ``name``."""
         return self._file(name).is_file()
 
     def has_folder(self, folder: str) -> bool:
-        """Whether there is a folder ``folder``."""
         return any((base / folder).is_dir() for base in self.folders)
 
     def where(self, name: str) -> str:

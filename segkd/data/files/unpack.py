@@ -30,10 +30,14 @@ def sources(path: Path, archives: tuple[str, ...] = ()) -> Iterator[Source]:
         yield Source(path, [unpacked(path)])
         return
     yield Source(path)
-    plain = [name.removesuffix(".gz").replace(".tgz", ".tar") for name in archives]
-    there = [path / name for name in dict.fromkeys((*archives, *plain)) if (path / name).is_file()]
+    there = [path / name for name in dict.fromkeys((*archives, *map(plain, archives))) if (path / name).is_file()]
     if there:
         yield Source(path, [*map(unpacked, there), path])
+
+
+def plain(name: str) -> str:
+    """The name of an archive when it is not compressed."""
+    return name.removesuffix(".gz").replace(".tgz", ".tar")
 
 
 def unpacked(path: Path) -> Path:
@@ -47,13 +51,12 @@ def unpacked(path: Path) -> Path:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a folder, a .zip or a .tar") from error
     key = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:8]
     target = path.with_name(f".{path.name}.{key}")
-    if target.is_dir():
-        return target
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
-            if not target.is_dir():
-                forget(path)
-                _unpack(path, target)
+        if not target.is_dir():
+            with locked(path.with_name(f".{path.name}.lock")):
+                if not target.is_dir():  # another process may have made it while we waited
+                    forget(path)
+                    _unpack(path, target)
     except OSError as error:
         raise UserError(
             f"{path} cannot be unpacked beside it ({error.strerror}): make {path.parent} a folder with room that you may write"
@@ -90,22 +93,23 @@ def _unpack(path: Path, target: Path) -> None:
             if total > most:
                 raise _refused(path, name, f"would grow the archive to {total} bytes or more")
             place = part / name
-            place.parent.mkdir(parents=True, exist_ok=True)
             if place.exists():
                 raise _refused(path, name, "is there twice", "pack it again")
+            place.parent.mkdir(parents=True, exist_ok=True)
             with content, open(place, "xb") as file:
                 shutil.copyfileobj(content, file, PIECE)
             if place.stat().st_size != size:
                 raise EOFError(f"{name} is not as long as it should be")
         part.rename(target)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, UserError | MemoryError) or not isinstance(error, Exception):
-            raise
-        if isinstance(error, OSError) and error.errno:  # of the disk; those of a damaged archive have no number
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None):  # of the disk; those of a damaged archive have no number
             raise
         why = str(error).partition("\n")[0].rstrip(":")
         raise UserError(f"{path} is no .zip or .tar that can be read ({why}): get it again") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO]]:

@@ -12,11 +12,11 @@ whose earlier part (to 008520) is in train.
 
 from __future__ import annotations
 
-from segkd.data.files.ids import IdMap
+from segkd.ids import IdMap
 from segkd.data.files.layout import Layout
 from segkd.data.files.lists import Side
 from segkd.data.readers.reader import Reader, register
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 
 SEGNET = Layout("{split}", "{split}annot", (".png", ".webp"), lists=("{split}.txt",))
 PREPARED = Layout("images/{split}", "labels/{split}", (".webp", ".png"))

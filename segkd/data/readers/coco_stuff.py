@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.files import decode
+from segkd import decode
 from segkd.data.files.layout import Layout
 from segkd.data.readers.reader import TRAIN_IDS, Reader, register
 from segkd.registry import UserError

@@ -6,17 +6,18 @@ and how the images are split; folder_config.py checks it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from segkd.data.catalog import DATASETS, or_named, root_candidates
-from segkd.data.files import decode
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd import decode
+from segkd.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, join
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
-from segkd.data.readers.folder_config import SPLITS, FolderConfig, parse_config
+from segkd.data.readers.folder_config import SPLITS, UNLABELLED, FolderConfig, parse_config
 from segkd.data.readers.reader import Reader
 from segkd.registry import UserError
 
@@ -31,7 +32,7 @@ class FolderDataset(Reader):
     """
 
     name = "folder"
-    classes, palette, splits = (), (), SPLITS
+    classes, palette, splits = (), (), (*SPLITS, UNLABELLED)
     how = f"describe the folder by a {DESCRIPTION} in it (docs/your-own-data.md)"
     as_stored = False
     config: FolderConfig
@@ -40,9 +41,11 @@ class FolderDataset(Reader):
         self.source, base, name = self._find_description(root)
         path = join(base, name)
         self.config = parse_config(self.source.read(path), self.source.where(path))
-        self.classes, self.palette = self.config.classes, self.config.palette
+        self.classes, self.palette, self.has_masks = self.config.classes, self.config.palette, self.split != UNLABELLED
+        if self.config.split_kind == "folder" and self.source.has_folder(join(base, self.config.images.replace("{split}", UNLABELLED))):
+            self.config = replace(self.config, splits=self.config.splits | {UNLABELLED: self.config.splits.get(UNLABELLED, UNLABELLED)})
         layout = self.config.layout(self.split).at(base, "")
-        for folder in (layout.images, layout.masks):
+        for folder in (layout.images, layout.masks)[: 1 + self.has_masks]:
             if not self.source.has_folder(folder):
                 raise UserError(f"{self.source.path / folder} is not there, which {self.config.where} names: mend one of them")
         return self.source, base, layout

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 import yaml
 
-from segkd.data.files.ids import Colour, ColourMap, IdMap
+from segkd.ids import Colour, ColourMap, IdMap
 from segkd.data.files.layout import Layout
 from segkd.data.readers.sets import generated_palette, parse_colour
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError, unknown
 
 KEYS = ("classes", "masks_hold", "ignore", "images", "masks", "image_ends", "mask_ends", "splits")
 CLASS_KEYS = ("name", "colour", "value")
 HOLDS = ("index", "palette", "colours")
 SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"  # a split of images alone
 NEEDED = "a study needs train and val, and reports on test where there is one; add it to `splits`, as in {train: 0.8, val: 0.1, test: 0.1}"
 IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK_ENDS = (".png", ".bmp", ".tif", ".tiff")
@@ -206,8 +207,8 @@ def _folder(path: str, where: str, key: str, kind: str) -> str:
 
 def _splits(splits: dict, where: str) -> tuple[str, dict[str, str | float]]:
     for split in splits:
-        if split not in SPLITS:
-            raise unknown(f"split in {where}:", split, SPLITS)
+        if split not in (*SPLITS, UNLABELLED):
+            raise unknown(f"split in {where}:", split, (*SPLITS, UNLABELLED))
     kinds: dict[str, Callable[[object], bool]] = {
         "share": lambda value: type(value) in (int, float) and 0 < value <= 1,
         "list": lambda value: isinstance(value, str) and value.endswith(".txt"),
@@ -223,6 +224,8 @@ def _splits(splits: dict, where: str) -> tuple[str, dict[str, str | float]]:
 
 def _shares(splits: dict[str, float], where: str) -> dict[str, float]:
     """Shares in the order train, val, test, whatever the order in the file."""
+    if UNLABELLED in splits:
+        raise UserError(f"{where}: a share of the images with masks cannot be {UNLABELLED}: give all splits as sub-folders or lists")
     total = sum(splits.values())
     if abs(total - 1) > 1e-6:
         raise UserError(f"{where}: the shares of the splits add up to {total:g}: make them add up to 1")

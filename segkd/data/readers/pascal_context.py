@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from segkd.data.files import decode
-from segkd.data.files.ids import IdMap
+from segkd import decode
+from segkd.ids import IdMap
 from segkd.data.files.layout import Layout
 from segkd.data.readers.reader import Reader, register
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 
 LISTS = ("ImageSets/SegmentationContext/{split}.txt", "{split}.txt", "pascalcontext_{split}.txt")
 DEVKIT = "VOCdevkit/VOC2010"

@@ -12,14 +12,14 @@ from typing import ClassVar
 import numpy as np
 
 from segkd.data.catalog import DATASETS, Dataset, or_named, root_candidates
-from segkd.data.files import decode
-from segkd.data.files.ids import ColourMap, IdMap
+from segkd import decode
+from segkd.ids import ColourMap, IdMap
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
 from segkd.data.files.unpack import sources
 from segkd.data.readers.sets import About, about
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 TRAIN_IDS = "_labelTrainIds.png"  # the end of masks that scripts of cityscapesScripts and mmsegmentation make
@@ -51,6 +51,7 @@ class Reader(Dataset):
     layouts: ClassVar[tuple[Layout, ...]] = ()
     as_stored: ClassVar[bool] = True  # published masks fit the images as they are stored, whatever EXIF says
     folder_of: ClassVar[dict[str, str]] = {}  # split -> folder name, where they differ
+    has_masks: bool = True  # False: the split's labels are all ignored
 
     def __init__(self, root: str | Path | None = None, split: str = "train"):
         super().__init__(split)
@@ -68,23 +69,19 @@ class Reader(Dataset):
 
     def find(self, root: str | Path | None) -> tuple[Source, str, Layout]:
         """The first place, base and layout whose folders of images and masks are there."""
-        places = root_candidates(root, self.about.folders)
-        for place in places:
-            if not place.exists():
-                continue
+        places, folder = root_candidates(root, self.about.folders), self.folder_of.get(self.split, self.split)
+        for place in filter(Path.exists, places):
             for source in sources(place, self.about.archives):
                 for base, layout in product(self.bases, self.layouts):
-                    here = layout.at(base, self.folder_of.get(self.split, self.split))
-                    if all(map(source.has_folder, (here.images, here.masks))):
+                    here = layout.at(base, folder)
+                    if source.has_folder(here.images) and source.has_folder(here.masks):
                         return source, base, here
         looked = ", ".join(map(str, places))
-        here = self.layouts[0].at(self.bases[-1], self.folder_of.get(self.split, self.split))
+        here = self.layouts[0].at(self.bases[-1], folder)
         there = sorted({entry.name for place in places if place.is_dir() for entry in place.iterdir()})
         seen = f"; there are {some(there)}" if there else ""
-        raise UserError(
-            f"{self.name} ({self.split}) is not in {looked} (looked for the folders {here.images} and {here.masks}{seen}): {self.how}"
-            f"{or_named(root)}"
-        )
+        wanted = f"looked for the folders {here.images} and {here.masks}"
+        raise UserError(f"{self.name} ({self.split}) is not in {looked} ({wanted}{seen}): {self.how}{or_named(root)}")
 
     def list_pairs(self) -> dict[str, Pair]:
         """Name -> files; UserError if an image has no mask or a mask no image."""
@@ -93,8 +90,9 @@ class Reader(Dataset):
         beside = set(masks.paths.values())  # a mask beside its image is no image
         images = Side(layout.images, layout.image_ends, by_name(self.source, layout.images, layout.image_ends, True, beside))
         listed = self.listed(images, masks)
-        names = images.paths.keys() | masks.paths.keys() if listed is None else listed
-        for what, other, side in (("mask", "image", masks), ("image", "mask", images)):
+        both = (("image", "mask", images), ("mask", "image", masks))[: 1 + self.has_masks]
+        names = set().union(*(side.paths for _, _, side in both)) if listed is None else listed
+        for what, other, side in reversed(both):
             missing = sorted(names - side.paths.keys())
             if missing:
                 remedy = f"or take the {other} away" if listed is None else "or take it off the list"
@@ -104,7 +102,7 @@ class Reader(Dataset):
                 )
         if not names:
             raise UserError(f"no images in {self.source.where(images.folder)} ({images.instead(self.source)}): {self.how}")
-        return {name: Pair(images.paths[name], masks.paths[name]) for name in names}
+        return {name: Pair(images.paths[name], masks.paths[name] if self.has_masks else "") for name in names}
 
     def listed(self, images: Side, masks: Side) -> set[str] | None:
         """The names that a list file selects; None if the set comes without lists."""
@@ -163,6 +161,8 @@ class Reader(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         pair = self.pairs[self.names[index]]
         image = decode.decode_image(self.source.read(pair.image), self.source.where(pair.image), self.as_stored)
+        if not self.has_masks:
+            return image, np.full(image.shape[:2], IGNORE, np.uint8)
         label = self.label(pair.mask)
         decode.check_sizes(image, label, self.source.where(pair.image), self.source.where(pair.mask))
         return image, label
@@ -186,6 +186,6 @@ class Reader(Dataset):
         digest = hashlib.sha256(repr(facts).encode())
         for name, pair, size in zip(self.names, pairs, sizes):
             image = self.source.checksum(pair.image) if whole else None
-            facts = (name, size, image, self.source.size(pair.mask), self.source.checksum(pair.mask))
-            digest.update(repr(facts).encode())
+            mask = (self.source.size(pair.mask), self.source.checksum(pair.mask)) if self.has_masks else ()
+            digest.update(repr((name, size, image, *mask)).encode())
         return digest.hexdigest()

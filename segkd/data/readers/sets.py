@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import yaml
 
 from segkd.registry import unknown
@@ -52,23 +53,13 @@ def about(name: str) -> About:
 def catalogue() -> Mapping[str, About]:
     """All entries by name."""
     values = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return MappingProxyType({name: _entry(name, value) for name, value in values.items()})
+    return MappingProxyType({name: _entry(name, **value) for name, value in values.items()})
 
 
-def _entry(name: str, value: dict) -> About:
-    texts = {key: value[key] for key in ("title", "cite", "url", "licence", "login", "how")}
-    return About(
-        name=name,
-        **texts,
-        classes=tuple(value["classes"].split(", ")),
-        palette=tuple(parse_colour(word) for word in value["colours"].split()),
-        ids=parse_ranges(value["ids"]),
-        void=parse_ranges(value["void"]),
-        mat_ids=parse_ranges(value.get("mat_ids", "")),
-        splits=MappingProxyType(value["splits"]),
-        folders=tuple(value["folders"]),
-        archives=tuple(value["archives"]),
-    )
+def _entry(name: str, classes: str, colours: str, ids: str, void: str, mat_ids: str = "", **values) -> About:
+    numbers = {"ids": parse_ranges(ids), "void": parse_ranges(void), "mat_ids": parse_ranges(mat_ids)}
+    names = {key: tuple(values.pop(key)) for key in ("folders", "archives")}
+    return About(name, classes=tuple(classes.split(", ")), palette=tuple(map(parse_colour, colours.split())), **numbers, **names, **values)
 
 
 def parse_ranges(text: str) -> tuple[int, ...]:
@@ -88,11 +79,6 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 def generated_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     """``count`` (up to 256) distinct colours by PASCAL VOC's rule: the bits of the number, three a turn, from the top."""
-    colours = []
-    for number in range(count):
-        channels = [0, 0, 0]
-        for turn in range(8):
-            for channel in range(3):
-                channels[channel] |= (number >> (3 * turn + channel) & 1) << (7 - turn)
-        colours.append(tuple(channels))
-    return tuple(colours)
+    turn, channel = np.arange(8), np.arange(3)[:, None]
+    bits = np.arange(count)[:, None, None] >> (3 * turn + channel) & 1
+    return tuple(map(tuple, (bits << (7 - turn)).sum(2).tolist()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.data.files import decode
+from segkd import decode
 from segkd.data.files.layout import Layout, Pair, by_name, join, some
 from segkd.data.files.lists import Side, read_list
 from segkd.data.files.sources import Source
@@ -52,30 +52,25 @@ class VOC2012Aug(VOC2012):
             return own
         lists, images = join(self.base, LISTS), self._side(self.layout.images, ".jpg")
         val = read_list(self.source, f"{lists}/val.txt", images, self._side(self.layout.masks, ".png"))
-        if not self.source.has_folder(self._pngs(self.base)):
-            return self._from_sbd(own, val, images)
-        masks, listing = self._side(self._pngs(self.base), ".png"), f"{lists}/trainaug.txt"
-        names = read_list(self.source, listing, images, masks) if self.source.has(listing) else masks.paths.keys() - val
-        return self._pairs(names, masks, images)
-
-    def _side(self, folder: str, end: str) -> Side:
-        return Side(folder, (end,), by_name(self.source, folder, (end,)))
-
-    def _from_sbd(self, own: dict[str, Pair], val: set[str], images: Side) -> dict[str, Pair]:
-        folder = next(filter(self.source.has_folder, SBD_MASKS), None)
-        if folder is None:
+        sbd = next(filter(self.source.has_folder, SBD_MASKS), None)
+        if self.source.has_folder(self._pngs(self.base)):
+            masks, listing, own = self._side(self._pngs(self.base), ".png"), f"{lists}/trainaug.txt", {}
+            names = read_list(self.source, listing, images, masks) if self.source.has(listing) else masks.paths.keys() - val
+        elif sbd:
+            base, masks = sbd.removesuffix("/cls"), self._side(sbd, ".mat")
+            images = images._replace(paths=self._side(f"{base}/img", ".jpg").paths | images.paths)
+            names = set().union(*(read_list(self.source, f"{base}/{part}.txt", images, masks) for part in ("train", "val")))
+            names = names - val - own.keys()
+        else:
             raise UserError(f"{self.root} has neither SegmentationClassAug nor SBD's benchmark_RELEASE: {self.how}")
-        base, masks = folder.removesuffix("/cls"), self._side(folder, ".mat")
-        images = images._replace(paths=self._side(f"{base}/img", ".jpg").paths | images.paths)
-        names = set().union(*(read_list(self.source, f"{base}/{part}.txt", images, masks) for part in ("train", "val")))
-        return self._pairs(names - val - own.keys(), masks, images) | own
-
-    def _pairs(self, names: set[str], masks: Side, images: Side) -> dict[str, Pair]:
         for what, side in (("mask", masks), ("image", images)):
             missing = sorted(names - side.paths.keys())
             if missing:
                 raise UserError(f"{self.source.path} has no {what} for {some(missing)} of the augmented list: get it again")
-        return {name: Pair(images.paths[name], masks.paths[name]) for name in names}
+        return {name: Pair(images.paths[name], masks.paths[name]) for name in names} | own
+
+    def _side(self, folder: str, end: str) -> Side:
+        return Side(folder, (end,), by_name(self.source, folder, (end,)))
 
     def raw_label(self, path: str) -> np.ndarray:
         if path.endswith(".mat"):

@@ -32,44 +32,30 @@ def scene(seed: int, index: int, size: tuple[int, int] = (192, 256)) -> tuple[np
     A pure function: the same arguments give the same bytes. (seed, index), both >= 0, fix the layout whatever the size.
     The layout is made for 4:3 pictures; other shapes show it stretched. Bad arguments raise UserError.
     """
-    height, width = _checked(seed, index, size)
+    if seed < 0 or index < 0:
+        raise UserError(f"scene: seed {seed} and index {index} must be 0 or more")
+    height, width = map(int, size)
+    if height < 1 or width < 1:
+        raise UserError(f"scene: size {tuple(size)} must be (height, width), both 1 or more")
     world = make_world(int(seed), int(index))
     factor = 2 if height * width <= 25_000 else 1  # small pictures are drawn wider: thin things are mostly upright
     canvas = Canvas(world, height, width * factor, 1.0 / height)
     paint_stage(canvas)
-    _paint_things(canvas)
+    for on_pavement in (True, False):  # things far to near, the railings between those on the pavement and those on the road
+        for thing in world.things:
+            if thing.on_pavement == on_pavement:
+                _PAINTERS[thing.kind](canvas, thing)
+        for railing in world.railings if on_pavement else ():
+            paint_railing(canvas, railing)
     paint_bonnet(canvas)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((int(seed), int(index), 1))))
     return expose(canvas, factor, rng)
 
 
-def split_scene(
-    split: str, i: int, size: tuple[int, int] = (192, 256), seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def split_scene(split: str, i: int, size: tuple[int, int] = (192, 256), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Scene ``i`` of a split ("train", "val", "test"), whose streams are disjoint; SPLITS has their usual lengths."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if not 0 <= i < STREAM:
         raise UserError(f"scene {i} of split '{split}': take an index from 0 to {STREAM - 1}")
     return scene(seed, list(SPLITS).index(split) * STREAM + i, size)
-
-
-def _paint_things(canvas: Canvas) -> None:
-    """Things on the pavement far to near, then the railings, then things on the road."""
-    for thing in canvas.world.things:
-        if thing.on_pavement:
-            _PAINTERS[thing.kind](canvas, thing)
-    for railing in canvas.world.railings:
-        paint_railing(canvas, railing)
-    for thing in canvas.world.things:
-        if not thing.on_pavement:
-            _PAINTERS[thing.kind](canvas, thing)
-
-
-def _checked(seed: int, index: int, size: tuple[int, int]) -> tuple[int, int]:
-    if seed < 0 or index < 0:
-        raise UserError(f"scene: seed {seed} and index {index} must be 0 or more")
-    height, width = (int(s) for s in size)
-    if height < 1 or width < 1:
-        raise UserError(f"scene: size {tuple(size)} must be (height, width), both 1 or more")
-    return height, width

@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -72,8 +73,7 @@ def compared(results: pd.DataFrame) -> pd.DataFrame:
     outcome = results[~results["metric"].str.startswith(APART)]
     lines = []
     for (row, seed, name), group in outcome.drop_duplicates(["run", "metric"]).groupby(["row", "seed", "run"], sort=False):
-        run = _finished(name)
-        if run is None:
+        if (run := _finished(name)) is None:
             continue
         known, said = dict(zip(group["metric"], group["value"])), run.result
         ours = said | {f"iou/{label}": value for label, value in zip(said["classes"], said["iou"])}
@@ -85,7 +85,7 @@ def compared(results: pd.DataFrame) -> pd.DataFrame:
             "row": row, "role": role, "seed": seed, "run": name, "committed": known["miou"], "here": said["miou"], "gap": gap, "metric": metric,
             "same": same, "verdict": EQUAL if same else WITHIN if near else DIFFERS,
         })  # fmt: skip
-    return pd.DataFrame(lines, columns=["row", "role", "seed", "run", "committed", "here", "gap", "metric", "same", "verdict"])
+    return pd.DataFrame(lines, columns="row role seed run committed here gap metric same verdict".split())
 
 
 def allowed(floors: Mapping[str, Floor], role: str, n: int = 1) -> float:
@@ -100,10 +100,10 @@ def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None
     95 % half width of the difference of two means of n runs is sqrt(2) times that of one mean, from the committed spread.
     """
     for row, group in found.groupby("row", sort=False):
-        gap = 100 * (group["here"] - group["committed"]).mean()
         if group["same"].all():
             continue
-        most, of = (allowed(floors, group["role"].iloc[0], len(group)), " of rounding") if floors else (math.nan, "")
+        gap, of = 100 * (group["here"] - group["committed"]).mean(), " of rounding"
+        most = allowed(floors, group["role"].iloc[0], len(group)) if floors else math.nan
         if math.isnan(most):
             most, of = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group)), ""
         fits = "no tolerance from one seed" if math.isnan(most) else f"{'within' if abs(gap) <= most else 'BEYOND'} ± {most:.2f}{of}"
@@ -112,8 +112,5 @@ def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None
 
 def _finished(name: str):
     """The run, or None if it is not here or not done."""
-    try:
-        run = load_run(name)
-    except UserError:
-        return None
-    return run if run.done else None
+    with suppress(UserError):
+        return run if (run := load_run(name)).done else None

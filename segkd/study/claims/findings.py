@@ -46,18 +46,14 @@ def said(e: Estimate) -> str:
 
 def whole(study: Study) -> list[str]:
     """What the study says of all methods together, as Markdown: who gains, what time alone gives, what an ignorant teacher does."""
-    gains, floors = _measured(study), study_floors(study)
+    gains, floors = gains_of(study), study_floors(study)
     above = [label for label, found in gains.items() if found.estimate.verdict == "higher"]
     best = max(above, key=lambda label: gains[label].estimate.mean, default="CWD")
-    return [text for text in (_gains(gains, floors), _time(study, best), _ignorance(study)) if text]
+    return list(filter(None, (_gains(gains, floors), _time(study, best), _ignorance(study))))
 
 
-def gains_of(study: Study) -> dict[str, Estimate]:
+def gains_of(study: Study) -> dict[str, Measured]:
     """The paired gain over the baseline of each method that was run, by its row."""
-    return {label: found.estimate for label, found in _measured(study).items()}
-
-
-def _measured(study: Study) -> dict[str, Measured]:
     found = {label: difference(study, Cell(row), baseline) for label, row in single_methods().items()}
     return {label: one for label, one in found.items() if one.estimate.n}
 
@@ -95,8 +91,7 @@ def _time(study: Study, best: str) -> str:
 
 def _ignorance(study: Study) -> str:
     rows = comparison_rows("controls")
-    found = {label: difference(study, Cell(rows[label]), baseline).estimate for label in (UNTRAINED, SHUFFLED)}
-    parts = [f"{label} {said(e)}" for label, e in found.items() if e.n]
+    parts = [f"{label} {said(e)}" for label in (UNTRAINED, SHUFFLED) if (e := difference(study, Cell(rows[label]), baseline).estimate).n]
     return f"**A teacher that knows nothing** or names the wrong classes, over the baseline: {'; '.join(parts)}." if parts else ""
 
 
@@ -130,10 +125,9 @@ def _verdict(question: Question, e: Estimate, broken: bool, settled: bool) -> st
 
 def _seeds(e: Estimate) -> str:
     """How many seeds would show one point; the spread of two values is hardly known, and nothing is made of it."""
-    if e.n < 3:
-        return ""
     enough = next((n for n in range(2, MOST_SEEDS + 1) if smallest_effect(e.sd, n) <= 1), None)
-    return f"; for one point it takes {f'about {enough}' if enough else f'more than {MOST_SEEDS}'} seeds, if the spread stays as it is"
+    words = f"about {enough}" if enough else f"more than {MOST_SEEDS}"
+    return f"; for one point it takes {words} seeds, if the spread stays as it is" if e.n > 2 else ""
 
 
 def _code(study: Study, question: Question) -> str:

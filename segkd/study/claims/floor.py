@@ -59,11 +59,6 @@ def study_floors(study: Study) -> dict[str, Floor]:
     return found or (dict.fromkeys(("student", "teacher"), EXACT) if study.schedule.precision == "float64" else {})
 
 
-def command(study: Study) -> str:
-    """What measures the floor of a study."""
-    return f"make reproduce PROFILE={study.profile.name} DATASET={study.dataset} TABLES={COMPARISON}/{TABLE}"
-
-
 def reach(floors: Mapping[str, Floor], roles: Iterable[str], weights: Iterable[float], n: int = 1) -> float:
     """How many points rounding alone moves a weighted sum of scores, averaged over ``n`` seeds: 95 of 100 are within.
 

@@ -17,43 +17,30 @@ ZERO = 1.0  # points of IoU, mean over seeds: a class below it is not found at a
 POINTS, RATIO, PLAIN = "points", "ratio", ""  # units: IoU in percent, exp of a difference of logarithms, the number itself
 
 
-def _miou(run: Run) -> float:
-    return 100 * run.result["miou"]
-
-
-def _macc(run: Run) -> float:
-    return 100 * run.result["macc"]
-
-
-def _log(value: float) -> float:
-    """Natural logarithm; NaN, no value, for what has none."""
-    return math.log(value) if value > 0 else math.nan
-
-
 def _early_miou(run: Run) -> float:
     """mIoU on val at the last check in the first EARLY of the training; NaN if there was none."""
     until = EARLY * run.config.schedule.steps
     found = [row["miou"] for row in run.metrics() if row["kind"] == "val" and row["step"] <= until]
-    return 100 * found[-1] if found else math.nan
+    return found[-1] if found else math.nan
 
 
-SINGLE: dict[str, tuple[str, Callable[[Run], float]]] = {
-    "miou": (POINTS, _miou),
-    "macc": (POINTS, _macc),
+SINGLE: dict[str, tuple[str, Callable[[Run], float]]] = {  # scores in [0, 1]; of ratios the ratio
+    "miou": (POINTS, lambda run: run.result["miou"]),
+    "macc": (POINTS, lambda run: run.result["macc"]),
     "early_miou": (POINTS, _early_miou),
-    "thin_iou": (POINTS, lambda run: 100 * mechanisms.thin_iou(run)),
-    "boundary_miou": (POINTS, lambda run: 100 * mechanisms.boundary_miou(run)),
-    "image_drop": (POINTS, lambda run: 100 * mechanisms.input_scores(run).drop_image),
-    "label_drop": (POINTS, lambda run: 100 * mechanisms.input_scores(run).drop_label),
-    "plain_image_drop": (POINTS, lambda run: 100 * mechanisms.plain_image_drop(run)),
-    "label_alone": (PLAIN, lambda run: mechanisms.input_scores(run).kept_by_label - 0.5),
-    "pairwise_kl": (RATIO, lambda run: _log(mechanisms.pairwise_kl(run))),
-    "activation": (RATIO, lambda run: _log(mechanisms.activation_ratio(run))),
-    "divergence_ratio": (RATIO, lambda run: _log(mechanisms.divergence_ratio(run))),
+    "thin_iou": (POINTS, mechanisms.thin_iou),
+    "boundary_miou": (POINTS, mechanisms.boundary_miou),
+    "image_drop": (POINTS, lambda run: mechanisms.input_scores(run)["drop_image"]),
+    "label_drop": (POINTS, lambda run: mechanisms.input_scores(run)["drop_label"]),
+    "plain_image_drop": (POINTS, lambda run: mechanisms.plain_image_drop(run)),
+    "label_alone": (PLAIN, lambda run: mechanisms.input_scores(run)["kept_by_label"] - 0.5),
+    "pairwise_kl": (RATIO, mechanisms.pairwise_kl),
+    "activation": (RATIO, mechanisms.activation_ratio),
+    "divergence_ratio": (RATIO, mechanisms.divergence_ratio),
     "silhouette": (PLAIN, mechanisms.feature_silhouette),
     "order_change": (PLAIN, mechanisms.order_change),
-    "difficulty_right": (PLAIN, lambda run: mechanisms.difficulty_gaps(run).right),
-    "difficulty_inside": (PLAIN, lambda run: mechanisms.difficulty_gaps(run).inside),
+    "difficulty_right": (PLAIN, lambda run: mechanisms.difficulty_gaps(run)["right"]),
+    "difficulty_inside": (PLAIN, lambda run: mechanisms.difficulty_gaps(run)["inside"]),
     "xor_balance": (PLAIN, mechanisms.xor_balance),
     "xor_balance_early": (PLAIN, lambda run: mechanisms.xor_balance(run, percent=10)),
 }
@@ -126,6 +113,13 @@ JOINT: dict[str, tuple[str, Callable[[list[Run], list[list[Run]]], float]]] = {
     "easy_gap": (POINTS, _easy_gap),
     "teacher_rank": (PLAIN, _teacher_rank),
 }
+
+
+def of_run(measure: str, run: Run) -> float:
+    """A measure of one run: points, the natural logarithm of a ratio (NaN, no value, for what has none), or the number itself."""
+    unit, number = SINGLE[measure]
+    value = number(run)
+    return 100 * value if unit == POINTS else value if unit == PLAIN else math.log(value) if value > 0 else math.nan
 
 
 def unit_of(measure: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -37,30 +36,29 @@ from segkd.train.state import read_json, write_json
 
 LIMIT = 64  # images
 BAND = 2  # pixels on either side of a label boundary
-_known: dict[tuple, object] = {}
+_known: dict[tuple, dict[str, float]] = {}
 
 
 def once(measure: Callable) -> Callable:
     """Decorator: the measure of a run is computed once, and again if the run was trained anew or the measures have changed.
 
-    Beside the run's files it is kept for other pages. Of a run whose network is not here it is the number that was measured
-    when it was (frozen.py).
+    A measure is a number, or several by name. Beside the run's files it is kept for other pages. Of a run whose network is not
+    here it is the number that was measured when it was (frozen.py).
     """
 
     @functools.wraps(measure)
-    def remembered(run: Run, **options: object):
+    def remembered(run: Run, **options: object) -> float | dict[str, float]:
         name = " ".join([measure.__name__, *(f"{key}={value}" for key, value in options.items())])
-        kind = get_type_hints(measure).get("return", float)
         key = name, run.id, (run.path / "result.json").stat().st_mtime_ns
         if key not in _known:
             kept = _kept(run)
             if name not in kept:
                 with torch.no_grad():
                     found = measure(run, **options)
-                kept = _kept(run) | {name: found._asdict() if isinstance(found, tuple) else {"": found}}  # others measure too
+                kept = _kept(run) | {name: found if isinstance(found, dict) else {"": found}}  # others measure too
                 write_json(run.path / MEASURED, {"of": _stamp(run), "values": kept})
-            _known[key] = _whole(kind, kept[name])
-        return _known[key]
+            _known[key] = kept[name]
+        return _known[key].get("", _known[key])
 
     return remembered
 
@@ -85,17 +83,9 @@ def _sources() -> str:
 
 def measured() -> pd.DataFrame:
     """All that this process measured: run, measure, part (of a measure of several numbers), value."""
-    newest = {(run, name): value for (name, run, _), value in _known.items()}
-    lines = [
-        {"run": run, "measure": name, "part": part, "value": number}
-        for (run, name), value in newest.items()
-        for part, number in (value._asdict().items() if isinstance(value, tuple) else [("", value)])
-    ]
+    newest = {(run, name): parts for (name, run, _), parts in _known.items()}
+    lines = [(*key, part, number) for key, parts in newest.items() for part, number in parts.items()]
     return pd.DataFrame(lines, columns=["run", "measure", "part", "value"]).sort_values(["measure", "run"], ignore_index=True)
-
-
-def _whole(kind: type, parts: dict[str, float]) -> object:
-    return parts[""] if kind is float else kind(**parts)
 
 
 def seen(run: Run) -> Packed:
@@ -139,22 +129,15 @@ def plain_image_drop(run: Run) -> float:
     return _miou(model, packed) - _miou(model, packed, change=flat)
 
 
-class InputScores(NamedTuple):
-    """mIoU in [0, 1] lost without the image and without the label, and the share that is left without the image."""
-
-    drop_image: float
-    drop_label: float
-    kept_by_label: float
-
-
 @once
-def input_scores(run: Run) -> InputScores:
-    """What a label-assisted network loses when one of its inputs is taken away (LAD Fig. 4)."""
+def input_scores(run: Run) -> dict[str, float]:
+    """mIoU in [0, 1] that a label-assisted network loses without the image (``drop_image``) and without the label
+    (``drop_label``), and the part that is left without the image (``kept_by_label``; LAD Fig. 4)."""
     model = run.load_model()
     noise = teacher_kind(run.config, model.info).teaching_noise
     miou = input_ablation(model, seen(run), noise, seed=run.config.seed).set_index("input")["miou"]
     both, label, image = (float(miou[name]) for name in ("image and label", "label only", "image only"))
-    return InputScores(both - label, both - image, label / both if both else math.nan)
+    return {"drop_image": both - label, "drop_label": both - image, "kept_by_label": label / both if both else math.nan}
 
 
 @once
@@ -213,20 +196,14 @@ def _weights(run: Run, percent: int) -> np.ndarray:
     return torch.cat(found).cpu().numpy()
 
 
-class DifficultyGaps(NamedTuple):
-    """Mean weight of rightly less that of wrongly predicted pixels, and of pixels away from boundaries less near ones."""
-
-    right: float
-    inside: float
-
-
 @once
-def difficulty_gaps(run: Run) -> DifficultyGaps:
-    """Where the weights of RDD's first stage are high: the agreement of a network's two heads (RDD Fig. 3)."""
+def difficulty_gaps(run: Run) -> dict[str, float]:
+    """Where the weights of RDD's first stage, the agreement of a network's two heads, are high (RDD Fig. 3): mean of rightly
+    less wrongly predicted pixels (``right``), and of pixels away from boundaries less near ones (``inside``)."""
     model, packed = run.load_model(), seen(run)
     by_outcome = weights_by_outcome(model, packed)
     near, inside = near_boundaries(model, packed, split_bins(packed, (BAND,)), edges=(BAND,))["weight"]
-    return DifficultyGaps(by_outcome["right"] - by_outcome["wrong"], float(inside - near))
+    return {"right": by_outcome["right"] - by_outcome["wrong"], "inside": float(inside - near)}
 
 
 @once

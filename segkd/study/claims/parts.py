@@ -103,9 +103,7 @@ def method_cell(label: str, spec: str, part: str = "", **hyper: Any) -> Cell:
     return Cell(Row(label, spec, {part: hyper} if hyper else {}))
 
 
-def on(cell: Cell, **where: str) -> Cell:
-    """The same row on another network or from another start."""
-    return replace(cell, **where)
+on = replace  # on(cell, student=...): the same row on another network or from another start
 
 
 def over(cell: Cell, others: Sequence[Cell], measure: str = "miou", limit: float = 0.0) -> tuple[Comparison, ...]:
@@ -131,21 +129,16 @@ def together(what: str, cells: Sequence[Cell], measure: str, limit: float = 0.0)
 
 def config_of(study: Study, cell: Cell, seed: int) -> RunConfig:
     """The run behind a cell, trained as the study trains its rows."""
-    config = study.config(cell.row, seed)
+    config, p = study.config(cell.row, seed), study.profile
+
+    def network(of: RunConfig, name: str) -> RunConfig:
+        own = {WIDE: p.teacher, NARROW: p.student}.get(name) or replace(p.student, name=name)
+        return replace(of, network=replace(own, extra_channels=of.network.extra_channels))
+
     if cell.student:
-        config = replace(config, network=_network(study, cell.student, config.network.extra_channels))
-    taught = config.teacher
-    own = taught is not None and taught.network.extra_channels > 0
-    if cell.teacher or (own and cell.student):
-        network = _network(study, cell.teacher or cell.student, taught.network.extra_channels)
-        config = replace(config, teacher=replace(taught, network=network))
+        config = network(config, cell.student)
+    if cell.teacher or (cell.student and config.teacher and config.teacher.network.extra_channels):
+        config = replace(config, teacher=network(config.teacher, cell.teacher or cell.student))
     if cell.weights:
-        weights = {"imagenet": "imagenet", "random": None}[cell.weights]
-        config = replace(config, network=replace(config.network, weights=weights))
+        config = replace(config, network=replace(config.network, weights={"imagenet": "imagenet", "random": None}[cell.weights]))
     return config
-
-
-def _network(study: Study, name: str, extra_channels: int):
-    p = study.profile
-    network = {WIDE: p.teacher, NARROW: p.student}.get(name) or replace(p.student, name=name)
-    return replace(network, extra_channels=extra_channels)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from segkd.runs import find
+from segkd.runs import Run, find
 from segkd.study.claims import floor
 from segkd.study.claims.measure import measure
 from segkd.study.claims.measures import ZERO
 from segkd.study.claims.parts import Comparison, config_of, over, value
 from segkd.study.claims.tests import USED, baseline, label_teacher, teacher
+from segkd.study.tables.papers import COMPARISON
 from segkd.study.tables.statistics import Estimate, half_width, pooled_spread
 from segkd.study.tables.study import Study
 
 MET, NOT_MET, OPEN = "met", "not met", "open"
 MARKS = {MET: "●", NOT_MET: "✖", OPEN: "■", "": ""}
-COLOURS = {MET: "#00735a", NOT_MET: "#b34700"}
+COLOURS = {MET: "light-dark(#00735a, #4cc9a6)", NOT_MET: "light-dark(#b34700, #ff9b5c)"}
 STILL = "Open: the claims that need it are judged, and say so."
 CLASSES = "classes"
 NO_BREAK = "\u00a0"
@@ -95,9 +95,8 @@ def _compared(study: Study, one: Premise) -> Found:
     return Found(one.what, missing if measured.missing else text, e.n, state, follows)
 
 
-def _baselines(study: Study) -> list:
-    runs = [find(config_of(study, baseline, seed)) for seed in study.seeds]
-    return [run for run in runs if run.done]
+def _baselines(study: Study) -> list[Run]:
+    return [run for seed in study.seeds if (run := find(config_of(study, baseline, seed))).done]
 
 
 def _classes(study: Study) -> Found:
@@ -105,23 +104,23 @@ def _classes(study: Study) -> Found:
     runs, what = _baselines(study), "classes at zero in the baseline"
     if not runs:
         return Found(what, "not trained: baseline", 0, OPEN, STILL)
-    iou = 100 * np.array([run.result["iou"] for run in runs], dtype=float)
-    mean = iou[:, ~np.isnan(iou).all(0)].mean(0)
-    names = [name for name, known in zip(runs[0].result["classes"], ~np.isnan(iou).all(0)) if known]
-    gone = [name for name, score in zip(names, mean) if score < ZERO]
-    text = f"{len(gone)} of {len(names)}" + (f": {', '.join(gone)}" if gone else "")
+    iou = pd.DataFrame([run.result["iou"] for run in runs], columns=runs[0].result["classes"], dtype=float).dropna(axis=1, how="all")
+    gone = list(iou.columns[100 * iou.mean(skipna=False) < ZERO])
+    text = f"{len(gone)} of {len(iou.columns)}" + (f": {', '.join(gone)}" if gone else "")
     follows = "Claims about classes leave them out: nothing can be lost or gained there." if gone else "Claims about classes are about all of them."
     return Found(what, text, len(runs), OPEN if gone else MET, follows)
 
 
 def _floor(study: Study) -> Found:
     found = floor.study_floors(study).get("student")
+    what = "rounding alone, spread of a score"
     if found is floor.EXACT:
-        return Found("rounding alone, spread of a score", "below the digits shown", 0, "", "In float64 any x86-64 CPU gives the same numbers (docs/trust.md).")
+        return Found(what, "below the digits shown", 0, "", "In float64 any x86-64 CPU gives the same numbers (docs/trust.md).")
     if found is None:
-        return Found("rounding alone, spread of a score", "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {floor.command(study)}")
+        how = f"make reproduce PROFILE={study.profile.name} DATASET={study.dataset} TABLES={COMPARISON}/{floor.TABLE}"
+        return Found(what, "not measured", 0, OPEN, f"Another machine may give other numbers. How far off: {how}")
     follows = f"A difference of two rows of one seed below {floor.reach({'student': found}, ['student'], (1, -1)):.1f} points may be rounding."
-    return Found("rounding alone, spread of a score", str(found.rounding), 1, "", follows)
+    return Found(what, str(found.rounding), 1, "", follows)
 
 
 def _seeds(study: Study) -> Found:

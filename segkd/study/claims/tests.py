@@ -44,26 +44,11 @@ def at_least(cell: Cell, others: list[Cell]) -> tuple[Comparison, ...]:
     return over(cell, others, limit=-SAME)
 
 
-def beta(v: float) -> Cell:
-    return method_cell(f"HWD beta {v:g}", "hwd", "hwd", beta=v)
-
-
-def tau(v: float) -> Cell:
-    return method_cell(f"HWD tau' {v:g}", "hwd", "hwd", softmax_temperature=v)
-
-
-def mu(v: float) -> Cell:
-    return method_cell(f"HWD mu {v:g}", "hwd", "hwd", mu=v)
-
-
-def fakd_lambda(v: float) -> Cell:
-    return method_cell(f"FAKD lambda {v:g}", "fakd_cwd", "fakd_cwd", lam_max=v)
-
-
-def rdd_with(label: str, **hyper) -> Cell:
-    return method_cell(f"RDD {label}", "kd+rdd", "rdd", **hyper)
-
-
+beta = lambda v: method_cell(f"HWD beta {v:g}", "hwd", "hwd", beta=v)  # noqa: E731
+tau = lambda v: method_cell(f"HWD tau' {v:g}", "hwd", "hwd", softmax_temperature=v)  # noqa: E731
+mu = lambda v: method_cell(f"HWD mu {v:g}", "hwd", "hwd", mu=v)  # noqa: E731
+fakd_lambda = lambda v: method_cell(f"FAKD lambda {v:g}", "fakd_cwd", "fakd_cwd", lam_max=v)  # noqa: E731
+rdd_with = lambda label, **hyper: method_cell(f"RDD {label}", "kd+rdd", "rdd", **hyper)  # noqa: E731
 ALPHAS = (0.0, 0.001, 0.01, 0.1, 1.0)
 student, taught = (lambda a, on_: lad_alpha(a, on_)), (lambda a, on_: lad_alpha(a, on_, "label_teacher"))  # noqa: E731
 plain_consistency = {"lad": {"consistency": 0.0}}
@@ -77,20 +62,15 @@ PSP, DEEP, MOBILE = "pspnet/resnet18", "deeplabv3/resnet18", "deeplabv3/mobilene
 
 def spatial_signs() -> tuple[Comparison, ...]:
     """HWD Table II: which spatial method helps which student."""
-    signs = {"skd": {DEEP: 1, MOBILE: -1, PSP: -1}, "cirkd": {DEEP: 1, MOBILE: 1, PSP: -1}}
-    found = []
-    for method, by_student in signs.items():
-        for name, sign in by_student.items():
-            pair = [on(hwd_rivals[method], student=name), on(baseline, student=name)]
-            found += over(*((pair[0], pair[1:]) if sign > 0 else (pair[1], pair[:1])))
-    return tuple(found)
+    helps = {"skd": (DEEP,), "cirkd": (DEEP, MOBILE)}
+    pairs = [(method, [on(hwd_rivals[method], student=name), on(baseline, student=name)], name) for method in helps for name in (DEEP, MOBILE, PSP)]
+    return tuple(c for method, pair, name in pairs for c in chain(*(pair if name in helps[method] else reversed(pair))))
 
 
 def six_students() -> tuple[Comparison, ...]:
     """LAD Table 4: the same order for each of its students; OCRNet is taught by OCRNet-W48."""
-    small = [f"fcn/{name}" for name in ("resnet18", "resnet50")] + ["stdc/stdc1", "stdc/stdc2"]
-    large = [f"ocrnet/{name}" for name in ("hrnet_w18_small", "hrnet_w18")]
-    taught = dict.fromkeys(small, cwd) | dict.fromkeys(large, Cell(replace(CWD, teacher="ocrnet/hrnet_w48")))
+    taught = dict.fromkeys(("fcn/resnet18", "fcn/resnet50", "stdc/stdc1", "stdc/stdc2"), cwd)
+    taught |= dict.fromkeys(("ocrnet/hrnet_w18_small", "ocrnet/hrnet_w18"), Cell(replace(CWD, teacher="ocrnet/hrnet_w48")))
     return tuple(c for name, plain in taught.items() for c in chain(*(on(cell, student=name) for cell in (lad, plain, baseline))))
 
 

@@ -25,12 +25,9 @@ from segkd.study.execute.jobs import with_teachers
 from segkd.study.tables.statistics import LEVEL, holm, joint_p, smallest_effect, t_estimate
 from segkd.study.tables.study import Study
 
-CLAIMS = ROOT / "data" / "papers" / "claims.csv"
 HEADLINE_SEEDS = 5
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_PREMISE, NOT_RUN, CANNOT = (
-    "supported", "contradicted", "inconclusive", "premise not met", "not run", "cannot be tested here",
-)  # fmt: skip
-VERDICTS = (SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_PREMISE, NOT_RUN, CANNOT)
+VERDICTS = ("supported", "contradicted", "inconclusive", "premise not met", "not run", "cannot be tested here")
+SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_PREMISE, NOT_RUN, CANNOT = VERDICTS
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Outcome:
 @functools.cache
 def claims() -> pd.DataFrame:
     """``data/papers/claims.csv``: every claim of the papers that can be tested."""
-    return pd.read_csv(CLAIMS, dtype=str, keep_default_na=False)
+    return pd.read_csv(ROOT / "data" / "papers" / "claims.csv", dtype=str, keep_default_na=False)
 
 
 def test_of(claim: str) -> Test:
@@ -80,17 +77,15 @@ def evaluate(study: Study, ids: Iterable[str] | None = None) -> list[Outcome]:
 
 
 def _outcome(study: Study, claim: dict[str, str], test: Test) -> Outcome:
-    why_not = cannot(study, test)
-    if why_not:
+    if why_not := cannot(study, test):
         return Outcome(claim, CANNOT, why_not)
     if test.check:
         holds, text = CHECKS[test.check]()
         return Outcome(claim, SUPPORTED if holds else CONTRADICTED, f"needs no training: {text}")
     parts = tuple(measure(study, comparison) for comparison in test.comparisons)
-    absent = [part for part in parts if part.missing]
     known = [part for part in parts if not part.missing]
-    if absent:
-        reason = f"{len(known)} of {len(parts)} comparisons measured; {absent[0].comparison.what}: {absent[0].missing}"
+    if absent := next((part for part in parts if part.missing), None):
+        reason = f"{len(known)} of {len(parts)} comparisons measured; {absent.comparison.what}: {absent.missing}"
         return Outcome(claim, NOT_RUN, reason, parts, weakest=_weakest(known))
     p, supports = joint_p([part.estimate for part in parts])
     return Outcome(claim, INCONCLUSIVE, "", parts, p, supports=supports, weakest=_weakest(known, supports))
@@ -123,11 +118,10 @@ def _weakest(parts: Sequence[Measured], supports: bool = True) -> Measured | Non
 
 def _on_premises(outcome: Outcome, premises: Sequence[Found]) -> Outcome:
     """PREMISE NOT MET if one of them is not; else as it is, with a reason that names those that are open."""
-    failed = [str(one) for one in premises if one.state == NOT_MET]
-    if failed:
+    if failed := [str(one) for one in premises if one.state == NOT_MET]:
         return replace(outcome, verdict=NO_PREMISE, reason="; ".join(failed), p=math.nan)
     still = [f"open premise: {one}" for one in premises if one.state == OPEN]
-    return replace(outcome, reason="; ".join(still)) if still else outcome
+    return replace(outcome, reason="; ".join(still) or outcome.reason)
 
 
 def _judged(outcome: Outcome, p_holm: float, floors: Mapping[str, Floor]) -> Outcome:
@@ -165,12 +159,9 @@ def _moved(part: Measured, floors: Mapping[str, Floor]) -> float:
 def about_seeds(parts: Sequence[Measured]) -> str:
     """What the number of seeds forbids."""
     counts = [part.estimate.n for part in parts if part.comparison.measure != TIME]
-    if not counts:
-        return ""
-    single, fewest = sum(n < 2 for n in counts), min(counts)
-    if single:
+    if single := sum(n < 2 for n in counts):
         return "one seed: no interval over seeds" + (f" in {single} of {len(counts)} comparisons" if single < len(counts) else "")
-    return f"{fewest} seeds: a headline needs {HEADLINE_SEEDS}" if fewest < HEADLINE_SEEDS else ""
+    return f"{min(counts)} seeds: a headline needs {HEADLINE_SEEDS}" if counts and min(counts) < HEADLINE_SEEDS else ""
 
 
 def wanted_configs(study: Study, ids: Iterable[str] | None = None) -> list[RunConfig]:
@@ -202,10 +193,11 @@ def frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     points) are of the part that decides, in ``unit``: points, ratio (to 1) or none. ``same_as``: an earlier claim that the
     same comparison decides the same way, which counts once.
     """
-    first: dict[object, str] = {}
-    return pd.DataFrame([_line(o) | {"same_as": first.setdefault(_deciding(o), o.claim["id"])} for o in outcomes]).assign(
-        same_as=lambda found: found["same_as"].where(found["same_as"] != found["id"], "")
-    )
+    lines, first = [], {}
+    for o in outcomes:
+        earlier = first.setdefault(_deciding(o), o.claim["id"])
+        lines.append(_line(o) | {"same_as": "" if earlier == o.claim["id"] else earlier})
+    return pd.DataFrame(lines)
 
 
 def _deciding(o: Outcome) -> object:
@@ -218,8 +210,8 @@ def _deciding(o: Outcome) -> object:
 
 def _line(o: Outcome) -> dict[str, object]:
     found = o.weakest
-    line = {key: o.claim[key] for key in ("id", "paper", "claim", "kind", "reported_support")}
-    line |= {"verdict": o.verdict, "reason": o.reason, "note": test_of(o.claim["id"]).note if found else ""}
+    line = {key: o.claim[key] for key in ("id", "paper", "claim", "kind", "reported_support")} | {"verdict": o.verdict}
+    line |= {"reason": o.reason, "note": test_of(o.claim["id"]).note if found else ""}
     e = found.estimate if found else t_estimate([])
     unit = unit_of(found.comparison.measure) if found else ""
     shown = np.exp if unit == RATIO else lambda v: v

@@ -13,7 +13,7 @@ PAPER_NAMES = {"lad": "LAD", "fakd": "FAKD", "hwd": "HWD", "rdd": "RDD", "all": 
 NAMED = 3  # claims that a sentence names
 MARKS = {SUPPORTED: "●", CONTRADICTED: "✖", INCONCLUSIVE: "■", NO_PREMISE: "▽", NOT_RUN: "◇", CANNOT: "–"}
 AGAIN = "counted above"  # a claim that the comparison of an earlier one decides
-COLOURS = {SUPPORTED: "#00735a", CONTRADICTED: "#b34700"}
+COLOURS = {SUPPORTED: "light-dark(#00735a, #4cc9a6)", CONTRADICTED: "light-dark(#b34700, #ff9b5c)"}
 
 
 def claims_table(found: pd.DataFrame) -> pd.io.formats.style.Styler:
@@ -39,7 +39,8 @@ def _evidence(one: dict) -> list[str]:
     p = "" if math.isnan(one["p"]) else f"p {said(one['p'])}, corrected {said(one['p_holm'])}"
     agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 and one["measured"] else ""
     again = f"the same comparison as {one['same_as']}, counted there" if one["same_as"] else ""
-    return [effect, images, p, seen(one), *map(_sentence, (agree, again, one["reason"])), one["note"]]
+    sentences = [text[:1].upper() + text[1:].rstrip(".") + "." for text in (agree, again, one["reason"]) if text]
+    return [effect, images, p, seen(one), *sentences, one["note"]]
 
 
 def seen(one: dict) -> str:
@@ -53,10 +54,6 @@ def seen(one: dict) -> str:
 def distinct(found: pd.DataFrame) -> pd.DataFrame:
     """The claims that count: one for each comparison that decides. All numbers of claims are counted from these."""
     return found[found["same_as"].isna() | (found["same_as"] == "")]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
 def coverage(found: pd.DataFrame) -> pd.DataFrame:

@@ -8,11 +8,13 @@ import queue
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
 
 from segkd.config import RunConfig
 from segkd.registry import UserError, unknown
 from segkd.runs import Run, find, run_cohort
-from segkd.study.execute.jobs import Job, plan_jobs, ready_jobs, step_cost, with_teachers
+from segkd.study.execute.jobs import Job, carry_out, plan_jobs, step_cost, with_teachers
 from segkd.study.execute.progress import Progress
 from segkd.study.execute.ray_cluster import cluster_slots, train_on_ray
 from segkd.train.failure import RunFailed
@@ -71,22 +73,23 @@ def _train_in_processes(jobs: list[Job], devices: list[str], progress: Progress)
     messages, free = context.Queue(), context.Queue()
     for device in devices:
         free.put(device)
-    waiting, running, failures = list(jobs), {}, []
+    running: dict[Future, Job] = {}
     pool = ProcessPoolExecutor(min(len(devices), len(jobs)), context, _start_worker, (messages, free, os.getpid()))
+
+    def ended(futures: list[Future]) -> set[Future]:
+        found, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+        with suppress(queue.Empty):
+            while True:
+                progress.step(*messages.get_nowait())
+        return found
+
     try:
-        while waiting or running:
-            ready = ready_jobs(waiting, lambda config: find(config).done)
-            if not ready and not running:  # they wait for a teacher that failed
-                break
-            for job in ready[: len(devices) - len(running)]:
-                running[pool.submit(_work, job)] = job
-                waiting.remove(job)
-            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            _drain(messages, progress)
-            for future in done:
-                failures += _report_done(future, running[future], progress)
-                del running[future]
+        begin, finish = partial(pool.submit, _work), partial(_report_done, progress)
+        carry_out(jobs, running, begin, ended, finish, lambda config: find(config).done, len(devices))
         pool.shutdown()
+    except RunFailed:
+        pool.shutdown()
+        raise
     except BrokenProcessPool as error:
         lost = ", ".join(c.id for job in running.values() for c in job)
         raise UserError(
@@ -98,20 +101,9 @@ def _train_in_processes(jobs: list[Job], devices: list[str], progress: Progress)
             process.terminate()
         pool.shutdown(cancel_futures=True)
         raise
-    if failures:
-        left = sum(map(len, waiting))
-        raise RunFailed("; ".join(failures) + (f"; {left} runs wait for it as their teacher" if left else ""))
 
 
-def _drain(messages: multiprocessing.Queue, progress: Progress) -> None:
-    while True:
-        try:
-            progress.step(*messages.get_nowait())
-        except queue.Empty:
-            return
-
-
-def _report_done(future: Future, job: Job, progress: Progress) -> list[str]:
+def _report_done(progress: Progress, future: Future, job: Job) -> list[str]:
     """Tell which runs of a job are done; returns what is to be said of those that failed."""
     failures = []
     try:

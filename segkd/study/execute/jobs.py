@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from segkd.config import RunConfig
 from segkd.runs import cohort_key, find
+from segkd.train.failure import RunFailed
 
 Job = list[RunConfig]
 
@@ -41,6 +42,27 @@ def plan_jobs(configs: Iterable[RunConfig], workers: int) -> list[Job]:
 def ready_jobs(waiting: Iterable[Job], done: Callable[[RunConfig], bool]) -> list[Job]:
     """The jobs whose teachers are there."""
     return [job for job in waiting if all(c.teacher is None or done(c.teacher) for c in job)]
+
+
+def carry_out(jobs: Iterable[Job], running: dict, begin: Callable, ended: Callable, finish: Callable, done: Callable, most: int | None = None) -> None:
+    """Train the jobs, each when its teachers are there; RunFailed, once all else is done, if some runs were not finite.
+
+    ``begin(job)`` gives a handle, at most ``most`` at a time; ``ended(handles)`` those that ended; ``finish(handle, job)`` what is to be
+    said of runs that failed. ``running``: the jobs by handle, for whoever must stop them. ``done`` as `ready_jobs` takes it.
+    """
+    waiting, failures = list(jobs), []
+    while waiting or running:
+        for job in ready_jobs(waiting, done)[: None if most is None else most - len(running)]:
+            running[begin(job)] = job
+            waiting.remove(job)
+        if not running:  # the rest waits for a teacher that failed
+            break
+        for handle in ended(list(running)):
+            failures += finish(handle, running[handle])
+            del running[handle]
+    if failures:
+        left = sum(map(len, waiting))
+        raise RunFailed("; ".join(failures) + (f"; {left} runs wait for it as their teacher" if left else ""))
 
 
 def step_cost(config: RunConfig) -> float:

@@ -7,10 +7,11 @@ keeps a machine that was only thought to be lost from writing beside it.
 from __future__ import annotations
 
 import os
+
 from segkd.config import runs_root
 from segkd.registry import UserError, unknown
 from segkd.runs import find, run_cohort
-from segkd.study.execute.jobs import Job, ready_jobs, step_cost
+from segkd.study.execute.jobs import Job, carry_out, step_cost
 from segkd.study.execute.progress import Progress
 from segkd.train.failure import RunFailed
 
@@ -67,26 +68,20 @@ def train_on_ray(jobs: list[Job], resources: str | None, progress: Progress) -> 
 
     options = {"max_retries": RETRIES, "retry_exceptions": False, "runtime_env": {"env_vars": _environment()}}
     task = ray.remote(**options, **_resources(resources))(_work)
-    waiting, running, failures, done = list(jobs), {}, [], set()
+    running, done = {}, set()
     untouched = {c.id for job in jobs for c in job}
     there = lambda config: config.id in done or config.id not in untouched  # noqa: E731 - what is not in a job was there
+
+    def finish(reference: object, job: Job) -> list[str]:
+        failures = _outcome(reference)
+        done.update(_tell(job, progress))
+        return failures
+
     try:
-        while waiting or running:
-            for job in ready_jobs(waiting, there):
-                running[task.remote(job)] = job
-                waiting.remove(job)
-            if not running:  # the rest waits for a teacher that failed
-                break
-            for reference in ray.wait(list(running), timeout=None)[0]:
-                job = running.pop(reference)
-                failures += _outcome(reference)
-                done |= _tell(job, progress)
+        carry_out(jobs, running, task.remote, lambda references: ray.wait(references, timeout=None)[0], finish, there)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
-    if failures:
-        left = sum(map(len, waiting))
-        raise RunFailed("; ".join(failures) + (f"; {left} runs wait for it as their teacher" if left else ""))
 
 
 def _environment() -> dict[str, str]:

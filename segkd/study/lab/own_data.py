@@ -19,6 +19,7 @@ from segkd.models import check_model_name
 from segkd.registry import UserError
 from segkd.study.tables.papers import Row, Table
 from segkd.study.tables.study import Study, open_study
+from segkd.train.check import check
 from segkd.train.state import write_whole
 
 EXAMPLE = ROOT / "data" / "raw" / "example-folder"
@@ -69,17 +70,22 @@ def _mask(label: np.ndarray) -> Image.Image:
 
 
 def open_own(
-    folder: Path, profile: str, method: str, seeds: str = "", devices: str = "", steps: str = "", student: str = "", teacher: str = ""
-) -> list[Study]:
+    folder: Path, profile: str, method: str, seeds: str = "", devices: str = "", steps: str = "", student: str = "", teacher: str = "",
+    unlabelled: int | str = 0,
+) -> list[Study]:  # fmt: skip
     """A study of one table for each student: the baseline, the student of ``method``, and the teacher that the method has, if any.
 
     ``method`` as `segkd.create_method` takes it, such as "cwd" or "lad+cwd"; ``steps`` of a student, empty for the profile's.
     ``student``: networks, comma separated, and ``teacher`` a network, each at the profile's sizes and from its kind of weights, or a
-    teacher as `open_study` takes it. Images are as large as the profile's and of the shape of the first of the folder.
-    UserError as `open_study` gives it, and for steps that are no whole number above 0.
+    teacher as `open_study` takes it. ``unlabelled``: images of the folder's split of that name in each batch of the students that a
+    teacher helps. Images are as large as the profile's and of the shape of the first of the folder.
+    UserError as `open_study` gives it, and for steps that are no whole number above 0, and where images without
+    labels teach nothing.
     """
     if steps and not (str(steps).isdecimal() and int(steps)):
         raise UserError(f"STEPS: '{steps}' is no number of steps; give a whole number above 0, or nothing for the profile's")
+    if not str(unlabelled or 0).isdecimal():
+        raise UserError(f"UNLABELLED: '{unlabelled}' is no number of images; give a whole number, or nothing for none")
     made = create_method(method)
     if method == BASELINE:
         raise UserError(f"METHOD: '{method}' is what a method is compared with; give one of {', '.join(list_methods())}")
@@ -97,8 +103,11 @@ def open_own(
         scale = replace(scale, schedule=replace(scale.schedule, steps=int(steps)))
     data = replace(study.setting.data, size=_of_shape(study.setting.data.size))
     sizes = [replace(scale, student=_called(scale.student, name.strip())) for name in student.split(",")]
-    settings = [replace(study.setting, profile=size, data=data) for size in sizes]
-    return [replace(study, setting=setting, tables=tables, all_tables=tables) for setting in settings]
+    settings = [replace(study.setting, profile=size, data=data, unlabelled=int(unlabelled or 0)) for size in sizes]
+    studies = [replace(study, setting=setting, tables=tables, all_tables=tables) for setting in settings]
+    for config in studies[0].configs() if int(unlabelled or 0) else ():
+        check(config)
+    return studies
 
 
 def _called(network: NetworkConfig, name: str) -> NetworkConfig:

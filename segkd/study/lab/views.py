@@ -62,6 +62,7 @@ def each_run(study: Study, table: str, rows: Sequence[str], measure: Callable[[R
         measure(run).assign(method=row, seed=run.config.seed) for row in rows for run in study.runs(table, row)
     ]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "seed"])
+    frame.attrs["runs"] = {row: [run.id for run in study.runs(table, row)] for row in rows}
     return frame[["method", "seed", *(c for c in frame if c not in ("method", "seed"))]]
 
 
@@ -125,11 +126,19 @@ def scores_by_seed(study: Study, table: str) -> pd.DataFrame:
 
 
 def differences(study: Study, table: str, row: str) -> pd.DataFrame:
-    """Each setting of a sweep less the row ``row``, paired by seed: its place on the table's axis, n, mean, low, high (points)."""
-    scores, miou, (axis, *_) = study.scores(table), scores_by_seed(study, table), study.all_tables[table].axes
-    place = scores.dropna(subset=axis).drop_duplicates("row").set_index("row")[axis]
-    lines = [{axis: place[name]} | vars(paired(miou[name], miou[row])) for name in place.index if name != row and row in miou]
-    return pd.DataFrame([line for line in lines if line["n"]], columns=[axis, "n", "mean", "low", "high"])
+    """Each setting of a sweep less the row ``row``, paired by seed: its place on the table's axis, n, mean, low, high (points).
+
+    ``paper``: the same of the numbers that the paper prints, NaN where it prints none; ``runs``: the setting's ids.
+    """
+    miou, found, (axis, *_) = scores_by_seed(study, table), study.all_tables[table], study.all_tables[table].axes
+    printed = study.summary(table, row).set_index("row")["paper gain"]
+    nothing = pd.Series(dtype=float)
+    lines = [
+        {axis: one.level[axis], **vars(paired(miou.get(one.label, nothing), miou.get(row, nothing))), "paper": printed[one.label]}
+        | {"runs": ", ".join(run.id for run in study.runs(table, one.label))}
+        for one in found.rows if axis in one.level and one.label != row
+    ]  # fmt: skip
+    return pd.DataFrame(lines, columns=[axis, "n", "mean", "low", "high", "paper", "runs"])
 
 
 def grid(study: Study, table: str) -> pd.DataFrame:

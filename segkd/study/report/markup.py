@@ -27,6 +27,7 @@ STYLES = (
 ).split()
 # A pandas Styler keeps its colours in a style block; its rules all start with the id of the table.
 STYLER_RULE = re.compile(r"#T_[\w\s#.,:()>-]+\{[^{}<>@\\]*\}")
+HYPHEN = re.compile(r"(?<![\w.−-])-(?=\d)")  # before a number: a minus
 NUMBER = re.compile(
     r"[-+−±(]?\s*(\d[\d.,]*(e[-+]?\d+)?|nan|none|inf|[–—-])\s*(%|[±\[(].*|pp|s|ms|M|G)?[)*]*$", re.IGNORECASE
 )
@@ -123,7 +124,7 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 
 def _align_tables(text: str) -> str:
-    """Numbers to the right, words to the left, names of an index beside those of the columns, wide tables scroll."""
+    """Numbers to the right with a real minus, words to the left, names of an index beside those of the columns, wide tables scroll."""
     from bs4 import BeautifulSoup
 
     if "<table" not in text:
@@ -133,6 +134,9 @@ def _align_tables(text: str) -> str:
         for row in table.find_all("tr"):
             row.attrs.pop("style", None)
         table.attrs.pop("border", None)
+        for text in table.find_all(string=HYPHEN):
+            if text.find_parent("code") is None:
+                text.replace_with(HYPHEN.sub("−", text))
         rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
         rows = _merge_index_names(rows)
         _align_columns(rows)

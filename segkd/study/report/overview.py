@@ -17,7 +17,7 @@ HEADINGS = ("h1", "h2", "h3")
 DOORS = {  # what one may have come for: words, and the pages that answer, by file
     "Learn": ("how each method works, from the problem to the lines of code", ("lad", "fakd", "hwd", "rdd")),
     "Check": ("what was claimed, what was measured, how sure it is", ("90_claims", "01_how_to_read", "look")),
-    "Ship": ("what accuracy costs; your own images: make distill DATA=folder", ("cost", "per_class_iou")),
+    "Ship": ("a student for your own images (make distill DATA=folder), and what accuracy costs", ("95_your_own_data", "cost")),
 }
 NO_TEXT = ("details", "style", "script", "nav", "math")  # folded code and what is no text
 

@@ -64,7 +64,14 @@ def render(
         "shell": shell("theme", *(["look"] if frames else [])), "look": frames, "about": json.dumps(said),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
-    return write(html, fit(body, Path(html).name))
+    return write(html, fit(with_math_font(body), Path(html).name))
+
+
+def with_math_font(body: str) -> str:
+    """A page with formulas brings their letters: STIX Two Math (SIL Open Font License 1.1), cut to what the notebooks write."""
+    font = base64.b64encode((TEMPLATES / "page" / "math.woff2").read_bytes()).decode()
+    face = f'@font-face {{ font-family: "segkd math"; src: url(data:font/woff2;base64,{font}); }}'
+    return body.replace("<style>", f"<style>\n{face}", 1) if "<math" in body else body
 
 
 def about(text: str) -> dict:
@@ -87,7 +94,7 @@ def shell(*scripts: str) -> dict[str, object]:
     """What every page's head needs: the house's scripts by name, and the policy that lets these and no others run."""
     texts = [(TEMPLATES / "page" / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts)
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
+    policy = f"default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return {"scripts": texts, "policy": policy}
 
 
@@ -120,7 +127,7 @@ def _prepare(node) -> list[tuple[str, str]]:
     """Drop what no reader needs, give code its label, pictures their text, text its HTML; returns the h2 headings."""
     from bs4 import BeautifulSoup
 
-    heading, contents = "", []
+    heading, contents, numbers = "", [], numbers_of(node)
     node.cells = [cell for cell in node.cells if cell.source.strip()]
     for cell in node.cells:
         if cell.cell_type == "markdown":
@@ -130,6 +137,9 @@ def _prepare(node) -> list[tuple[str, str]]:
                 if found.name == "h2" and found.get("id"):
                     contents.append((found["id"], heading))
         if cell.cell_type == "code":
+            if numbers and "headline" in cell.metadata.get("tags", []):
+                said = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers)
+                cell.outputs[-1]["data"] = {"text/html": f'<dl class="facts">{said}</dl>'}
             cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}")
             for output in cell.outputs:
                 if GAP in output.get("data", {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from segkd.download import file_sha256
 from segkd.study.gaps import gaps_of
 from segkd.study.report import notebooks as report
 from segkd.study.report.pages import Link, about
+from segkd.study.tables.study import NO_TRAINING
 
-GROUPS = {"papers": "Papers", "analysis": "Analyses"}  # menus of the bar, by folder of notebooks/
+OWN = "95_your_own_data"  # in a report: its example at its smallest size, whatever the report is of
+GROUPS = {"papers": "Papers", "analysis": "Analyses", "analysis/cost": "Ship", OWN: "Ship"}  # menus of the bar, by notebook or folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Making:
     banners: tuple[str, ...] = ()
     notebooks: Path = ROOT / "notebooks"
 
+    def given(self, name: str) -> dict[str, str]:
+        """The parameters of a notebook."""
+        out = os.path.relpath(self.folder / "pages" / "example", ROOT)
+        return {"PROFILE": "smoke", "STEPS": "", "OUT": out} if name == OWN else self.parameters
+
     def source(self, name: str) -> Path:
         """The notebook as it is committed."""
         return self.notebooks / f"{name}.ipynb"
@@ -50,16 +58,19 @@ class Making:
 
 def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     """All pages in the order of ``labels``, and what is missing, a sentence (Markdown) each."""
-    stale = {name: report.stamp(making.source(name), making.parameters, [making.digest]) for name in making.labels}
+    stale = {name: report.stamp(making.source(name), making.given(name), [making.digest]) for name in making.labels}
     stale = {name: stamp for name, stamp in stale.items() if not report.is_fresh(making.executed(name), stamp)}
     _side_by_side("notebook", _execute, [(name, making, stamp) for name, stamp in stale.items()])
     states = {name: _state(name, making) for name in making.labels}
     shown = {name: label for name, label in making.labels.items() if states[name][0] != "left out"}
-    group = lambda name: GROUPS.get(Path(name).parent.name, "")  # noqa: E731
+    group = lambda name: GROUPS.get(name) or GROUPS.get(Path(name).parent.name, "")  # noqa: E731
     nav = [Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
     pages = [report.Page(making.html(name), label, group(name)) for name, label in shown.items()]
-    return pages, [f"**{making.labels[name]}**: {note}" for name, (_, note) in states.items() if note]
+    notes: dict[str, list[str]] = {}
+    for name, (_, note) in states.items():
+        notes.setdefault(re.sub(r"run [\w.-]+: only its numbers are here", "networks are not here, only their numbers", note), []).append(making.labels[name])
+    return pages, [f"**{', '.join(named)}**: {note}" for note, named in notes.items() if note]
 
 
 def _side_by_side(what: str, task: Callable[..., str], items: Sequence[tuple]) -> None:
@@ -73,9 +84,9 @@ def _side_by_side(what: str, task: Callable[..., str], items: Sequence[tuple]) -
 
 
 def _execute(name: str, making: Making, stamp: str) -> str:
-    environment = {"SEGKD_FIGURES": str(making.folder / "figures")}
+    environment = {"SEGKD_FIGURES": str(making.folder / "figures")} | ({NO_TRAINING: ""} if name == OWN else {})
     report.execute(
-        making.source(name), making.executed(name), making.parameters, environment=environment, gaps=making.gaps, stamp=stamp
+        making.source(name), making.executed(name), making.given(name), environment=environment, gaps=making.gaps or name == OWN, stamp=stamp
     )
     return name
 

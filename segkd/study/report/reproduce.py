@@ -21,7 +21,8 @@ from segkd.study.execute.jobs import with_teachers
 from segkd.study.report import notebooks as report
 from segkd.study.report.first_page import findings_of, first_page, keep
 from segkd.study.report.freeze import every_config, finished, freeze, freeze_measures
-from segkd.study.report.rendering import Making, make_pages, results_digest
+from segkd.study.report.readme import update_readme
+from segkd.study.report.rendering import OWN, Making, make_pages, results_digest
 from segkd.study.report.site import build_site
 from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
@@ -42,8 +43,9 @@ NOTEBOOKS = {  # and their names in the navigation
     "analysis/feature_tsne": "Features",
     "analysis/shortcut_layercam": "Shortcut",
     "analysis/variants": "Variants",
-    "analysis/cost": "Cost",
     "90_claims": "Claims",
+    "analysis/cost": "Cost",
+    OWN: "Your own data",
 }
 
 NEEDS = {  # rows without which a page has nothing to show: (paper, table, rows)
@@ -195,4 +197,5 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     first = first_page(study, runs.values(), folder, found, notes, keep(folder, found), banners)
     index = report.build_index(folder, pages, first)
     build_site(folder.parent)
+    update_readme()  # which repeats what this report found
     return index

@@ -18,13 +18,14 @@ class Setting:
     """What the rows of a study have in common unless they say otherwise.
 
     ``data``: the images before a protocol crops them; ``own_teacher``: a trained network from a file, which stands for
-    every plain teacher.
+    every plain teacher; ``unlabelled``: images without labels in a taught student's batches.
     """
 
     paper: str
     profile: Profile
     data: DataConfig
     own_teacher: NetworkConfig | None = None
+    unlabelled: int = 0
 
     def student(self, name: str = "", start: str = "") -> NetworkConfig:
         """The student, or the network ``name`` in its place."""
@@ -74,37 +75,30 @@ def with_networks(profile: Profile, paper: str, dataset: str, student: str, teac
 
 def row_config(setting: Setting, row: Row, seed: int) -> RunConfig:
     """The run behind a row. Hyper-parameters equal to the defaults are left out, so equal runs are one run."""
-    return _controlled(_uncontrolled(setting, row, seed), row.control)
-
-
-def _uncontrolled(setting: Setting, row: Row, seed: int) -> RunConfig:
-    schedule = _schedule(setting, row)
+    schedule, hyper = _schedule(setting, row), _changed(row)
     config = RunConfig(setting.images(row.printed), setting.student(row.network, row.start), schedule, seed=seed)
     if row.role == "teacher":
         steps = setting.teacher_steps(schedule, row.printed)
-        return replace(config, network=setting.teacher(row.network), schedule=replace(schedule, steps=steps))
-    hyper = _changed(row)
+        return _controlled(replace(config, network=setting.teacher(row.network), schedule=replace(schedule, steps=steps)), row.control)
     if row.role == "label_teacher":
         assisted = replace(setting.student(row.network), extra_channels=1)
         steps = setting.teacher_steps(schedule, row.printed, plain=False)
-        return replace(config, network=assisted, schedule=replace(schedule, steps=steps), method="lad", hyper=hyper)
-    method = create_method(row.spec, **hyper)
-    teacher = None
+        return _controlled(replace(config, network=assisted, schedule=replace(schedule, steps=steps), method="lad", hyper=hyper), row.control)
+    method, teacher = create_method(row.spec, **hyper), None
     if method.teacher_kind is not None:
-        lad = {k: v for k, v in hyper.items() if k == "lad"}
-        assisted = Row("", "lad", lad, "label_teacher", network=row.teacher or row.network, printed=row.printed)
-        teacher = row_config(setting, assisted, seed)
+        teacher = Row("", "lad", {k: v for k, v in hyper.items() if k == "lad"}, "label_teacher", network=row.teacher or row.network, printed=row.printed)
     elif method.needs_teacher:
-        teacher = row_config(setting, Row("", role="teacher", network=row.teacher, printed=row.printed), seed)
-    return replace(config, method=row.spec, hyper=hyper, teacher=teacher)
+        teacher = Row("", role="teacher", network=row.teacher, printed=row.printed)
+    unlabelled = setting.unlabelled if teacher else 0
+    taught = replace(config, method=row.spec, hyper=hyper, teacher=teacher and row_config(setting, teacher, seed), unlabelled=unlabelled)
+    return _controlled(taught, row.control)
 
 
 def _schedule(setting: Setting, row: Row) -> Schedule:
     if row.tuning is None:
         return setting.schedule(row.printed)
-    plain = setting.profile.schedule
-    factors = dict(zip(("lr", "weight_decay"), row.tuning))
-    return replace(plain, **{key: getattr(plain, key) * factor for key, factor in factors.items()})
+    plain, (lr, decay) = setting.profile.schedule, row.tuning
+    return replace(plain, lr=plain.lr * lr, weight_decay=plain.weight_decay * decay)
 
 
 def _controlled(config: RunConfig, control: str) -> RunConfig:
@@ -126,14 +120,9 @@ def _controlled(config: RunConfig, control: str) -> RunConfig:
 
 def _changed(row: Row) -> dict:
     """The row's hyper-parameters that differ from the method's defaults."""
-    given = create_method(row.spec, **row.hyper).hyper()
-    default = create_method(row.spec).hyper()
-    found = {}
-    for part, values in given.items():
-        differ = {k: v for k, v in values.items() if v != default[part][k]}
-        if differ:
-            found[part] = differ
-    return found
+    given, default = create_method(row.spec, **row.hyper).hyper(), create_method(row.spec).hyper()
+    found = {part: {k: v for k, v in values.items() if v != default[part][k]} for part, values in given.items()}
+    return {part: differ for part, differ in found.items() if differ}
 
 
 def too_small(config: RunConfig) -> bool:

@@ -21,16 +21,13 @@ def coverage(profile: str, dataset: str, **choice: str | None) -> pd.DataFrame:
         study = open_study(paper, profile, dataset, **choice)
         for key, title in TITLES[paper].items():
             rows, printed = study.rows(key), settings(paper, key)
-            done = sum(bool(study.runs(key, row.label)) for row in rows)
+            tables = [printed_tables(paper, data)[key] for data in {line["dataset"] for line in printed}]
             lines.append({
                 "paper": paper.upper(), "table": key, "shows": title.split(": ", 1)[1], "printed": len(printed),
-                "built": sum(_built(paper, key, data) for data in {line["dataset"] for line in printed}),
-                "not here": sum(not here(line) for line in printed), "rows": len(rows), "with runs": done,
+                "built": sum(row.reported is not None for table in tables for row in table.rows),
+                "not here": sum(not here(line) for line in printed), "rows": len(rows),
+                "with runs": sum(bool(study.runs(key, row.label)) for row in rows),
             })  # fmt: skip
     frame = pd.DataFrame(lines)
     total = frame[["printed", "built", "not here", "rows", "with runs"]].sum()
     return pd.concat([frame, pd.DataFrame([{"paper": "all", "table": "", "shows": f"{len(frame)} tables", **total}])], ignore_index=True)
-
-
-def _built(paper: str, key: str, dataset: str) -> int:
-    return sum(row.reported is not None for row in printed_tables(paper, dataset)[key].rows)

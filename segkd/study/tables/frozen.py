@@ -33,15 +33,15 @@ def thaw(configs: Iterable[RunConfig], folder: Path) -> list[str]:
     if not (folder / "results.csv").exists():
         return []
     facts, values = facts_of(folder), values_of(folder)
-    curves, measures, arrays = _curves(folder), _measures(folder), _arrays(folder)
+    curves, measures, counts = _curves(folder), _measures(folder), _counts(folder)
     missing = [c for c in {c.id: c for c in configs}.values() if c.id in values and not find(c).path.exists()]
     for config in missing:
         path = find(config).path
         path.mkdir(parents=True)
         write_json(path / "config.json", to_dict(config))
         write_rows(path / "metrics.jsonl", curves.get(config.id, []))
-        if config.id in arrays:
-            write_arrays(path / "images.npz", counts=_counts(arrays, config.id))
+        if config.id in counts:
+            write_arrays(path / "images.npz", counts=counts[config.id])
         write_json(path / "result.json", _result(config.id, values[config.id], facts))
         write_json(path / MEASURED, {"of": "", "values": measures.get(config.id, {})})
     return [config.id for config in missing]
@@ -79,9 +79,8 @@ def _curves(folder: Path) -> dict[str, list[dict]]:
     """Rows of each run's ``metrics.jsonl`` by its id; lists (IoU of the classes) are left out."""
     if not (folder / "curves.csv").exists():
         return {}
-    frame = pd.read_csv(folder / "curves.csv")
     rows = lambda lines: [{k: v for k, v in row.items() if v == v} for row in lines.to_dict("records")]  # noqa: E731  no NaN
-    return {run: rows(lines.drop(columns="run")) for run, lines in frame.groupby("run")}
+    return {run: rows(lines.drop(columns="run")) for run, lines in pd.read_csv(folder / "curves.csv").groupby("run")}
 
 
 def _measures(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -94,19 +93,14 @@ def _measures(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def _arrays(folder: Path) -> dict[str, np.ndarray]:
+def _counts(folder: Path) -> dict[str, np.ndarray]:
+    """Counts (N, 3, C) int64 by run; the labels' pixels are the same for all runs and may be kept once."""
     if not (folder / "images.npz").exists():
         return {}
     with np.load(folder / "images.npz", allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
-
-
-def _counts(arrays: dict[str, np.ndarray], run: str) -> np.ndarray:
-    """Counts (N, 3, C) int64 of a run."""
-    counts = arrays[run]
-    if counts.shape[1] == 2:  # the labels' pixels are the same for all runs and are kept once
-        counts = np.stack([counts[:, 0], arrays["labels"], counts[:, 1]], axis=1)
-    return counts.astype(np.int64)
+        arrays = dict(found)
+    whole = lambda counts: counts if counts.shape[1] == 3 else np.stack([counts[:, 0], arrays["labels"], counts[:, 1]], axis=1)  # noqa: E731
+    return {run: whole(counts).astype(np.int64) for run, counts in arrays.items() if run != "labels"}
 
 
 def read_results(path: Path) -> pd.DataFrame:

@@ -78,10 +78,6 @@ def as_source(network: NetworkConfig) -> str:
 def about_teacher(run: Run) -> str:
     """Which file, its fingerprint and content, and, once the run of zero steps has evaluated it, its own score."""
     network = run.config.network
-    if run.done:
-        about, score = run.result["origin"]["checkpoint"], run.result
-        own = f"own score {100 * score['miou']:.1f} % mIoU on {score['split']} (run {run.id})"
-    else:
-        about, own = describe(network.checkpoint, "checkpoint"), "not yet evaluated"
-    name = Path(network.checkpoint).name
-    return f"{network.label} from {name}, not trained here; layout {about['layout']}, content {about['content']}; {own}"
+    about = run.result["origin"]["checkpoint"] if run.done else describe(network.checkpoint, "checkpoint")
+    own = f"own score {100 * run.result['miou']:.1f} % mIoU on {run.result['split']} (run {run.id})" if run.done else "not yet evaluated"
+    return f"{network.label} from {Path(network.checkpoint).name}, not trained here; layout {about['layout']}, content {about['content']}; {own}"

@@ -53,7 +53,7 @@ PRINTED = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "te
 NOTES = {  # what a reader must know to compare
     ("lad", "table2"): "the rivals printed for PSPNet-R18 are RDD's for DeepLabV3-R18: one paper has them swapped",
     ("lad", "table5"): "the paper does not name the teacher of CWD; here it is the study's",
-    ("lad", "table8"): "the paper also prints the teacher's mean pairwise KL under noise, times 100: column mkl_x100",
+    ("lad", "table8"): "the paper also prints the teacher's mean pairwise KL under noise, times 100",
     ("hwd", "table1"): "the paper prints the ratio TD/NTD of 19 classes for one student, no mIoU: see the figure of the classes",
     ("rdd", "table7"): "the paper's values are means of three runs; 76.95 at t = 0.70 is 77.18 elsewhere",
     ("rdd", "table9"): "the paper prints minutes of training, no mIoU",
@@ -64,6 +64,16 @@ METHODS = {
     "fakd_pd": "FAKD on PD", "fakd_cwd": "FAKD on CWD", "mgd": "MGD", "hwd": "HWD", "kd": "KD", "at": "AT", "dsd": "DSD",
     "rdd": "RDD", "rdd_tfe": "TFE alone", "rdd_tse": "TSE alone",
 }  # fmt: skip
+
+SETTINGS = {  # by key: part and hyper-parameter of a method, its value and its words, both from the text
+    "alpha": ("lad", "alpha", float, lambda text: f"alpha {float(text):g}"),
+    "classwise": ("lad", "class_noise", "on".__eq__, lambda text: f"class noise {text}"),
+    "consistency": ("lad", "consistency", lambda text: float(text == "on"), lambda text: f"consistency {text}"),
+    "lambda": ("fakd_cwd", "lam_max", float, lambda text: f"lambda {text}"),
+    "p": ("rdd", "warmup", lambda text: float(text.removesuffix("%")) / 100, lambda text: f"p = {text.replace('%', ' %')}"),
+    "mode": ("rdd", "mode", str.lower, lambda text: text.replace("-", " ")),
+    "t": ("rdd", "threshold", float, lambda text: f"t = {text}"),
+}
 
 
 def printed_tables(paper: str, dataset: str = "", student: str = "", own: bool = False) -> dict[str, Table]:
@@ -156,8 +166,8 @@ def _networks(line: Line, lines: list[Line], own: bool) -> tuple[str, str]:
     students = {network_of(other["student"]) for other in lines if other["student"]}
     named = [other["teacher"] for other in lines if other["teacher"] not in ("", "unknown")]
     plain = [name for name in named if not name.endswith("+label")]
-    ours = set() if own else students if len(students) == 1 else set()
-    theirs = set() if own or not plain else {network_of(plain[0])}
+    ours = students if len(students) == 1 and not own else set()
+    theirs = {network_of(plain[0])} if plain and not own else set()
     assisted = line["teacher"].endswith("+label")
     teacher = "" if line["teacher"] in ("", "unknown") else network_of(line["teacher"])
     if line["method"] == "teacher":
@@ -169,25 +179,14 @@ def _networks(line: Line, lines: list[Line], own: bool) -> tuple[str, str]:
 
 def _hyper(paper: str, line: Line) -> dict[str, Any]:
     """The hyper-parameters that a row's method and setting stand for."""
-    found = dict(ROW_HYPER.get((paper, line["method"]), {}))
-    if line["method"] in ("rdd_tfe", "rdd_tse"):  # TSE alone is the same training as row c, p = 0 %
-        found = {"rdd": found if line["method"] == "rdd_tfe" else {"warmup": 0.0}}
-    for key, value in _parts(line["setting"]).items():
-        match key:
-            case "alpha":
-                found.setdefault("lad", {})["alpha"] = float(value)
-            case "classwise":
-                found.setdefault("lad", {})["class_noise"] = value == "on"
-            case "consistency":
-                found["lad"] = {"consistency": 1.0 if value == "on" else 0.0}
-            case "lambda":
-                found["fakd_cwd"] = {"lam_max": float(value)}
-            case "p" if line["method"] == "rdd":
-                found.setdefault("rdd", {})["warmup"] = float(value.removesuffix("%")) / 100
-            case "mode" if paper == "rdd":
-                found.setdefault("rdd", {})["mode"] = value.lower()
-            case "t":
-                found["rdd"] = {"threshold": float(value)}
+    method = line["method"]
+    found = dict(ROW_HYPER.get((paper, method), {}))
+    if method in ("rdd_tfe", "rdd_tse"):  # TSE alone is the same training as row c, p = 0 %
+        found = {"rdd": found if method == "rdd_tfe" else {"warmup": 0.0}}
+    for key, text in _parts(line["setting"]).items():
+        if key in SETTINGS and (key != "p" or method == "rdd") and (key != "mode" or paper == "rdd"):
+            part, name, read, _ = SETTINGS[key]
+            found[part] = found.get(part, {}) | {name: read(text)}
     return found
 
 
@@ -198,7 +197,8 @@ def _parts(setting: str) -> dict[str, str]:
 def _words(line: Line) -> str:
     """What a row is called without its networks: method and setting."""
     teacher = "teacher (label-assisted)" if line["teacher"].endswith("+label") else "teacher (plain, larger)"
-    return ", ".join([teacher if line["method"] == "teacher" else _method_words(line["method"]), *_setting_words(line["setting"])])
+    method = METHODS.get(line["method"]) or " + ".join(METHODS.get(part, part) for part in line["method"].split("+"))
+    return ", ".join([teacher if line["method"] == "teacher" else method, *_setting_words(line["setting"])])
 
 
 def _label(line: Line, lines: list[Line]) -> str:
@@ -220,30 +220,9 @@ def _label(line: Line, lines: list[Line]) -> str:
     return f"{short_name(network_of(pair[0]))}{' from scratch' * scratch}: {label}"
 
 
-def _method_words(method: str) -> str:
-    if method in METHODS or "+" not in method:
-        return METHODS.get(method, method)
-    return " + ".join(METHODS[part] for part in method.split("+"))
-
-
 def _setting_words(setting: str) -> list[str]:
     parts = _parts(setting)
-    words = []
-    for key, value in parts.items():
-        match key:
-            case "alpha":
-                words.append(f"alpha {float(value):g}")
-            case "classwise":
-                words.append(f"class noise {value}")
-            case "mode":
-                words.append(value.replace("-", " "))
-            case "p" if "mode" not in parts:
-                words.append(f"p = {value.replace('%', ' %')}")
-            case "t":
-                words.append(f"t = {value}")
-            case "consistency" | "lambda":
-                words.append(f"{key} {value}")
-    return words
+    return [SETTINGS[key][3](text) for key, text in parts.items() if key in SETTINGS and not (key == "p" and "mode" in parts)]
 
 
 def _with_baselines(rows: list[Row]) -> list[Row]:

@@ -42,10 +42,6 @@ class Profile:
         return replace(found, name=dataset, split="test" if "test" in splits else "val")
 
 
-def _net(name: str, width: float, weights: str | None = None) -> NetworkConfig:
-    return NetworkConfig(name, width, weights)
-
-
 def _lite(encoder: str, head_channels: int) -> NetworkConfig:
     """DeepLabV3+ without dilation, which CPUs are slow at: scores at stride 4 come from its decoder."""
     return NetworkConfig(f"deeplabv3plus/{encoder}", weights="imagenet", output_stride=32, head_channels=head_channels)
@@ -64,7 +60,7 @@ PROFILES = {
     for p in (
         Profile(
             "smoke", seeds=1, levels=1,
-            student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
+            student=NetworkConfig("pspnet/resnet18", 0.125), teacher=NetworkConfig("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=4, batch_size=2, lr=0.03, warmup=0.2, validations=2),
             data=DataConfig(size=(48, 64), scale=CPU_SCALE, train_limit=12, eval_limit=12),
             shows="That the code runs from end to end. Its numbers mean nothing.",
@@ -72,7 +68,7 @@ PROFILES = {
         ),
         Profile(
             "quick", seeds=2, levels=2,
-            student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
+            student=NetworkConfig("pspnet/resnet18", 0.125), teacher=NetworkConfig("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=160, batch_size=4, lr=0.005, warmup=0.2, validations=4, precision="float64"),
             data=DataConfig(size=(96, 128), scale=CPU_SCALE),
             shows="That the whole pipeline works, what each page looks like, and that in float64 the same numbers come out on any "
@@ -83,7 +79,7 @@ PROFILES = {
         ),
         Profile(
             "scratch", seeds=3, levels=None,
-            student=_net("pspnet/resnet18", 0.125), teacher=_net("pspnet/resnet18", 0.25),
+            student=NetworkConfig("pspnet/resnet18", 0.125), teacher=NetworkConfig("pspnet/resnet18", 0.25),
             schedule=Schedule("adamw", steps=1000, batch_size=4, lr=0.02, warmup=0.2, validations=10),
             teacher_steps=1.8,
             tuned={"camvid": {"lr": 0.01}},  # best val mIoU of the last step in the table "tuning"
@@ -110,16 +106,17 @@ PROFILES = {
         ),
         Profile(
             "gpu", seeds=3, levels=None,
-            student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
-            schedule=Schedule(steps=4000, batch_size=16, lr=0.02, precision="bf16"),
+            student=NetworkConfig("deeplabv3/mobilenet_v2", 1.0, "imagenet"), teacher=NetworkConfig("deeplabv3/efficientnet_lite2", 1.0, "imagenet"),
+            schedule=Schedule(steps=1000, batch_size=16, lr=0.02, precision="bf16"),
+            teacher_steps=2.0,
             data=None,
-            shows="The papers' networks at full size and full CamVid images, but a tenth of their steps and from "
-            f"random weights: orders of methods, not the papers' levels. {PRECISION}",
-            needs="20 GB of disk and a GPU, about an hour a table",
+            shows="Small networks from ImageNet weights on full CamVid images and the papers' 45x60 score grid, a fortieth of their "
+            f"steps: orders of methods, not the papers' levels. {PRECISION}",
+            needs="20 GB of disk and a GPU, about a minute a student and three a teacher",
         ),
         Profile(
             "paper", seeds=3, levels=None,
-            student=_net("deeplabv3/resnet18", 1.0), teacher=_net("deeplabv3/resnet101", 1.0),
+            student=NetworkConfig("deeplabv3/resnet18", 1.0), teacher=NetworkConfig("deeplabv3/resnet101", 1.0),
             schedule=Schedule(steps=40000, batch_size=16, lr=0.02, precision="bf16"),
             data=None, own_protocols=True,
             shows="Each paper's own protocol: its networks from ImageNet weights, its optimiser, steps, batch and crop on each "

@@ -72,7 +72,7 @@ def reported(table: Table, row: Row, metric: str = "miou") -> float | None:
         source.pop("student_init", None)
         if method == "label_teacher":
             source["teacher"] = f"{student}+label"
-    if metric not in ("miou", "macc"):  # costs have no split
+    if metric not in ("miou", "macc", "miou_gain"):  # costs have no split
         source.pop("split", None)
     wanted = source | {"metric": metric, "method": "teacher" if teaches else method} | ({"setting": setting} if setting else {})
     for line in table_lines(source["paper"], source["table"]):
@@ -108,4 +108,5 @@ def note_of(source: dict[str, str]) -> str:
     data = " ".join(filter(None, [DATA_NAMES.get(source["dataset"], source["dataset"]), source.get("split", "")]))
     student = short_name(network_of(source["student"])) if source.get("student") else ""
     start = {"imagenet": "from ImageNet weights", "scratch": "from scratch"}.get(source.get("student_init", ""), "")
-    return "paper: " + ", ".join(filter(None, [source["table"], data, " ".join(filter(None, [student, start]))]))
+    over = {line["note"] for line in table_lines(source["paper"], source["table"]) if line["note"].startswith("gain over")}
+    return "paper: " + ", ".join(filter(None, [source["table"], data, " ".join(filter(None, [student, start])), *over]))

@@ -17,18 +17,16 @@ from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks
 CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
-SCORES = ("row", "runs", "mIoU %", "± 95 %", "reference %", "gain", "95 % interval", "verdict", "gain at equal time", "mAcc %")
+SCORES = ("row", "mIoU %", "gain", "95 % interval", "verdict", "± 95 %", "reference %", "runs", "gain at equal time", "mAcc %")
 COST = ("row", "ms a step", "time ratio", "extra parameters", "params M", "GMACs")
-TWO = "{:.2f}"  # the papers' own values have two digits
-PAPER = {
-    "paper mIoU %": TWO, "paper gain": "{:+.2f}", "paper mAcc %": TWO, "paper params M": "{:.1f}", "paper GMACs": "{:.1f}",
-    "paper ms a step": "{:.0f}", "paper minutes": "{:.0f}", "paper time ratio": TWO, "paper mkl_x100": "{:.1f}",
-}  # fmt: skip
-FORMATS = PAPER | {
+PAPER = (
+    "paper mIoU %", "paper gain", "paper gain (computed)", "paper mAcc %", "paper params M", "paper GMACs", "paper ms a step",
+    "paper minutes", "paper time ratio", "paper KL between draws, x 100",
+)  # fmt: skip
+FORMATS = {
     "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
     "time ratio": "{:.2f}", "extra parameters": "{:,.0f}", "params M": "{:.1f}", "GMACs": "{:.1f}",
 }  # fmt: skip
-NAMES = {"paper gain": "gain (computed)", "paper mkl_x100": "KL between draws of noise, x 100"}  # else without the first word
 NOTES = {  # what a column means, said below a table that has it
     "± 95 %": "± 95 %: t interval of the mean over seeds",
     "gain": "gain: over {reference}, paired by seed; mean and reference are those of the same seeds",
@@ -50,12 +48,11 @@ class TableView:
 
     html: str
 
-    def _repr_html_(self) -> str:
-        return self.html
-
     def to_html(self) -> str:
         """The HTML."""
         return self.html
+
+    _repr_html_ = to_html
 
 
 def view(
@@ -74,13 +71,16 @@ def view(
     here = summary[((summary["runs"] > 0) & ~ids.mask(ids == "").duplicated()) | small]
     here = here.assign(row=here["row"].map(lambda label: called.get(label, label)))
     titles = {called.get(label, label): ids for label, ids in runs.items() if ids}
+    students = {called.get(row.label, row.label) for row in table.rows if row.role == "student"}
+    idle = bool(students) and students.isdisjoint(here["row"]) and len(here) > 0
+    here = here[:0] if idle else here  # of a table of students its teacher alone shows nothing
     parts = [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran and len(here) else []
     if len(here):
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
         notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
         parts.append(with_runs(_style(_in_words(here)[columns], notes), titles).to_html())
     if lacking := int((summary["runs"] == 0).sum() - small.sum()):
-        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else "Nothing of this table is run here"
+        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
     if len(columns := _shown(here, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
@@ -88,7 +88,7 @@ def view(
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
-        parts.append(_fold(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: NAMES.get(c, c.removeprefix("paper ")))))
+        parts.append(_fold(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
     return TableView("\n".join(parts))
 
 
@@ -133,11 +133,17 @@ def _in_words(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _style(frame: pd.DataFrame, notes: Sequence[str], rename: Callable[[str], str] = str) -> pd.io.formats.style.Styler:
-    formats = {c: FORMATS[c] for c in frame if c in FORMATS}
+    formats = {c: FORMATS[c] if c in FORMATS else _as_printed(frame[c]) for c in frame if c in (*FORMATS, *PAPER)}
     style = frame.style.hide(axis="index").format(formats, na_rep="–", escape="html")
     style = style.format_index(lambda name: rename(name).replace(" %", f"{TIE}%"), axis="columns", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(notes) + ".")).set_table_styles(below) if notes else style
+
+
+def _as_printed(values: pd.Series) -> Callable[[float], str]:
+    """The papers' values with the papers' digits: as many for all of a column as any has, two at most."""
+    digits = max(len(str(round(value, 2)).partition(".")[2].rstrip("0")) for value in values.dropna())
+    return lambda value: f"{value:{'+' if 'gain' in values.name else ''}.{digits}f}".replace("-", "−")
 
 
 def with_runs(style: pd.io.formats.style.Styler, runs: Mapping[str, Sequence[str]]) -> pd.io.formats.style.Styler:

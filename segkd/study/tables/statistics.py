@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segkd.metrics import points
+
 LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
 POWER = 0.8  # of the smallest effect that is said to be seen
 RESAMPLES = 10_000
@@ -166,12 +168,15 @@ def resampled_iou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0)
     ``counts`` (N, 3, C): of each image the true positives, label pixels and predicted pixels of each class.
     """
     images, _, classes = counts.shape
-    flat, found = counts.reshape(images, -1).astype(np.float64), []
-    for weights in resample_weights(images, resamples, seed):
-        hit, labelled, guessed = (weights @ flat).reshape(-1, 3, classes).transpose(1, 0, 2)
-        union = labelled + guessed - hit
-        found.append(np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0))
-    return np.concatenate(found)
+    flat = counts.reshape(images, -1).astype(np.float64)
+    return np.concatenate([_iou((w @ flat).reshape(-1, 3, classes)) for w in resample_weights(images, resamples, seed)])
+
+
+def _iou(counts: np.ndarray) -> np.ndarray:
+    """IoU of each class (N, C) from counts (N, 3, C); NaN where it is neither shown nor predicted."""
+    hit, labelled, guessed = counts.transpose(1, 0, 2)
+    union = labelled + guessed - hit
+    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
 
 
 def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -179,7 +184,11 @@ def resampled_miou(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 
     A class that a resample neither shows nor predicts is left out of its mean, as in `segkd.metrics.scores`.
     """
-    iou = resampled_iou(counts, resamples, seed)
+    return _mean(resampled_iou(counts, resamples, seed))
+
+
+def _mean(iou: np.ndarray) -> np.ndarray:
+    """Over the classes that are there; NaN without any."""
     present = ~np.isnan(iou)
     with np.errstate(invalid="ignore"):
         return np.where(present, iou, 0).sum(1) / present.sum(1)
@@ -193,10 +202,7 @@ def bootstrap_interval(differences: np.ndarray) -> tuple[float, float]:
 
 def image_miou(counts: np.ndarray) -> np.ndarray:
     """mIoU in [0, 1] of each image alone, (N,), from ``counts`` (N, 3, C) as `resampled_miou` takes them; NaN: nothing labelled there."""
-    hit, labelled, guessed = counts.astype(np.float64).transpose(1, 0, 2)
-    union = labelled + guessed - hit
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(labelled.sum(1) > 0, np.nansum(hit / union, axis=1) / (union > 0).sum(1), np.nan)
+    return np.where(counts[:, 1].sum(1) > 0, _mean(_iou(counts.astype(np.float64))), np.nan)
 
 
 def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
@@ -214,8 +220,3 @@ def image_difference(ours: np.ndarray, other: np.ndarray) -> Estimate:
 def miou_of(counts: np.ndarray) -> float:
     """mIoU in [0, 1] of summed counts (3, C), as in `segkd.metrics.scores`."""
     return float(image_miou(counts[None])[0])
-
-
-def points(value: float) -> str:
-    """A difference in points as it is printed everywhere: a sign, one decimal, a real minus; zero has no sign."""
-    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")

@@ -7,7 +7,6 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
 
 from segkd.config import ROOT, RunConfig, to_dict
 
@@ -27,6 +26,7 @@ def kind_of(config: RunConfig) -> str:
     values, shape = to_dict(config), ("name", "width", "extra_channels", "grad_checkpointing")
     network = lambda part: part and {key: part["network"].get(key) for key in shape}  # noqa: E731
     schedule = {key: values["schedule"][key] for key in ("batch_size", "precision", "compile", "optimiser")}
+    schedule["batch_size"] += config.unlabelled
     return json.dumps([network(values), network(values["teacher"]), schedule, image_size(config), config.method, config.variant])
 
 
@@ -42,12 +42,5 @@ def rounds(path: Path) -> dict[str, tuple[float, ...]]:
     In a round every kind of a profile takes one step, so that rounds pair the kinds as seeds pair runs. ``path``: its
     table, `ALONE`; nothing is known where it is not there.
     """
-    if not path.exists():
-        return {}
-    with open(path, newline="") as file:
-        return {line["kind"]: tuple(map(float, line["rounds"].split())) for line in csv.DictReader(file)}
-
-
-def alone(path: Path) -> dict[str, float]:
-    """Median of `rounds`, by `digest`."""
-    return {kind: median(times) for kind, times in rounds(path).items()}
+    lines = csv.DictReader(path.read_text().splitlines()) if path.exists() else ()
+    return {line["kind"]: tuple(map(float, line["rounds"].split())) for line in lines}

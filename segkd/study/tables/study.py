@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import DataConfig, RunConfig
 from segkd.data.catalog import DATASETS
 from segkd.data.folder import content
 from segkd.data.store import Packed
@@ -94,35 +94,12 @@ class Study:
     methods: list[str] | None = None
     devices: list[str] | None = None
 
-    @property
-    def paper(self) -> str:
-        """Name of the paper, or ``all``."""
-        return self.setting.paper
-
-    @property
-    def profile(self) -> Profile:
-        """The scale."""
-        return self.setting.profile
-
-    @property
-    def data(self) -> DataConfig:
-        """The images, as the rows see them that have no protocol of their own."""
-        return self.setting.images()
-
-    @property
-    def own_teacher(self) -> NetworkConfig | None:
-        """A trained network from a file instead of the profile's teacher."""
-        return self.setting.own_teacher
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return self.data.name
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of every row but those of the table "tuning" and of printed tables with a protocol of their own."""
-        return self.setting.schedule()
+    paper = property(lambda self: self.setting.paper, doc="Name of the paper, or ``all``.")
+    profile = property(lambda self: self.setting.profile, doc="The scale.")
+    data = property(lambda self: self.setting.images(), doc="The images, as the rows see them that have no protocol of their own.")
+    own_teacher = property(lambda self: self.setting.own_teacher, doc="A trained network from a file instead of the profile's teacher.")
+    dataset = property(lambda self: self.data.name, doc="Name of the data set.")
+    schedule = property(lambda self: self.setting.schedule(), doc="Of every row but those of \"tuning\" and of printed tables with their own.")
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that this study runs."""
@@ -174,53 +151,52 @@ class Study:
         found = [find(self.config(labels[row], seed)) for seed in self.seeds]
         return [r for r in found if r.done]
 
+    def _done(self, table: str) -> Iterator[tuple[Row, Run]]:
+        return ((row, run) for row in self.rows(table) for run in self.runs(table, row.label))
+
     def results(self, table: str | None = None) -> pd.DataFrame:
         """Tidy results of finished runs: profile, dataset, paper, table, row, seed, run, metric, value."""
         names = list(self.all_tables) if table is None else [table]
-        lines = [
-            line
-            for name in names
-            for row in self.rows(name)
-            for run in self.runs(name, row.label)
-            for line in tidy(self.paper, name, row, run)
-        ]
-        columns = ["profile", "dataset", "paper", "table", "row", "role", "method", "level", "seed", "run", "split", "metric", "value"]
+        lines = [line for name in names for row, run in self._done(name) for line in tidy(self.paper, name, row, run)]
+        columns = "profile dataset paper table row role method level seed run split metric value".split()
         return pd.DataFrame(lines, columns=columns).assign(profile=self.profile.name)
 
     def scores(self, table: str) -> pd.DataFrame:
         """mIoU of each finished run: row, role, seed, miou, and the row's place on the table's axes."""
         lines = [
             {"row": row.label, "role": row.role, "seed": run.config.seed, "miou": run.result["miou"], **row.level}
-            for row in self.rows(table)
-            for run in self.runs(table, row.label)
+            for row, run in self._done(table)
         ]
-        return pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes])
+        return self._told(table, "results.csv", pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes]))
+
+    def _told(self, table: str, csv: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with what a chart says of its numbers: the file beside the pages that has them, and each row's runs."""
+        frame.attrs = {"csv": csv, "runs": {row.label: [run.id for run in self.runs(table, row.label)] for row in self.rows(table)}}
+        return frame
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
         lines = [
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
-            for row in self.rows(table)
+            for row, run in self._done(table)
             if rows is None or row.label in rows
-            for run in self.runs(table, row.label)
-            for name, value, share in zip(run.result["classes"], run.result["iou"], self._train_shares(run))
+            for name, value, share in zip(
+                run.result["classes"],
+                run.result["iou"],
+                run.result.get("train_shares") or self.packed("train").class_frequencies(),  # of kept runs as it was
+            )
             if value is not None
         ]
-        return pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"])
-
-    def _train_shares(self, run: Run) -> Iterable[float]:
-        """Each class's share of the training pixels, of kept runs as it was; the data need not be here."""
-        return run.result.get("train_shares") or self.packed("train").class_frequencies()
+        return self._told(table, "results.csv", pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"]))
 
     def curves(self, table: str) -> pd.DataFrame:
         """Loss and validation mIoU over the steps of each run: row, seed, step, loss, miou."""
         lines = [
             {"row": row.label, "seed": run.config.seed, "step": m["step"], "loss": m.get("task"), "miou": m.get("miou")}
-            for row in self.rows(table)
-            for run in self.runs(table, row.label)
+            for row, run in self._done(table)
             for m in run.metrics()
         ]
-        return pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"])
+        return self._told(table, "curves.csv", pd.DataFrame(lines, columns=["row", "seed", "step", "loss", "miou"]))
 
     def headline(self, table: str = "main") -> dict[str, str]:
         """The few numbers for the report's first page: scores, and each student's gain with its verdict."""

@@ -1,6 +1,5 @@
 """Claims: every one has a test that can be run; verdicts from made-up results; reasons; sentences; combinations."""
 
-import json
 import math
 
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 from scipy import stats
 
 from segkd.losses.method import create_method
+from segkd.losses.rows import ROWS
 from segkd.registry import UserError
 from segkd.runs import find
-from segkd.study.claims import combinations, measure as claim_measure, mechanisms, verdicts as claims, words as claim_pages
+from segkd.study.claims import combinations, verdicts as claims, words as claim_pages
 from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.measures import JOINT, SINGLE, unit_of
 from segkd.study.claims.parts import NARROW, TIME, config_of, on
@@ -22,35 +22,10 @@ from segkd.study.tables.statistics import resample_weights
 from segkd.study.tables.study import open_study
 from segkd.train.check import check
 
-CLASSES = ["Sky", "Pole", "Car", "Road"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(tmp_path, monkeypatch):
-    """No runs, and no step measured by itself."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
-
-
-def fake(study, cell, values, seconds=0.1, counts=None, iou=None):
-    """Finished runs of a cell, one a seed, that have nothing but a result (and counts)."""
-    for seed, value in zip(study.seeds, values):
-        run = find(config_of(study, cell, seed))
-        run.path.mkdir(parents=True, exist_ok=True)
-        result = {"miou": value / 100, "macc": value / 100, "seconds_per_step": seconds + 1e-5 * seed, "teacher_seconds_per_step": 0.0}
-        result |= {"classes": CLASSES, "iou": iou or [0.5] * 4, "num_classes": 4, "id": run.id}
-        (run.path / "result.json").write_text(json.dumps(result))
-        if counts is not None:
-            np.savez(run.path / "images.npz", counts=counts[seed])
-
-
-def premises_met(study, monkeypatch, gap=8.0):
-    """Both teachers ``gap`` points above the student, and a label that is used."""
-    at = np.linspace(30, 31, len(study.seeds))
-    for cell, more in ((baseline, 0), (teacher, gap), (label_teacher, gap)):
-        fake(study, cell, at + more + 0.1 * (np.arange(len(study.seeds)) % 2))
-    scores = lambda run: mechanisms.InputScores(0.2, 0.1 + run.config.seed / 1000, 0.5)  # noqa: E731
-    monkeypatch.setattr(mechanisms, "input_scores", scores)
+BASE = np.array([30.0, 30.5, 31, 30.2, 30.9])
+APART = np.array([30.0, 34, 31, 36, 33])
+NOISE = np.array([0.1, -0.2, 0.3, 0.0, -0.1])
+pytestmark = pytest.mark.usefixtures("fake")
 
 
 def outcome(study, name, ids=None):
@@ -95,64 +70,49 @@ def test_label_assisted_teachers_of_other_sizes():
 
 
 @pytest.mark.parametrize("gain, verdict", [(2.0, "supported"), (-2.0, "contradicted"), (0.02, "inconclusive")])
-def test_verdict_of_a_paired_difference(gain, verdict, monkeypatch):
-    study = open_study("all", seeds=5)
-    premises_met(study, monkeypatch)
-    base, noise = np.array([30.0, 34, 31, 36, 33]), np.array([0.1, -0.2, 0.3, 0.0, -0.1])
-    fake(study, cwd, base)
-    fake(study, lad, base + gain + noise)
+def test_verdict_of_a_paired_difference(gain, verdict, fake, uses):
+    study, better = open_study("all", seeds=5), 38 + np.arange(5) / 4 + 0.1 * (np.arange(5) % 2)
+    fake(study, (baseline, np.linspace(30, 31, 5)), (teacher, better), (label_teacher, better))
+    fake(study, (cwd, APART), (lad, APART + gain + NOISE))
     found = outcome(study, "lad-02")
     assert found.verdict == verdict and found.reason == "", "in float64 rounding is no matter"
-    e, interval = found.weakest.estimate, stats.ttest_rel(base + gain + noise, base).confidence_interval()
-    assert e.n == 5 and e.mean == pytest.approx(gain + noise.mean()) and (e.low, e.high) == pytest.approx(tuple(interval))
-    assert found.p == pytest.approx(stats.ttest_rel(base + gain + noise, base).pvalue)
+    e, expected = found.weakest.estimate, stats.ttest_rel(APART + gain + NOISE, APART)
+    assert e.n == 5 and e.mean == pytest.approx(gain + NOISE.mean()) and (e.low, e.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p == pytest.approx(expected.pvalue)
     line = claims.frame([found]).iloc[0]
     assert set(line["runs"].split()) == {find(config_of(study, c, s)).id for c in (cwd, lad) for s in range(5)}
 
 
-def test_an_ordering_needs_every_rival_and_one_reversal_contradicts_it():
+def test_an_ordering_needs_every_rival_and_one_reversal_contradicts_it(fake):
     study = open_study("all", seeds=5)
-    base = np.array([30.0, 30.5, 31, 30.2, 30.9])
-    fake(study, fakd, base)
-    rivals = (*fakd_rivals, cwd, baseline)
-    for i, rival in enumerate(rivals):
-        fake(study, rival, base - 2 + 0.1 * np.roll([1, -1, 0, 0, 0.5], i))
+    fake(study, (fakd, BASE), *((rival, BASE - 2 + 0.1 * np.roll([1, -1, 0, 0, 0.5], i)) for i, rival in enumerate((*fakd_rivals, cwd, baseline))))
     assert outcome(study, "fakd-01").verdict == "supported"
-    fake(study, cwd, base + [0.5, -0.6, 0.1, 0.3, -0.4])
-    found = outcome(study, "fakd-01")
-    assert found.verdict == "inconclusive" and found.weakest.comparison.cells[1] == cwd
-    fake(study, cwd, base + [2, 2.1, 1.9, 2.2, 2])
-    found = outcome(study, "fakd-01")
-    assert found.verdict == "contradicted" and found.weakest.comparison.cells[1] == cwd
+    for more, verdict in (([0.5, -0.6, 0.1, 0.3, -0.4], "inconclusive"), ([2, 2.1, 1.9, 2.2, 2], "contradicted")):
+        fake(study, (cwd, BASE + more))
+        found = outcome(study, "fakd-01")
+        assert found.verdict == verdict and found.weakest.comparison.cells[1] == cwd
     line = claims.frame([found]).iloc[0]
     assert (line["agree"], line["comparisons"]) == (4, 5) and line["effect"] == pytest.approx(-2.04)
 
 
-def test_holm_over_all_claims_takes_a_verdict_back():
+def test_holm_over_all_claims_takes_a_verdict_back(fake):
     study = open_study("all", seeds=5)
-    base = np.array([30.0, 30.5, 31, 30.2, 30.9])
-    fake(study, cwd, base)
-    fake(study, lad, base + [1.9, 0.1, 1.0, 0.4, 1.4])  # p is near 0.04
+    fake(study, (cwd, BASE), (lad, BASE + [1.9, 0.1, 1.0, 0.4, 1.4]))  # p is near 0.04
     alone = outcome(study, "lad-02")
     assert alone.verdict == "supported" and alone.p == alone.p_holm
-    fake(study, baseline, base)
-    fake(study, hwd_rivals["mgd"], base + [1.5, 0.4, -1.0, 1.4, 0.4])
-    fake(study, hwd, base)
+    fake(study, (baseline, BASE), (hwd_rivals["mgd"], BASE + [1.5, 0.4, -1.0, 1.4, 0.4]), (hwd, BASE))
     both = outcome(study, "lad-02", ["lad-02", "hwd-04"])
     assert both.p == alone.p and both.p_holm == pytest.approx(2 * both.p) and both.verdict == "inconclusive"
 
 
-def test_what_is_missing_is_named_and_one_seed_has_no_interval():
+def test_what_is_missing_is_named_and_one_seed_has_no_interval(fake):
     study = open_study("all", seeds=2)
-    assert outcome(study, "lad-02").verdict == "not run"
-    assert "not trained: LAD, CWD" in outcome(study, "lad-02").reason
-    fake(study, cwd, [30.0])
-    fake(study, lad, [31.0])
+    assert outcome(study, "lad-02").verdict == "not run" and "not trained: LAD, CWD" in outcome(study, "lad-02").reason
+    fake(study, (cwd, [30.0]), (lad, [31.0]))
     found = outcome(study, "lad-02")
     assert found.verdict == "inconclusive" and "one seed" in found.reason and math.isnan(found.p)
     assert "open premise: label-assisted teacher − student: not trained: teacher (label-assisted), baseline" in found.reason
-    fake(study, cwd, [30.0, 31.0])
-    fake(study, lad, [31.0, 32.5])
+    fake(study, (cwd, [30.0, 31.0]), (lad, [31.0, 32.5]))
     assert outcome(study, "lad-02").reason.endswith("2 seeds: a headline needs 5")
     partly = outcome(study, "lad-10")
     assert partly.verdict == "not run" and partly.reason.startswith("1 of 2 comparisons measured") and len(partly.parts) == 2
@@ -175,13 +135,33 @@ def test_training_for_claims_refuses_what_it_cannot_test():
         claims.train(study, "lad-2")
 
 
-def test_runs_that_claims_need_are_listed_once_with_their_teachers():
+def test_runs_that_claims_need_are_listed_once_with_their_teachers(fake):
     study = open_study("all", seeds=2)
     wanted = claims.missing_configs(study, ["lad-02"])
     assert [c.method for c in wanted].count("lad") == 2 and len(wanted) == len({c.id for c in wanted}) == 8
-    fake(study, cwd, [30.0, 31.0])
+    fake(study, (cwd, [30.0, 31.0]))
     assert len(claims.missing_configs(study, ["lad-02"])) == 6
     assert len({c.id for c in claims.missing_configs(study)}) > 50
+
+
+def test_time_is_of_steps_measured_by_themselves(tmp_path, monkeypatch):
+    """Paired by the rounds of the benchmark, with a margin; no run is asked, and none is trained for it."""
+    study, table = open_study("all", seeds=3), tmp_path / "methods.csv"
+    kinds = [step_times.digest(config_of(study, cell, 0)) for cell in (cwd, hwd)]
+    monkeypatch.setattr(step_times, "ALONE", table)
+    assert outcome(study, "hwd-14").verdict == "not run" and "benchmarks/methods.py --profile quick" in outcome(study, "hwd-14").reason
+    assert claims.wanted_configs(study, ["hwd-14"]) == []
+    for slower, verdict in ((1.05, "supported"), (1.25, "contradicted")):
+        own = [100.0, 104.0, 99.0, 120.0]
+        other = [slower * ms * more for ms, more in zip(own, (1.001, 0.999, 1.0, 1.002))]
+        table.write_text("kind,rounds\n" + "".join(f"{kind},{' '.join(map(str, ms))}\n" for kind, ms in zip(kinds, (own, other))))
+        step_times.rounds.cache_clear()
+        line = claims.frame([outcome(study, "hwd-14")]).iloc[0]
+        assert line["verdict"] == verdict and line["unit"] == "ratio" and line["n"] == 4
+        assert line["effect"] == pytest.approx(1 / slower, rel=1e-2) and line["limit"] == pytest.approx(1 / 1.1)
+        gaps = np.log(own) - np.log(other)
+        assert (line["low"], line["high"]) == pytest.approx(np.exp(stats.t.interval(0.95, 3, gaps.mean(), stats.sem(gaps))))
+        assert "seed" not in line["reason"]
 
 
 def random_counts(seed, images=9):
@@ -191,11 +171,11 @@ def random_counts(seed, images=9):
     return np.stack([hit, labelled, hit + draws.integers(0, 20, (images, 4))], 1)
 
 
-def test_interval_over_images_draws_the_same_images_for_all_runs():
+def test_interval_over_images_draws_the_same_images_for_all_runs(fake):
     study = open_study("all", seeds=2)
     plain, assisted = ({seed: random_counts([seed, i]) for seed in (0, 1)} for i in (0, 1))
-    fake(study, cwd, [30.0, 31.0], counts=plain)
-    fake(study, lad, [30.0, 31.0], counts=assisted)
+    fake(study, (cwd, [30.0, 31.0]), counts=plain)
+    fake(study, (lad, [30.0, 31.0]), counts=assisted)
     found = outcome(study, "lad-02").weakest.images
 
     def miou(of, weights):
@@ -206,15 +186,12 @@ def test_interval_over_images_draws_the_same_images_for_all_runs():
     gaps = [np.mean([miou(assisted[s], w) - miou(plain[s], w) for s in (0, 1)]) for w in drawn]
     assert found == pytest.approx(tuple(100 * np.quantile(gaps, [0.025, 0.975])), abs=1e-9)
     (find(config_of(study, cwd, 1)).path / "images.npz").unlink()
-    claim_measure._drawn.clear()
     assert outcome(study, "lad-02").weakest.images is None
 
 
 def test_a_check_that_fails_contradicts(monkeypatch):
-    study = open_study("all")
-    assert outcome(study, "hwd-13").verdict == "supported"
     monkeypatch.setitem(CHECKS, "holistic_weights", lambda: (False, "sum 3"))
-    found = outcome(study, "hwd-13")
+    found = outcome(open_study("all"), "hwd-13")
     assert found.verdict == "contradicted" and "sum 3" in found.reason
 
 
@@ -224,11 +201,9 @@ def test_checks_hold_on_the_released_losses(name):
     assert holds and any(c.isdigit() for c in text) or "yes" in text and "NO" not in text
 
 
-def test_sentences_and_coverage_count_every_claim_once(tmp_path):
+def test_sentences_and_coverage_count_every_claim_once(tmp_path, fake):
     study = open_study("all", seeds=5)
-    base = np.array([30.0, 34, 31, 36, 33])
-    fake(study, cwd, base)
-    fake(study, lad, base + 2 + np.array([0.1, -0.2, 0.3, 0.0, -0.1]))
+    fake(study, (cwd, APART), (lad, APART + 2 + NOISE))
     found = claims.frame(claims.evaluate(study))
     table = claim_pages.coverage(found).set_index("paper")
     assert table.loc["all", "claims"] == len(found) == 70 == table.drop(index="all")["claims"].sum()
@@ -262,8 +237,6 @@ def test_sentences_without_results():
 
 
 def test_combinations_are_methods_that_no_paper_has():
-    from segkd.losses.rows import ROWS
-
     for spec in combinations.SUMS.values():
         create_method(spec)
         assert spec not in ROWS.values()
@@ -271,13 +244,11 @@ def test_combinations_are_methods_that_no_paper_has():
 
 
 @pytest.mark.parametrize("gain, answer", [(3.0, "Yes: CWD + RDD is above"), (0.1, "No combination beats"), (None, "No combination is trained")])
-def test_combinations_are_ranked_against_every_single_method(gain, answer):
-    study = open_study("all", seeds=4)
-    base = np.array([30.0, 30.5, 31, 30.2])
-    for i, cell in enumerate((baseline, *combinations.SINGLE)):
-        fake(study, cell, base + np.roll([0.2, -0.2, 0.1, 0], i))
+def test_combinations_are_ranked_against_every_single_method(gain, answer, fake):
+    study, base = open_study("all", seeds=4), BASE[:4]
+    fake(study, *((cell, base + np.roll([0.2, -0.2, 0.1, 0], i)) for i, cell in enumerate((baseline, *combinations.SINGLE))))
     if gain is not None:
-        fake(study, combinations.CELLS[0], base + gain)
+        fake(study, (combinations.CELLS[0], base + gain))
     found = combinations.ranked(study)
     assert combinations.answer(found).startswith(answer)
     if gain:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 
-from segkd.runs import find
-from segkd.study.claims import findings, mechanisms
+from segkd.study.claims import findings
 from segkd.study.claims.floor import Floor
-from segkd.study.claims.parts import Cell, config_of
+from segkd.study.claims.parts import Cell
 from segkd.study.claims.tests import baseline, cwd, hwd, label_teacher, lad, teacher
 from segkd.study.tables.papers import comparison_rows
-from segkd.study.tables.statistics import Spread, points, t_estimate
+from segkd.study.tables.statistics import Spread, points, smallest_effect, t_estimate
 from segkd.study.tables.study import open_study
 
 BASE = [30.0, 31.0, 29.0]
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(fake):
     """Three seeds without a run, but for a baseline and a teacher seven points above it."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     found = open_study("all", seeds=3)
-    fake(found, baseline, BASE)
-    fake(found, teacher, [37.0, 38.1, 35.9])
+    fake(found, (baseline, BASE), (teacher, [37.0, 38.1, 35.9]))
     return found
 
 
-def fake(study, cell, values):
-    for seed, value in zip(study.seeds, values):
-        run = find(config_of(study, cell, seed))
-        run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "result.json").write_text(json.dumps({"id": run.id, "miou": value / 100, "iou": [0.5], "classes": ["Sky"], "num_classes": 1}))
+def over(gains, base=BASE):
+    return [value + gain for value, gain in zip(base, gains)]
 
 
 @pytest.mark.parametrize("gains, said", [
@@ -42,23 +35,19 @@ def fake(study, cell, values):
     ([1.0, -1.0, 0.0], "**HWD and CWD cannot be told apart**: 0.0 (−2.5 to +2.5, 3 seeds). An effect of 3.3 points"),
     ([1.0], "**One seed, no verdict**: HWD less CWD is +1.0 (1 seed)."),
 ])  # fmt: skip
-def test_a_method_against_the_row_that_lacks_its_idea(study, gains, said):
-    fake(study, cwd, BASE)
-    fake(study, hwd, [value + gain for value, gain in zip(BASE, gains)])
+def test_a_method_against_the_row_that_lacks_its_idea(study, fake, gains, said):
+    fake(study, (cwd, BASE), (hwd, over(gains)))
     assert findings.of_paper(study, "hwd").startswith(said)
 
 
 def test_the_seeds_for_one_point_are_those_at_which_it_would_be_seen():
-    from segkd.study.tables.statistics import smallest_effect
-
     found = findings._seeds(t_estimate([1.0, -1.0, 0.0]))
     assert found.startswith("; for one point it takes about 10 seeds") and smallest_effect(1.0, 10) <= 1 < smallest_effect(1.0, 9)
     assert "more than 100" in findings._seeds(t_estimate([10.0, -10.0, 0.0])) and findings._seeds(t_estimate([1.0, -1.0])) == ""
 
 
-def test_what_rounding_may_make_is_no_finding(study, monkeypatch):
-    fake(study, cwd, BASE)
-    fake(study, hwd, [value + gain for value, gain in zip(BASE, [2.0, 2.1, 1.9])])
+def test_what_rounding_may_make_is_no_finding(study, fake, monkeypatch):
+    fake(study, (cwd, BASE), (hwd, over([2.0, 2.1, 1.9])))
     wide = Spread(3.0, 2.0, 5.0, 6, 9)
     monkeypatch.setattr(findings, "study_floors", lambda study: dict.fromkeys(("student", "teacher"), Floor(wide, wide)))
     assert findings.of_paper(study, "hwd").startswith("**HWD and CWD cannot be told apart**: +2.0")
@@ -67,23 +56,17 @@ def test_what_rounding_may_make_is_no_finding(study, monkeypatch):
     assert findings.of_paper(study, "hwd").endswith("The rounding floor is not measured. 3 seeds: a headline needs 5.")
 
 
-def test_an_open_premise_is_named(study):
-    for cell in (cwd, hwd):
-        fake(study, cell, BASE)
-    fake(study, teacher, [value + gain for value, gain in zip(BASE, [3.0, -1.0, 1.0])])
+def test_an_open_premise_is_named(study, fake):
+    fake(study, (cwd, BASE), (hwd, BASE), (teacher, over([3.0, -1.0, 1.0])))
     assert "Open premise: plain teacher − student: +1.0" in findings.of_paper(study, "hwd")
 
 
-def test_without_its_premise_a_result_is_no_test(study, monkeypatch):
-    monkeypatch.setattr(mechanisms, "input_scores", lambda run: mechanisms.InputScores(0.3, 0.05, 0.29))
-    for cell in (cwd, lad):
-        fake(study, cell, BASE)
-    fake(study, label_teacher, [v - 1 + shift for v, shift in zip(BASE, (0.0, 0.04, -0.04))])
+def test_without_its_premise_a_result_is_no_test(study, fake, uses):
+    fake(study, (cwd, BASE), (lad, BASE), (label_teacher, over([-1.0, -0.96, -1.04])))
     found = findings.of_paper(study, "lad")
     assert found.startswith("**Premise not met**, so LAD less CWD, 0.0 (3 seeds), is no test of LAD.")
     assert "label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
-    fake(study, teacher, [v - 3 for v in BASE])
-    fake(study, hwd, BASE)
+    fake(study, (teacher, over([-3.0] * 3)), (hwd, BASE))
     assert findings.of_paper(study, "hwd").startswith("**Premise not met**, so HWD less CWD")
 
 
@@ -92,13 +75,11 @@ def test_what_was_not_trained_is_said_with_the_command(study):
     assert found.startswith("Not run: not trained: FAKD, CWD. `make reproduce PROFILE=quick DATASET=scenes TABLES=all/main SEEDS=")
 
 
-def test_all_methods_together(study):
+def test_all_methods_together(study, fake):
     rows = {label: Cell(row) for label, row in comparison_rows("main", "rivals", "controls").items()}
     assert findings.whole(study) == []
-    for label, gains in {"CWD": [2.0, 2.1, 1.9], "KD": [-1.0, -1.1, -0.9], "RDD": [1.0, -1.0, 0.0], "HWD": [0.5]}.items():
-        fake(study, rows[label], [value + gain for value, gain in zip(BASE, gains)])
-    fake(study, rows[findings.LONGER], [v + g for v, g in zip(BASE, [1.0, 1.1, 0.9])])
-    fake(study, rows[findings.SHUFFLED], [10.0, 10.1])
+    known = {"CWD": [2.0, 2.1, 1.9], "KD": [-1.0, -1.1, -0.9], "RDD": [1.0, -1.0, 0.0], "HWD": [0.5], findings.LONGER: [1.0, 1.1, 0.9]}
+    fake(study, *((rows[label], over(gains)) for label, gains in known.items()), (rows[findings.SHUFFLED], [10.0, 10.1]))
     gains, time, ignorance = findings.whole(study)
     assert gains.startswith("**1 of 3 methods with several seeds lies above the baseline** with the whole interval: CWD +2.0 (+1.8 to +2.2, 3 seeds). Below it: KD −1.0")
     assert "One seed, so no verdict: HWD +0.5 (1 seed). Not told apart from it: RDD. 3 seeds: a headline needs 5. Intervals" in gains

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.claims import mechanisms, premises, verdicts as claims, words as claim_pages
-from segkd.study.claims.parts import config_of
 from segkd.study.claims.parts import TIME
 from segkd.study.claims.tests import TESTS, baseline, cwd, hwd, hwd_rivals, label_teacher, lad, lad_rivals, teacher
 from segkd.study.tables.papers import comparison_rows
@@ -22,28 +20,14 @@ FIVE = np.array([0.0, 0.4, -0.3, 0.2, -0.1])
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(fake, uses, monkeypatch):
     """Five seeds without a run; a label that is worth 5 points to its teacher; networks that are not there."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(mechanisms, "input_scores", lambda run: mechanisms.InputScores(0.3, 0.05 + run.config.seed / 1000, 0.1))
 
     def gone(run):
         raise UserError("its network is not here")
 
     monkeypatch.setattr(mechanisms, "plain_image_drop", gone)
     return open_study("all", seeds=5)
-
-
-def write(config, points, iou=(0.5, 0.5)):
-    run = find(config)
-    run.path.mkdir(parents=True, exist_ok=True)
-    result = {"id": run.id, "miou": points / 100, "macc": 0.5, "iou": list(iou), "classes": ["Sky", "Pole"], "num_classes": 2}
-    (run.path / "result.json").write_text(json.dumps(result | {"seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}))
-
-
-def fake(study, cell, values, iou=(0.5, 0.5)):
-    for seed, points in zip(study.seeds, values):
-        write(config_of(study, cell, seed), points, iou)
 
 
 def verdict(study, name):
@@ -72,22 +56,16 @@ def test_every_claim_names_premises_that_there_are_and_time_needs_none():
     (3.0, "contradicted", ""), (-1.0, "premise not met", "label-assisted teacher − student: −1."),
     (0.1, "contradicted", "open premise: label-assisted teacher − student: +0.1 (−"),
 ])  # fmt: skip
-def test_a_claim_says_nothing_where_its_teacher_is_no_better(study, gap, verdict_is, reason):
-    fake(study, baseline, 30 + FIVE)
-    fake(study, label_teacher, 30 + gap + FIVE[::-1])
-    fake(study, cwd, 33 + FIVE)
-    fake(study, lad, 30 + FIVE[::-1])
+def test_a_claim_says_nothing_where_its_teacher_is_no_better(study, fake, gap, verdict_is, reason):
+    fake(study, (baseline, 30 + FIVE), (label_teacher, 30 + gap + FIVE[::-1]), (cwd, 33 + FIVE), (lad, 30 + FIVE[::-1]))
     found = verdict(study, "lad-02")
     assert found.verdict == verdict_is and reason in found.reason
     assert np.isnan(found.p) == (verdict_is == "premise not met") and found.weakest.estimate.mean == pytest.approx(-3)
 
 
-def test_a_label_that_is_not_used_is_a_premise_not_met(study, monkeypatch):
-    monkeypatch.setattr(mechanisms, "input_scores", lambda run: mechanisms.InputScores(0.3, 0.003 + run.config.seed / 10000, 0.1))
-    fake(study, baseline, 30 + FIVE)
-    fake(study, label_teacher, 33 + FIVE)
-    fake(study, cwd, 33 + FIVE)
-    fake(study, lad, 30 + FIVE[::-1])
+def test_a_label_that_is_not_used_is_a_premise_not_met(study, fake, uses):
+    uses(label=0.3)
+    fake(study, (baseline, 30 + FIVE), (label_teacher, 33 + FIVE), (cwd, 33 + FIVE), (lad, 30 + FIVE[::-1]))
     found = verdict(study, "lad-02")
     assert found.verdict == "premise not met" and "lost without the label: +0.3 (" in found.reason
     line = claims.frame([found]).iloc[0]
@@ -95,24 +73,20 @@ def test_a_label_that_is_not_used_is_a_premise_not_met(study, monkeypatch):
     assert "▽ premise not met" in claim_pages.claims_table(claims.frame([found])).to_html()
 
 
-def with_floor(study, steps):
+def with_floor(study, fake, steps):
     """Copies of baseline, CWD and teacher on the first seed, ``steps`` points away from the run as it is."""
     for row in comparison_rows("floor").values():
         config = study.config(row, 0)
         plain = find(replace(config, rounding=0, teacher=config.teacher and replace(config.teacher, rounding=0)))
         if row.level["rounding"] and plain.done:
-            write(config, 100 * plain.result["miou"] + steps[row.level["rounding"] - 1])
+            fake(study, (config, [100 * plain.result["miou"] + steps[row.level["rounding"] - 1]]))
 
 
 @pytest.mark.parametrize("steps, expected", [((0.1, -0.1, 0.2), "supported"), ((3.0, -3.0, 1.0), "inconclusive")])
-def test_an_effect_inside_the_rounding_floor_is_inconclusive(study, steps, expected):
-    fake(study, baseline, 30 + FIVE)
-    fake(study, teacher, 36 + FIVE)
-    fake(study, cwd, 31 + FIVE)
-    fake(study, hwd, 32 + FIVE + [0.01, 0.02, 0.0, 0.01, 0.03])
-    for rival in hwd_rivals.values():
-        fake(study, rival, 31 + FIVE[::-1])
-    with_floor(study, steps)
+def test_an_effect_inside_the_rounding_floor_is_inconclusive(study, fake, steps, expected):
+    fake(study, (baseline, 30 + FIVE), (teacher, 36 + FIVE), (cwd, 31 + FIVE), (hwd, 32 + FIVE + [0.01, 0.02, 0.0, 0.01, 0.03]))
+    fake(study, *((rival, 31 + FIVE[::-1]) for rival in hwd_rivals.values()))
+    with_floor(study, fake, steps)
     found = verdict(study, "hwd-01")
     assert found.verdict == expected and found.p_holm < 0.05
     assert ("inside the rounding floor: rounding alone moves this by ±" in found.reason) == (expected == "inconclusive")
@@ -120,13 +94,9 @@ def test_an_effect_inside_the_rounding_floor_is_inconclusive(study, steps, expec
     assert found.floor == pytest.approx(2.44691 * sd * np.sqrt(2 / 5), rel=1e-4)
 
 
-def test_one_comparison_counts_once(study):
-    fake(study, baseline, 30 + FIVE)
-    fake(study, label_teacher, 36 + FIVE[::-1])
-    for rival in lad_rivals:
-        fake(study, rival, 33 + FIVE)
-    fake(study, lad, 30 + FIVE)
-    fake(study, cwd, 34 + FIVE)  # is one of the rivals: decides lad-02 and lad-06
+def test_one_comparison_counts_once(study, fake):
+    fake(study, (baseline, 30 + FIVE), (label_teacher, 36 + FIVE[::-1]), (lad, 30 + FIVE), *((rival, 33 + FIVE) for rival in lad_rivals))
+    fake(study, (cwd, 34 + FIVE))  # is one of the rivals: decides lad-02 and lad-06
     found = claims.frame(claims.evaluate(study, ["lad-02", "lad-06"]))
     assert list(found["verdict"]) == ["contradicted"] * 2 and list(found["same_as"]) == ["", "lad-02"]
     assert claim_pages.headline(found)["contradicted"] == "1"
@@ -135,9 +105,9 @@ def test_one_comparison_counts_once(study):
     assert claim_pages.coverage(found).set_index("paper").loc["all", "counted above"] == 1
 
 
-def test_the_table_says_what_is_measured_and_what_is_not(study):
-    fake(study, baseline, 30 + FIVE, iou=(0.6, 0.004))
-    fake(study, teacher, 36 + FIVE[::-1])
+def test_the_table_says_what_is_measured_and_what_is_not(study, fake):
+    fake(study, (baseline, 30 + FIVE), iou=(0.6, 0.004))
+    fake(study, (teacher, 36 + FIVE[::-1]))
     for paper in ("all", "rdd"):  # one table, on whichever page
         found = premises.premises(open_study(paper, seeds=5)).set_index("what")
         assert found.loc["plain teacher − student", ["value", "n", "state"]].tolist() == ["+6.0 (+5.8 to +6.2)", 5, "met"]
@@ -148,7 +118,7 @@ def test_the_table_says_what_is_measured_and_what_is_not(study):
         assert found.loc["seeds, spread of the baseline", "value"].startswith("±0.3 (0.2 to 0.8; 5 runs)")
     in_float32 = premises.premises(open_study("all", "smoke", seeds=5)).set_index("what").loc["rounding alone, spread of a score"]
     assert in_float32["value"] == "not measured" and "TABLES=all/floor" in in_float32["follows"]
-    with_floor(study, (0.5, -0.5, 0.0))
+    with_floor(study, fake, (0.5, -0.5, 0.0))
     line = premises.premises(study).set_index("what").loc["rounding alone, spread of a score"]
     assert line["value"].startswith("±0.4 (0.2 to 1.5; 4 runs)") and line["state"] == ""
     assert "●\u00a0met" in premises.table(study).to_html()

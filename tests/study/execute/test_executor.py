@@ -18,12 +18,6 @@ DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
 LONG = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.125), Schedule(steps=3000, batch_size=2, validations=2))
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 def workers_of(marker: str) -> list[int]:
     """Processes whose environment names this test's folder of runs."""
     found = []
@@ -46,28 +40,24 @@ def wait_until(condition, seconds: float) -> bool:
     return False
 
 
-def test_workers_end_with_a_killed_parent(runs, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(LONG)))
-    parent = subprocess.Popen([sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")])
-    assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 90)
-    time.sleep(1)
-    parent.send_signal(signal.SIGKILL)  # the parent alone, not its group
-    parent.wait()
-    assert wait_until(lambda: not workers_of(str(runs)), 30), "a worker outlived its parent"
-    assert not find(LONG).done
-
-
-def test_ctrl_c_is_one_line_and_stops_the_workers(runs, tmp_path):
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_workers_end_with_their_parent(runs, tmp_path, interrupted):
+    """With one that is killed alone, not its group; and by Ctrl-C, which is one line."""
     (tmp_path / "config.json").write_text(json.dumps(to_dict(LONG)))
     command = [sys.executable, "-m", "segkd.cli", "train", str(tmp_path / "config.json")]
     hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell hands down "ignore"
     parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear)
     assert wait_until(lambda: (find(LONG).path / "env.json").exists(), 90)
     time.sleep(1)
-    os.killpg(parent.pid, signal.SIGINT)
-    errors = parent.communicate(timeout=60)[1]
-    assert parent.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
-    assert wait_until(lambda: not workers_of(str(runs)), 30)
+    if interrupted:
+        os.killpg(parent.pid, signal.SIGINT)
+        errors = parent.communicate(timeout=60)[1]
+        assert parent.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+    else:
+        parent.kill()
+        parent.wait()
+    assert wait_until(lambda: not workers_of(str(runs)), 30), "a worker outlived its parent"
+    assert not find(LONG).done
 
 
 def test_two_workers_give_what_one_process_gives(runs, tmp_path, monkeypatch, capsys):

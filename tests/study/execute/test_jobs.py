@@ -18,9 +18,7 @@ STUDENT = dataclasses.replace(GRAND, network=NetworkConfig("pspnet/resnet18", 0.
 STUDENTS = [dataclasses.replace(STUDENT, method=m, seed=s) for s in (0, 1) for m in ("kd", "cwd", "hwd")]
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
@@ -41,18 +39,16 @@ def test_a_job_is_ready_when_its_teacher_is_there():
 
 
 def test_resources():
-    assert parse_resources("cpu=2, gpu=0.25") == {"num_cpus": 2.0, "num_gpus": 0.25}
-    assert parse_resources("gpu=1") == {"num_cpus": 1.0, "num_gpus": 1.0}
+    for text, numbers in {"cpu=2, gpu=0.25": (2.0, 0.25), "gpu=1": (1.0, 1.0)}.items():
+        assert parse_resources(text) == dict(zip(("num_cpus", "num_gpus"), numbers))
     for wrong in ("gpus=1", "gpu", "gpu=-1", "cpu=inf", "cpu=nan", ""):
         with pytest.raises(UserError, match="resource"):
             parse_resources(wrong)
 
 
-def test_an_executor_takes_its_own_options_alone():
-    for options, words in (
-        ({"executor": "rai"}, "ray"),
-        ({"devices": ["cpu"], "executor": "ray"}, "devices cpu"),
-        ({"resources": "cpu=1"}, "executor=ray"),
-    ):
-        with pytest.raises(UserError, match=words):
-            execute([GRAND], **options)
+@pytest.mark.parametrize("options, words", [
+    ({"executor": "rai"}, "ray"), ({"devices": ["cpu"], "executor": "ray"}, "devices cpu"), ({"resources": "cpu=1"}, "executor=ray"),
+])  # fmt: skip
+def test_an_executor_takes_its_own_options_alone(options, words):
+    with pytest.raises(UserError, match=words):
+        execute([GRAND], **options)

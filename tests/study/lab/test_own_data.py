@@ -70,6 +70,20 @@ def test_a_method_that_is_not_there_is_named(folder):
         own_data.open_own(folder, "smoke", "baseline")
 
 
+def test_images_without_labels_are_for_the_taught_student_alone(folder):
+    own_data.own_folder(folder)
+    with pytest.raises(UserError, match="'folder' has no split of images without labels"):
+        own_data.open_own(folder, "smoke", "cwd", unlabelled="2")
+    (folder / "images" / "unlabelled").mkdir()
+    (folder / "images" / "test" / "0002.png").rename(folder / "images" / "unlabelled" / "9.png")
+    (folder / "masks" / "test" / "0002.png").unlink()
+    (study,) = own_data.open_own(folder, "smoke", "cwd", unlabelled="2")
+    assert {(c.method, c.teacher is None): c.unlabelled for c in study.configs()} == {("baseline", True): 0, ("cwd", False): 2}
+    for method, given, words in (("hwd", "2", "hwd of method 'hwd' needs labels"), ("cwd", "two", "UNLABELLED: 'two'"), ("cwd", "-1", "'-1'")):
+        with pytest.raises(UserError, match=words):
+            own_data.open_own(folder, "smoke", method, unlabelled=given)
+
+
 def test_students_share_a_teacher_and_images_keep_their_shape(folder):
     own_data.own_folder(folder)
     one, two = own_data.open_own(folder, "small", "cwd", "1", student="deeplabv3plus/efficientnet_lite0, fcn/efficientnet_lite1", teacher="fcn/resnet18")

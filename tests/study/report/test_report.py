@@ -93,7 +93,7 @@ def test_page_opens_offline_and_holds_nothing_active(page):
     (script,) = [e for e in elements if e.name == "script"]  # the house's own, which the policy knows by its hash
     digest = base64.b64encode(hashlib.sha256(script.string.encode()).digest()).decode()
     (policy,) = [e["content"] for e in elements if e.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     attributes = [(name, value) for element in elements for name, value in element.attrs.items()]
     assert not [name for name, _ in attributes if name.startswith("on")]
     assert all(value.startswith("data:image/") for name, value in attributes if name == "src")

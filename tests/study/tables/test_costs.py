@@ -8,19 +8,18 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from scipy import stats
 
 from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.method import create_method
 from segkd.models import create_model
 from segkd.registry import UserError
 from segkd.runs import find
+from segkd.study.report.markup import clean_html
 from segkd.study.tables import step_times
 from segkd.study.tables.costs import equal_time_gain, extra_parameters, step_ms
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.printed import printed_tables
-from segkd.study.tables.show import view
-from segkd.study.tables.statistics import half_width
+from segkd.study.tables.show import view, with_runs
 from segkd.study.tables.step_times import digest
 from segkd.study.tables.study import open_study
 from segkd.study.tables.summaries import summary
@@ -31,21 +30,12 @@ def lines(row, seed, miou, seconds=0.1, teacher=0.0, **more):
     return [{"row": row, "seed": seed, "metric": k, "value": v, **more} for k, v in metrics.items()]
 
 
-def write_result(run, miou):
-    run.path.mkdir(parents=True, exist_ok=True)
-    result = {"id": run.id, "split": "test", "miou": miou, "macc": miou, "iou": [miou], "classes": ["Sky"], "num_classes": 1}
-    (run.path / "result.json").write_text(json.dumps(result | {"seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}))
-
-
 def test_equal_time_is_interpolated_between_the_two_lengths():
     own, base, longer = (pd.Series(v, [0, 1]) for v in ([0.60, 0.70], [0.50, 0.50], [0.60, 0.50]))
-    gain, seeds = equal_time_gain(own, base, longer, 1.25)  # half the way: 0.55 and 0.50
-    assert gain == pytest.approx((0.05 + 0.20) / 2) and seeds == 2
-    assert equal_time_gain(own, base, longer, 1.0)[0] == pytest.approx(0.15)
-    assert equal_time_gain(own, base, longer, 0.9)[0] == pytest.approx(0.15)  # noise of the clock: not shorter than it is
-    assert equal_time_gain(own, base, longer, 1.5)[0] == pytest.approx(0.10)
+    # Half the way, 0.55 and 0.50; noise of the clock makes nothing shorter; there is nothing longer to compare with.
+    for ratio, expected in {1.25: (0.05 + 0.20) / 2, 1.0: 0.15, 0.9: 0.15, 1.5: 0.10, 2.5: 0.10}.items():
+        assert equal_time_gain(own, base, longer, ratio) == (pytest.approx(expected), 2)
     assert equal_time_gain(own, base, longer[:1], 1.25) == (pytest.approx(0.05), 1)
-    assert equal_time_gain(own, base, longer, 2.5)[0] == pytest.approx(0.10)  # nothing longer to compare with
     gain, seeds = equal_time_gain(own, base, longer[:0], 1.25)
     assert math.isnan(gain) and seeds == 0
 
@@ -63,12 +53,6 @@ def test_a_table_has_one_clock(tmp_path, monkeypatch):
     assert step_ms(configs, {"baseline": clock, "CWD": clock}) == ({"baseline": both, "CWD": both}, False)
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
     assert step_ms(configs, {"KD": clock}) == ({"KD": both}, False)
-
-
-def test_half_width_is_the_t_interval_of_the_mean():
-    values = pd.Series([30.0, 31.0, 35.0])
-    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
-    assert half_width(values.std(), 3) == pytest.approx((high - low) / 2) and math.isnan(half_width(math.nan, 1))
 
 
 @pytest.mark.parametrize("spec", ["cwd", "cwd+skd", "mgd", "kd+cirkd", "kd+fitnet"])
@@ -89,6 +73,8 @@ def test_each_students_gain_is_over_its_own_baseline():
     assert found.loc["PSPNet-R18: LAD", "paper gain"] == pytest.approx(3.6)
     assert math.isnan(found.loc["PSPNet-R18: baseline", "gain"]) and found.loc["PSPNet-R18: CWD", "verdict"] == "not run"
     assert found.loc["PSPNet-R18: CWD", "paper gain"] == pytest.approx(1.8)
+    voc = summary(printed_tables("lad")["table3"], results, "baseline").set_index("row")  # where the paper's gain is not its difference
+    assert voc.loc["DeepLabV3-R18: SKD", "paper gain"] == 0.2 and voc.loc["DeepLabV3-R18: SKD", "paper mIoU %"] - voc.loc["DeepLabV3-R18: baseline", "paper mIoU %"] != pytest.approx(0.2)
 
 
 def test_a_row_whose_baseline_was_not_run_says_so():
@@ -104,11 +90,14 @@ def test_a_table_says_what_was_run_and_folds_the_rest():
     page = BeautifulSoup(made.to_html(), "html.parser")
     folds = {fold.summary.get_text(): fold.extract().get_text() for fold in page.find_all("details")}
     text = page.get_text()
-    assert "ours <b>" in text and page.find("td", title="run-a").get_text() == "1" and "make <b>" in page.find_all("code")[-1].get_text()
+    assert "ours <b>" in text and "1" in [cell.get_text() for cell in page.find_all("td", title="run-a")] and "make <b>" in page.find_all("code")[-1].get_text()
     assert "more rows are not run here" in text and "CWD" not in text, "a row that was not run is counted, not shown"
     assert text.count("one\u00a0seed") == 1 and "over baseline, paired by seed" in text and "33." not in text
     (title,) = folds
     assert title.startswith("In the paper (Table II") and "CWD" in folds[title] and "33.85" in folds[title], "the paper's stand apart"
+    assert "gain (computed)" in folds[title] and "+3.99" in folds[title], "HWD prints no gains"
+    alone = view(summary(table, pd.DataFrame(lines(table.rows[-1].label, 0, 0.5)), None), table, {}, {table.rows[-1].label: ["run-t"]}).to_html()
+    assert "Nothing of this table is run here but its teacher" in alone and "run-t" not in alone and "Run here" not in alone
     beside = view(summary(table, results, "baseline"), table, {}, {"HWD": ["run-a"]}, comparable=True).to_html()
     assert "33.85" in beside and "<details" not in beside
 
@@ -120,8 +109,7 @@ def test_mixed_results_are_refused(column, values):
         summary(paper_tables("hwd", None)["main"], pd.DataFrame(mixed), "baseline")
 
 
-def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
+def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(runs):
     study = open_study("rdd", "quick", "camvid", student="pspnet/resnet18")
     found = study.summary("table4").set_index("row")
     assert found.loc["baseline", "GMACs"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
@@ -130,14 +118,15 @@ def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(tmp_path, monkey
     assert "Nothing of this table is run here: <code>make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
 
 
-def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(tmp_path, monkeypatch):
+def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(runs):
     """FAKD Table 1 names four pairs of networks; at `quick` one pair of another width is run, once for both starts."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
     study = open_study("fakd", "quick", "scenes")
     for row in study.rows("table1"):
         if not row.network or row.network == "pspnet/resnet18":
-            config = study.config(row, 0)
-            write_result(find(config), 0.3)
+            path = find(study.config(row, 0)).path
+            path.mkdir(parents=True, exist_ok=True)
+            result = {"split": "test", "miou": 0.3, "macc": 0.3, "iou": [0.3], "classes": ["Sky"], "seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}
+            (path / "result.json").write_text(json.dumps(result))
     page = BeautifulSoup(study.table("table1").to_html(), "html.parser")
     for fold in page.find_all("details"):
         fold.extract()
@@ -145,3 +134,12 @@ def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(tmp_path, monke
     assert rows == ["teacher (plain, larger): pspnet/resnet18 (width 0.25)", "baseline", "SKD", "IFVD", "CIRKD", "CWD", "FAKD"]
     assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), random start"
     assert not re.search("R101|R18|PSPNet|from scratch", page.get_text())
+
+
+def test_measured_numbers_name_their_runs_and_others_do_not():
+    frame = pd.DataFrame({"row": ["KD", "a <b>"], "mIoU %": [35.1, 30.0], "paper mIoU %": [70.0, 71.0]})
+    style = frame.style.hide(axis="index").format({"mIoU %": "{:.1f}"}, escape="html")
+    page = BeautifulSoup(clean_html(with_runs(style, {"KD": ["kd-s0-1", "kd-s1-2"]}).to_html()), "html.parser")
+    titles = {cell.get_text(): cell.get("title") for cell in page.find_all("td")}
+    assert titles["35.1"] == "kd-s0-1, kd-s1-2" and not titles["30.0"] and not titles["KD"]
+    assert not any(titles[text] for text in titles if text.startswith(("70", "71"))) and not page.select(".pd-t")

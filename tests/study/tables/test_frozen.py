@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from segkd import cli
-from segkd.config import to_dict
+from segkd.config import RunConfig, to_dict
 from segkd.registry import UserError
-from segkd.runs import find, run
+from segkd.runs import Run, find, run
 from segkd.study.report import freeze, reproduce
 from segkd.study.tables import frozen
 from segkd.study.tables.study import NO_TRAINING, open_study
@@ -22,24 +23,22 @@ CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", 
 IMAGES = 5
 
 
-def write_run(config, draw) -> None:
+def write_run(config, draw, **about) -> None:
     """A finished run as training leaves it, with made-up numbers."""
     path = find(config).path
     path.mkdir(parents=True)
-    label, truth, said = (draw.integers(1, 3000, (IMAGES, len(CLASSES))) for _ in range(3))
+    truth, said = (draw.integers(1, 3000, (IMAGES, len(CLASSES))) for _ in range(2))
     label = np.arange(IMAGES * len(CLASSES)).reshape(IMAGES, -1)  # the same images for every run
     np.savez(path / "images.npz", counts=np.stack([np.minimum(truth, label), label, said], axis=1))
     iou = [None, *draw.random(len(CLASSES) - 1)]  # a class that occurs nowhere
     numbers = ("miou", "macc", "pixel_accuracy", "val_last", "val_last5", "val_best", "seconds_per_step", "teacher_seconds_per_step")
     result = {name: float(value) for name, value in zip(numbers, draw.random(len(numbers)))}
-    result |= {"id": config.id, "split": "test", "num_classes": len(CLASSES), "classes": CLASSES, "iou": iou, "acc": iou}
-    result |= {"parameters": 13_251_907, "peak_memory_mib": 812.25, "images": IMAGES, "label_input": False, "origin": {}}
-    rows = [{"kind": "train", "step": 2, "lr": 0.1, "task": 2.5, "loss": 3.25, "kd": 0.125}]
-    rows += [{"kind": "val", "step": 4, "miou": 0.375, "iou": iou}]
+    result |= {"id": config.id, "split": "test", "num_classes": len(CLASSES), "classes": CLASSES, "iou": iou, "parameters": 13_251_907}
+    rows = [{"kind": "train", "step": 2, "lr": 0.1, "task": 2.5, "loss": 3.25, "kd": 0.125}, {"kind": "val", "step": 4, "miou": 0.375, "iou": iou}]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "env.json").write_text(json.dumps({"commit": "abc1234", "device": "cpu", "torch": "2.11.0"}))
-    (path / "config.json").write_text(json.dumps(to_dict(config)))
-    (path / "result.json").write_text(json.dumps(result))
+    files = {"env": {"commit": "abc1234", "device": "cpu", "torch": "2.11.0"} | about, "config": to_dict(config)}
+    for name, values in (files | {"result": result | {"peak_memory_mib": 812.25, "images": IMAGES, "origin": {}}}).items():
+        (path / f"{name}.json").write_text(json.dumps(values))
 
 
 def views(study) -> dict[str, pd.DataFrame]:
@@ -96,13 +95,11 @@ def test_counts_of_images_are_the_same_and_small(kept, without_runs, monkeypatch
         assert arrays["labels"].dtype == np.uint8 and {a.shape[1] for n, a in arrays.items() if n != "labels"} == {2}
 
 
-def test_parameters_keep_all_their_digits(without_runs):
-    assert without_runs.runs("main", "baseline")[0].result["parameters"] == 13_251_907
-
-
-def test_a_network_that_is_not_here_is_a_user_error_with_the_command(without_runs):
+def test_of_a_network_that_is_not_here_all_digits_are_known_and_the_command(without_runs):
+    found = without_runs.runs("main", "baseline")[0]
+    assert found.result["parameters"] == 13_251_907
     with pytest.raises(UserError, match="only its numbers are here; `make reproduce PROFILE=smoke DATASET=scenes`"):
-        without_runs.runs("main", "baseline")[0].load_model()
+        found.load_model()
 
 
 def test_a_run_that_is_here_is_left_alone(kept, where):
@@ -122,13 +119,10 @@ def test_a_study_goes_on_from_what_is_kept(kept, where, monkeypatch, capsys):
     draw = np.random.default_rng(9)
     for config in more.configs():
         if config.seed == 2:
-            write_run(config, draw)
-            (find(config).path / "env.json").write_text(json.dumps({"commit": "def5678", "device": "cpu", "torch": "2.15.0"}))
+            write_run(config, draw, commit="def5678", torch="2.15.0")
     freeze.freeze([more], folder)
-    found = frozen.read_results(folder / "results.csv")
-    old = pd.read_csv(kept[1] / "results.csv")
-    key = ["table", "row", "seed", "metric"]
-    both = found.merge(old, on=key)
+    found, old = (frozen.read_results(place / "results.csv") for place in (folder, kept[1]))
+    both = found.merge(old, on=["table", "row", "seed", "metric"])
     assert set(found["seed"]) == {0, 1, 2} and len(both) == len(old) and (both["value_x"] == both["value_y"]).all()
     said = json.loads((folder / "study.json").read_text())["provenance"]
     assert said["commits"] == ["abc1234", "def5678"] and said["torch"] == ["2.11.0", "2.15.0"] and said["runs"] == len(more.configs())
@@ -142,9 +136,10 @@ def test_nothing_is_trained_while_a_report_is_made(without_runs, monkeypatch):
 
 
 def test_frozen_again_nothing_changes(kept):
-    before = {path.name: path.stat().st_mtime_ns for path in kept[1].iterdir() if path.suffix != ".npz"}
+    times = lambda: {path.name: path.stat().st_mtime_ns for path in kept[1].iterdir() if path.suffix != ".npz"}  # noqa: E731
+    before = times()
     freeze.freeze([kept[2]], kept[1])
-    assert before == {path.name: path.stat().st_mtime_ns for path in kept[1].iterdir() if path.suffix != ".npz"}
+    assert before == times()
     assert set(before) == {*frozen.FILES, frozen.HASHES} - {"images.npz"} and frozen.altered(kept[1]) == []
 
 
@@ -155,10 +150,7 @@ def test_a_file_altered_by_hand_is_noticed(where, name):
     assert frozen.altered(where) == [name]
     said = frozen.warning(where, name)
     assert f"smoke-scenes/{name}" in said and "git checkout" in said and "make reproduce" in said
-
-
-def test_lost_hashes_make_every_file_doubtful(where):
-    (where / frozen.HASHES).unlink()
+    (where / frozen.HASHES).unlink()  # every file is doubtful then
     assert frozen.altered(where) == list(frozen.FILES)
 
 
@@ -195,12 +187,6 @@ def test_provenance_is_what_the_runs_say(kept):
 
 
 def test_wall_time_counts_overlapping_runs_once(tmp_path):
-    import os
-    from dataclasses import replace
-
-    from segkd.config import RunConfig
-    from segkd.runs import Run
-
     runs = []
     for seed, (begin, end) in enumerate([(0, 10), (5, 20), (8, 9), (100, 130)]):
         path = tmp_path / str(seed)

@@ -5,14 +5,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from segkd.cli import main
 from segkd.config import NetworkConfig, RunConfig, to_dict
 from segkd.models import create_model
 from segkd.models.weights import content_hash, fingerprint
 from segkd.registry import UserError
-from segkd.runs import find
 from segkd.study.report.freeze import facts
 from segkd.study.tables.own_teacher import as_source, teacher_from_file
 from segkd.study.tables.study import open_study
@@ -21,9 +20,8 @@ NETWORK = "fcn/resnet18@width=0.1875:"
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
+def file(tmp_path, runs):
     """The file of an untrained network with the classes of scenes, of another kind than the profile's teacher."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     return save(tmp_path / "mine.safetensors", classes=11)
 
 
@@ -31,12 +29,16 @@ def save(path, **options):
     torch.manual_seed(3)
     model = create_model("fcn", "resnet18", width=0.1875, **options)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    path.with_suffix(".json").write_text(json.dumps([f(model.state_dict()) for f in (fingerprint, content_hash)]))
     return str(path)
 
 
+def hashes(file):
+    """Layout and content."""
+    return [of(load_file(file)) for of in (fingerprint, content_hash)]
+
+
 def test_every_plain_teacher_is_the_file_and_nothing_else_changes(file):
-    layout, content = json.loads(open(file.replace(".safetensors", ".json")).read())
+    layout, content = hashes(file)
     plain, own = open_study("all", "smoke"), open_study("all", "smoke", teacher=NETWORK + file)
     for row in own.rows("main") + own.rows("controls"):
         before, after = plain.config(row, 0), own.config(row, 0)
@@ -44,9 +46,7 @@ def test_every_plain_teacher_is_the_file_and_nothing_else_changes(file):
         if taught is None or taught.method == "lad":
             assert after == before and after.id == before.id
             continue
-        wanted = ("fcn/resnet18", 0.1875, content, 0)
-        if row.control == "untrained_teacher":
-            wanted = ("fcn/resnet18", 0.1875, "", 0)
+        wanted = ("fcn/resnet18", 0.1875, "" if row.control == "untrained_teacher" else content, 0)
         found = (taught.network.name, taught.network.width, taught.network.checkpoint_hash, taught.schedule.steps)
         assert found == wanted and after.id != before.id
         if row.role != "teacher":
@@ -57,10 +57,8 @@ def test_every_plain_teacher_is_the_file_and_nothing_else_changes(file):
 def test_a_study_with_an_own_teacher_runs_and_says_so(file, tmp_path):
     study = open_study("hwd", "smoke", methods="cwd", tables="main", devices="cpu", teacher=NETWORK + file)
     study.run()
-    layout, content = json.loads(open(file.replace(".safetensors", ".json")).read())
-    rows = {row.label: row for row in study.rows("main")}
-    teacher = find(study.config(rows["teacher (plain, larger)"], 0))
-    student = find(study.config(rows["CWD"], 0))
+    layout, content = hashes(file)
+    teacher, student = (study.runs("main", label)[0] for label in ("teacher (plain, larger)", "CWD"))
     assert student.result["origin"]["teacher"]["run"] == teacher.id
     words = f"layout {layout}, content {content}; own score {100 * teacher.result['miou']:.1f} % mIoU on test"
     assert words in study.facts()["teacher"] and words in study.provenance().to_html()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from segkd.config import Schedule
-from segkd.study.tables.protocols import PROTOCOLS, protocol
+from segkd.study.tables.protocols import PROTOCOLS, network, protocol
 from segkd.study.tables.study import open_study
 
 # Paper, table (one that is on this data set), data set: learning rate, weight decay, batch, steps, crop. All: SGD, momentum
@@ -78,4 +78,5 @@ def test_a_data_set_that_a_paper_does_not_use_says_so():
 def test_what_all_protocols_share():
     for found in PROTOCOLS.values():
         common = dataclasses.replace(found.schedule, steps=1, batch_size=1, lr=1.0, weight_decay=0.0)
+        assert network(found.student).weights and network("stdc/stdc2").weights is None
         assert found.source and common == Schedule("sgd", 1, 1, 1.0, 0.9, 0.0, 0.9, 0.0, 0.4, precision="bf16")

@@ -42,23 +42,15 @@ def test_the_smallest_effect_is_seen_four_times_in_five(n):
     assert np.mean(drawn.mean(1) - half > 0) == pytest.approx(0.8, abs=0.005)
     rough = (stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * 0.7 / math.sqrt(n)  # is too small for few seeds
     assert rough < effect < 1.17 * rough
-
-
-def test_no_effect_is_seen_without_spread_or_seeds():
     assert all(math.isnan(smallest_effect(sd, n)) for sd, n in ((1.0, 1), (0.0, 5), (math.nan, 5)))
 
 
-def part(above):
-    return Estimate(3, 0.0, 0.0, 0.0, above, 1 - above)
-
-
-def test_joint_p_needs_every_part_to_support_and_one_to_contradict():
-    assert joint_p([part(0.01)]) == (pytest.approx(0.02), True)
-    assert joint_p([part(0.99)]) == (pytest.approx(0.02), False)
-    assert joint_p([part(0.01), part(0.2)]) == (pytest.approx(0.4), True)
-    assert joint_p([part(0.01), part(0.999), part(0.5)]) == (pytest.approx(2 * 3 * 0.001), False)
-    assert joint_p([part(0.5), part(0.5)])[0] == 1
-    assert math.isnan(joint_p([part(0.01), part(math.nan)])[0]) and math.isnan(joint_p([])[0])
+@pytest.mark.parametrize("above, p, supports", [
+    ([0.01], 0.02, True), ([0.99], 0.02, False), ([0.01, 0.2], 0.4, True), ([0.01, 0.999, 0.5], 2 * 3 * 0.001, False), ([0.5, 0.5], 1, True),
+    ([0.01, math.nan], math.nan, True), ([], math.nan, True),
+])  # fmt: skip
+def test_joint_p_needs_every_part_to_support_and_one_to_contradict(above, p, supports):
+    assert joint_p([Estimate(3, 0.0, 0.0, 0.0, one, 1 - one) for one in above]) == (pytest.approx(p, nan_ok=True), supports)
 
 
 def test_joint_p_keeps_its_level_where_nothing_differs():

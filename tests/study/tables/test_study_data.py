@@ -22,7 +22,7 @@ SIZES = {"train": [(40, 50), (34, 60), (55, 36), (64, 40)], "val": [(38, 52), (5
 
 
 @pytest.fixture
-def roads(tmp_path, monkeypatch):
+def roads(tmp_path, runs, monkeypatch):
     """A described folder of images of many sizes, found through SEGKD_DATA; no test split."""
     rng = np.random.default_rng(0)
     for split, sizes in SIZES.items():
@@ -33,7 +33,6 @@ def roads(tmp_path, monkeypatch):
             Image.fromarray(rng.integers(0, 3, size).astype(np.uint8)).save(tmp_path / f"roads/masks/{split}/{number}.png")
     (tmp_path / "roads" / "segkd.yaml").write_text("classes: [road, kerb, Car]\nsplits: {train: train, val: val}\n")
     monkeypatch.setenv("SEGKD_DATA", str(tmp_path / "roads"))
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     return tmp_path / "roads"
 
 

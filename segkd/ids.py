@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from segkd.prediction import IGNORE
+from segkd.metrics import IGNORE
 from segkd.registry import UserError
 
 Colour = tuple[int, int, int]
+CODE = (65536, 256, 1)  # a colour as one number: its product with this
 
 
 class IdMap:
@@ -44,14 +45,14 @@ class ColourMap:
 
     def __init__(self, ids: Sequence[Colour], void: Sequence[Colour] = ()):
         self.ids, self.void = tuple(ids), tuple(void)
-        codes = np.array(_distinct([_code(colour) for colour in (*self.ids, *self.void)], len(self.ids)))
+        codes = np.array(_distinct([int(np.dot(colour, CODE)) for colour in (*self.ids, *self.void)], len(self.ids)))
         order = np.argsort(codes)
         self._codes = codes[order]
         self._ids = np.array([*range(len(self.ids)), *[IGNORE] * len(self.void)], np.uint8)[order]
 
     def __call__(self, colours: np.ndarray, where: str) -> np.ndarray:
         """Train ids uint8 (H, W) of RGB ``colours`` uint8 (H, W, 3); UserError that names ``where`` and the colour."""
-        codes = colours.astype(np.int64) @ (65536, 256, 1)
+        codes = colours.astype(np.int64) @ CODE
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         wrong = self._codes[places] != codes
         if wrong.any():
@@ -66,15 +67,10 @@ def format_ranges(numbers: Iterable[int]) -> str:
     """(0, 1, 2, 5) -> "0-2 5", sorted; see `sets.parse_ranges`."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def _code(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
+        if not runs or number > runs[-1][-1] + 1:
+            runs.append([])
+        runs[-1].append(number)
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _distinct(values: Sequence[int], classes: int) -> Sequence[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -19,16 +21,17 @@ PNG_HEAD, PNG_DEPTH, PNG_COLOUR = b"\x89PNG\r\n\x1a\n", 24, 25  # signature; off
 def decode_image(data: bytes, where: str, as_stored: bool = False) -> np.ndarray:
     """RGB uint8 (H, W, 3) of an image file's bytes; grey and palette images become RGB.
 
-    ``where`` names the file in messages; ``as_stored``: a turn that EXIF notes is known not to count. UserError: empty, cut
-    off or no image; several pictures; bands beside the colours; a noted turn; 16 bits a channel; CMYK and other colour spaces;
-    see-through pixels; more than ``MOST_PIXELS`` pixels.
+    UserError as of `open_picture`, and for CMYK and other colour spaces and see-through pixels.
     """
-    return _rgb(_open(data, where, as_stored), where)
+    return _rgb(open_picture(data, where, as_stored), where)
 
 
 def _rgb(picture: Image.Image, where: str) -> np.ndarray:
     if picture.mode in ("P", "PA", "LA", "RGBA"):
-        return _opaque(picture, where)
+        pixels = np.array(picture.convert("RGBA"))
+        if (pixels[..., 3] != 255).any():
+            raise UserError(f"{where} has see-through pixels: put it on a background and save it as RGB")
+        return np.ascontiguousarray(pixels[..., :3])
     if picture.mode not in ("RGB", "L", "1"):
         raise UserError(f"{where} has the colour space {picture.mode}: convert it to RGB")
     return np.array(picture.convert("RGB"))
@@ -40,9 +43,7 @@ def decode_mask(data: bytes, where: str, palette: bool = False) -> np.ndarray:
     ``palette``: only palette indices will do. UserError as for images, and for colours where numbers are due and for JPEG,
     which changes them.
     """
-    picture = _open(data, where)
-    if picture.format == "JPEG":
-        raise UserError(f"{where} is a JPEG, which changes class numbers: save masks as PNG from their source")
+    picture = _lossless(data, where, "class numbers")
     if picture.mode not in ("P", "L", "1"):
         raise UserError(f"{where} holds {picture.mode} colours where class numbers are due: save it as an index PNG")
     if palette and picture.mode != "P":
@@ -55,10 +56,14 @@ def decode_mask(data: bytes, where: str, palette: bool = False) -> np.ndarray:
 
 def decode_colours(data: bytes, where: str) -> np.ndarray:
     """RGB uint8 (H, W, 3) of a mask whose colours are its classes; palette entries count by their colour."""
-    picture = _open(data, where)
+    return _rgb(_lossless(data, where, "colours"), where)
+
+
+def _lossless(data: bytes, where: str, what: str) -> Image.Image:
+    picture = open_picture(data, where)
     if picture.format == "JPEG":
-        raise UserError(f"{where} is a JPEG, which changes colours: save masks as PNG from their source")
-    return _rgb(picture, where)
+        raise UserError(f"{where} is a JPEG, which changes {what}: save masks as PNG from their source")
+    return picture
 
 
 def decode_mat(data: bytes, where: str, variable: str, field: str | None = None) -> np.ndarray:
@@ -67,13 +72,9 @@ def decode_mat(data: bytes, where: str, variable: str, field: str | None = None)
         from scipy.io import loadmat
     except ImportError as error:
         raise UserError(f'{where} needs scipy: pip install "segkd[analysis]"') from error
-    try:
+    with _reading(where):
         values = loadmat(io.BytesIO(data), variable_names=[variable])[variable]
         values = np.asarray(values[0, 0][field] if field else values)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise UserError(f"{where} cannot be read ({type(error).__name__}: {error}): get it again") from error
     if values.ndim != 2 or values.dtype.kind not in "ui" or not values.size:
         raise UserError(f"{where}: {field or variable} is {values.dtype} {values.shape}, not integers (H, W): get it again")
     return values
@@ -81,28 +82,28 @@ def decode_mat(data: bytes, where: str, variable: str, field: str | None = None)
 
 def image_size(data: bytes, where: str) -> tuple[int, int]:
     """Height and width that the head of an image file names; UserError if it cannot be read."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return picture.height, picture.width
-    except Exception as error:  # whatever a damaged file makes of the decoder
-        raise UserError(f"{where} cannot be read ({error or type(error).__name__}): get it again") from error
+    with _reading(where), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        return picture.height, picture.width
 
 
 def check_sizes(image: np.ndarray, label: np.ndarray, image_where: str, label_where: str) -> None:
     """UserError that names both files if the label has not the image's height and width."""
-    if image.shape[:2] != label.shape:
-        raise UserError(
-            f"{image_where} is {image.shape[:2]} (H, W) but its mask {label_where} is {label.shape}: save both at one size"
-        )
+    size = image.shape[:2]
+    if size != label.shape:
+        raise UserError(f"{image_where} is {size} (H, W) but its mask {label_where} is {label.shape}: save both at one size")
 
 
-def _open(data: bytes, where: str, as_stored: bool = False) -> Image.Image:
-    """A decoded picture, the only one in its file, of at most ``MOST_PIXELS`` with 8 bits a channel, the way up it is shown."""
+def open_picture(data: bytes, where: str, as_stored: bool = False, most: int = MOST_PIXELS) -> Image.Image:
+    """The decoded picture of a file's bytes; ``where`` names the file in messages.
+
+    ``as_stored``: a turn that EXIF notes is known not to count. UserError: empty, cut off or no image; several pictures;
+    bands beside the colours; a noted turn; 16 bits a channel; more than ``most`` pixels.
+    """
     if not data:
         raise UserError(f"{where} is empty: get it again")
-    try:
+    with _reading(where, most):
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > MOST_PIXELS:
+        if picture.width * picture.height > most:
             raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
         if _png_depth(data) == 16 or picture.mode in SIXTEEN_BITS:
             raise UserError(f"{where} has 16 bits or more a channel: save it with 8")
@@ -118,20 +119,20 @@ def _open(data: bytes, where: str, as_stored: bool = False) -> Image.Image:
                 "(`ImageOps.exif_transpose` of Pillow, `exiftran -a`), or take the note away if the mask fits it as it is stored"
             )
         picture.load()
-    except (UserError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{where} is too large ({error}): cut it into pieces of at most {MOST_PIXELS} pixels") from error
-    except Exception as error:  # whatever a damaged file makes of the decoder
-        raise UserError(f"{where} cannot be read ({error or type(error).__name__}): get it again") from error
     return picture
 
 
-def _opaque(picture: Image.Image, where: str) -> np.ndarray:
-    pixels = np.array(picture.convert("RGBA"))
-    if (pixels[..., 3] != 255).any():
-        raise UserError(f"{where} has see-through pixels: put it on a background and save it as RGB")
-    return np.ascontiguousarray(pixels[..., :3])
+@contextmanager
+def _reading(where: str, most: int = MOST_PIXELS) -> Iterator[None]:
+    """Whatever a damaged file makes of its decoder is one UserError."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{where} is too large ({error}): cut it into pieces of at most {most} pixels") from error
+    except Exception as error:
+        raise UserError(f"{where} cannot be read ({type(error).__name__}: {error}): get it again") from error
 
 
 def _png_depth(data: bytes) -> int | None:
