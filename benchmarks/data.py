@@ -24,7 +24,7 @@ from segkd.data.store import Packed, pack
 from segkd.models.images import IMAGENET
 from segkd.registry import UserError
 from segkd.study.tables.profiles import get_profile
-from segkd.train.ahead import Ahead
+from segkd.train.ahead import ahead
 from segkd.train.loop import training_batch
 from segkd.train.trainee import Trainee
 
@@ -202,7 +202,7 @@ def step_share(profile: str, rounds: int, batch_size: int | None = None) -> tupl
 def waited(trainee: Trainee, packed: Packed, config: RunConfig, rounds: int) -> float:
     """Share of a step's time, by the clock, in which training waits for its batch, made in a thread as training makes it."""
     times = []
-    with Ahead(lambda step: training_batch(packed, config, step), rounds + 2) as batches:
+    with ahead(lambda step: training_batch(packed, config, step), rounds + 2) as batches:
         for step in range(rounds + 1):
             begin = time.perf_counter()
             images, labels = batches(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,6 +63,13 @@ class Context:
     def teacher_logits(self) -> Tensor:
         """Teacher scores (B, C, h, w) on the student's grid: as they are, or bilinear where the grids differ."""
         return self.on_student_grid(self.teacher.logits)
+
+    def heads(self, aux_weight: float) -> Iterator[tuple[str, float, Tensor, Tensor]]:
+        """(end of the term's name, weight, scores of student and teacher on one grid) of the main and, with a weight, the auxiliary heads."""
+        student, teacher = self.student, self.teacher
+        yield "", 1.0, student.logits, self.teacher_logits()
+        if aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
+            yield "/aux", aux_weight, student.aux_logits, self.on_student_grid(teacher.aux_logits, student.aux_logits)
 
     def whole(self) -> Context:
         """The same step with the batch of all processes."""

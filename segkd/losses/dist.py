@@ -75,10 +75,6 @@ class DIST(Term):
     needs_teacher_aux = True
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        hyper, student, teacher = self.hyper, context.student, context.teacher
+        hyper = self.hyper
         distance = lambda s, t: correlation_distance(s, t, hyper.beta, hyper.gamma, hyper.softmax)  # noqa: E731
-        losses = {self.name: hyper.weight * distance(student.logits, context.teacher_logits())}
-        if hyper.aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
-            aux = distance(student.aux_logits, context.on_student_grid(teacher.aux_logits, student.aux_logits))
-            losses[f"{self.name}/aux"] = hyper.weight * hyper.aux_weight * aux
-        return losses
+        return {f"{self.name}{end}": hyper.weight * part * distance(s, t) for end, part, s, t in context.heads(hyper.aux_weight)}

@@ -104,10 +104,6 @@ class MasKD(Term):
         tokens.requires_grad_(False).grad = None
 
     def loss(self, context: Context) -> dict[str, Tensor]:
-        hyper, student, teacher = self.hyper, context.student, context.teacher
-        tokens = self.module.tokens.detach()
-        losses = {self.name: hyper.weight * masked_mse(student.logits, context.teacher_logits(), tokens)}
-        if hyper.aux_weight and student.aux_logits is not None and teacher.aux_logits is not None:
-            aux = masked_mse(student.aux_logits, context.on_student_grid(teacher.aux_logits, student.aux_logits), tokens)
-            losses[f"{self.name}/aux"] = hyper.weight * hyper.aux_weight * aux
-        return losses
+        hyper, tokens = self.hyper, self.module.tokens.detach()
+        distance = lambda s, t: masked_mse(s, t, tokens)  # noqa: E731
+        return {f"{self.name}{end}": hyper.weight * part * distance(s, t) for end, part, s, t in context.heads(hyper.aux_weight)}

@@ -29,18 +29,14 @@ def complexity(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     twin.training = True  # the network's own flag, not its layers': it then runs the heads that only training has
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         twin(torch.empty(1, model.info.in_channels, *size, device="meta"))
-    heads = (getattr(model, name, None) for name in ("aux_head", "detail_head"))
+    count = lambda module: sum(p.numel() for p in module.parameters()) if module is not None else 0  # noqa: E731
     return {
-        "params": _parameters(model),
+        "params": count(model),
         "trained_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "aux_params": sum(_parameters(head) for head in heads if head is not None),
+        "aux_params": sum(count(getattr(model, name, None)) for name in ("aux_head", "detail_head")),
         "macs": flops.get_total_flops() // 2,
         "macs_paper": sum(paper),
     }
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def meta_twin(model: nn.Module) -> nn.Module:

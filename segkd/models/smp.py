@@ -68,18 +68,14 @@ class SmpSegmenter(nn.Module):
         else:
             feature = self.net.decoder(maps)
             maps = maps[1:]
-        *before, conv = self._last_layers()
+        head = self.net.segmentation_head  # without its upsampling: up to its last convolution
+        *before, conv = list(head.head) if hasattr(head, "head") else [head[0]]
         for layer in before:
             feature = layer(feature)
         stages = tuple(x for x in maps if x.shape[1] > 0)  # smp fills levels that an encoder lacks with empty maps
         if conv.kernel_size != (1, 1):
             return Prediction(conv(feature), None, None, stages, None)
         return Prediction(conv(feature), None, feature, stages, (conv.weight.flatten(1), conv.bias))
-
-    def _last_layers(self) -> list[nn.Module]:
-        """The segmentation head without its upsampling: up to its last convolution."""
-        head = self.net.segmentation_head
-        return list(head.head) if hasattr(head, "head") else [head[0]]
 
 
 def cut(prediction: Prediction, size: tuple[int, int], padded: tuple[int, int]) -> Prediction:
@@ -157,29 +153,17 @@ def _ask(model: SmpSegmenter, in_channels: int) -> tuple[int, Prediction]:
 
 def check_smp_name(arch: str, encoder_name: str) -> tuple[str, str]:
     """smp's spelling of ``smp.<Arch>`` and the encoder; UserError with the nearest name if smp has none."""
-    smp = _smp(arch)
+    try:
+        import segmentation_models_pytorch as smp
+        import timm
+    except ImportError as error:
+        raise UserError(f"arch '{arch}' needs segmentation-models-pytorch: pip install segmentation-models-pytorch") from error
     archs = {a.__name__.lower(): a.__name__ for a in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     short = arch.removeprefix(PREFIX)
     if short.lower() not in archs:
         raise unknown("smp arch", arch, (PREFIX + known for known in archs.values()))
-    if not _known_encoder(smp, encoder_name):
-        names = smp.encoders.get_encoder_names()
+    names = smp.encoders.get_encoder_names()
+    if not (timm.is_model(encoder_name.removeprefix("tu-")) if encoder_name.startswith("tu-") else encoder_name in names):
         near = difflib.get_close_matches(encoder_name, names, n=5, cutoff=0.3) or names[:5]
         raise unknown(f"encoder of {arch} ({len(names)} and 'tu-<timm name>')", encoder_name, near)
     return archs[short.lower()], encoder_name
-
-
-def _known_encoder(smp, encoder_name: str) -> bool:
-    import timm
-
-    if encoder_name.startswith("tu-"):
-        return timm.is_model(encoder_name.removeprefix("tu-"))
-    return encoder_name in smp.encoders.get_encoder_names()
-
-
-def _smp(arch: str):
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise UserError(f"arch '{arch}' needs segmentation-models-pytorch: pip install segmentation-models-pytorch") from error
-    return smp

@@ -13,13 +13,6 @@ from segkd.models.weights import State
 from segkd.registry import Registry, unknown
 
 
-class NetworkSpec(NamedTuple):
-    """A head and the width of its feature at width 1; None: as the head has it from the encoder's maps."""
-
-    head: type[Head]
-    channels: int | None
-
-
 class Package(NamedTuple):
     """A distribution of the package index that holds one file of weights (Apache 2.0), and what its pinned version has."""
 
@@ -33,7 +26,8 @@ class Package(NamedTuple):
 class EncoderSpec:
     """How an encoder is built, which heads go on it, and what is known of its weights.
 
-    ``build(width, output_stride)``; ``heads``: {arch: (head, width)}, see `NetworkSpec`; ``aux``: whether its networks
+    ``build(width, output_stride)``; ``heads``: {arch: (head, width)}, the width of its feature at
+    width 1, None as the head has it from the encoder's maps; ``aux``: whether its networks
     have an auxiliary head (in the papers: those with a ResNet). Of weights: ``pretrained``: timm's network of the same
     layout; ``package``: an installable one; ``unused``: prefixes of keys beyond the encoder (a classifier's); ``input``:
     what they read unless they say otherwise; ``renamed(state, what)``: a state under our names, and whether it is the
@@ -51,17 +45,17 @@ class EncoderSpec:
 
 
 ENCODERS: Registry[EncoderSpec] = Registry("encoder")
-NETWORKS: dict[str, NetworkSpec] = {}  # by "arch/encoder"
+NETWORKS: dict[str, tuple[type[Head], int | None]] = {}  # (head, width), by "arch/encoder"
 
 
 def register(name: str, spec: EncoderSpec) -> None:
     """File an encoder under ``name`` and its networks under ``arch/name``."""
     ENCODERS.register(name)(spec)
-    NETWORKS.update({f"{arch}/{name}": NetworkSpec(*row) for arch, row in spec.heads.items()})
+    NETWORKS.update({f"{arch}/{name}": row for arch, row in spec.heads.items()})
 
 
-def network_spec(name: str) -> NetworkSpec:
-    """The entry of ``arch/encoder``; UserError with the nearest name otherwise."""
+def network_spec(name: str) -> tuple[type[Head], int | None]:
+    """Head and width of ``arch/encoder``; UserError with the nearest name otherwise."""
     if name not in NETWORKS:
         raise unknown("network", name, NETWORKS)
     return NETWORKS[name]

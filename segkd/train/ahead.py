@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 Batch = TypeVar("Batch")
 
 
-class Ahead(Generic[Batch]):
-    """``make(step)`` for steps in turn below ``last``, each begun when the one before it is asked for.
+@contextmanager
+def ahead(make: Callable[[int], Batch], last: int) -> Iterator[Callable[[int], Batch]]:
+    """A function that gives ``make(step)`` for steps in turn below ``last``, each begun when the one before it is asked for.
 
     ``make`` has to be a function of the step alone: what it gives is then the same whenever it is called. Its errors come
-    where its batch is asked for. A context, whose end waits for the batch under way.
+    where its batch is asked for. The end of the context waits for the batch under way.
     """
+    thread, begun = ThreadPoolExecutor(1, "batch"), {}
 
-    def __init__(self, make: Callable[[int], Batch], last: int):
-        self.make, self.last = make, last
-        self._thread = ThreadPoolExecutor(1, "batch")
-        self._begun: dict[int, Future[Batch]] = {}
+    def batch(step: int) -> Batch:
+        found: Future[Batch] = begun.pop(step, None) or thread.submit(make, step)
+        made = found.result()
+        begun.clear()
+        if step + 1 < last:
+            begun[step + 1] = thread.submit(make, step + 1)
+        return made
 
-    def __call__(self, step: int) -> Batch:
-        """The batch of ``step``."""
-        found = self._begun.pop(step, None) or self._thread.submit(self.make, step)
-        batch = found.result()
-        self._begun = {step + 1: self._thread.submit(self.make, step + 1)} if step + 1 < self.last else {}
-        return batch
-
-    def __enter__(self) -> Ahead[Batch]:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._thread.shutdown(cancel_futures=True)
+    try:
+        yield batch
+    finally:
+        thread.shutdown(cancel_futures=True)

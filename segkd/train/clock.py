@@ -24,22 +24,6 @@ class Clock:
         self._read(wait=True)
         return self.read
 
-    def now(self) -> Any:
-        """This moment, in the work of the device."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def add(self, begin: Any, end: Any) -> None:
-        """Count what lies between two moments."""
-        if self.device.type != "cuda":
-            self.read += end - begin
-        else:
-            self._under_way.append((begin, end))
-            self._read(wait=False)
-
     def _read(self, wait: bool) -> None:
         while self._under_way and (wait or self._under_way[0][1].query()):
             begin, end = self._under_way.popleft()
@@ -50,8 +34,21 @@ class Clock:
 @contextmanager
 def timed(*clocks: Clock) -> Iterator[None]:
     """What is done inside counts in every clock (they are of one device), unless it fails."""
-    begin = clocks[0].now()
+    begin = _now(clocks[0].device)
     yield
-    end = clocks[0].now()
+    end = _now(clocks[0].device)
     for clock in clocks:
-        clock.add(begin, end)
+        if clock.device.type != "cuda":
+            clock.read += end - begin
+        else:
+            clock._under_way.append((begin, end))
+            clock._read(wait=False)
+
+
+def _now(device: torch.device) -> Any:
+    """This moment, in the work of the device."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event

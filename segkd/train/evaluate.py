@@ -18,7 +18,6 @@ from segkd.prediction import IGNORE, resize_scores
 from segkd.train.processes import rank, world_size
 from segkd.train.runtime import generator, like
 
-
 CPU = torch.device("cpu")
 
 

@@ -21,7 +21,7 @@ from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.registry import UserError
-from segkd.train.ahead import Ahead
+from segkd.train.ahead import ahead
 from segkd.train.clock import timed
 from segkd.train.evaluate import evaluate
 from segkd.train.failure import write_failure
@@ -74,7 +74,7 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
         for trainee in trainees:
             _validate(trainee, cohort.val)
     try:
-        with Ahead(lambda step: own_batch(cohort, step), steps) as batches:
+        with ahead(lambda step: own_batch(cohort, step), steps) as batches:
             for step in range(min(t.step for t in trainees), steps):
                 active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
                 if active:

@@ -24,12 +24,6 @@ def poly(schedule: Schedule, step: int) -> float:
     return schedule.lr * rise * (1 - step / schedule.steps) ** schedule.power
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the same learning rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-
-
 class Mean(AveragedModel):
     """The mean of a network's weights and buffers. How many it is of is known on the CPU: torch's own update waits for a GPU."""
 

@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,14 +78,18 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 @contextmanager
-def new_tensors(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, tensors made anew (weights, draws, images) have this type, in all threads of the process."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+def _set(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> Iterator[None]:
+    before = read()
+    write(value)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        write(before)
+
+
+def new_tensors(dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Inside, tensors made anew (weights, draws, images) have this type, in all threads of the process."""
+    return _set(torch.get_default_dtype, torch.set_default_dtype, dtype)
 
 
 def like(model: nn.Module) -> AbstractContextManager[None]:
@@ -128,15 +133,9 @@ def allow_tf32(allow: bool) -> None:
 allow_tf32(False)  # float32 is float32, in pages and evaluations too
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Compute on one CPU thread: sums have one order, so a run gives the same bits on a machine of any size.
 
     Parallel work is done by processes, which for the narrow networks of the CPU profiles is faster as well.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return _set(torch.get_num_threads, torch.set_num_threads, 1)

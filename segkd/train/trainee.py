@@ -21,7 +21,7 @@ from segkd.prediction import NetworkInfo, Prediction
 from segkd.train.clock import Clock, timed
 from segkd.train.evaluate import for_shard
 from segkd.train.one_batch import as_one_batch
-from segkd.train.optim import Mean, make_optimiser, poly, set_lr
+from segkd.train.optim import Mean, make_optimiser, poly
 from segkd.train.processes import add_up, as_first
 from segkd.train.runtime import derive, dtype_of, forward_precision, generator, new_tensors
 from segkd.train.teacher import Teacher
@@ -166,7 +166,8 @@ class Trainee:
         terms = self.losses(images, labels, teacher)
         total = sum(terms.values())
         lr = poly(self.config.schedule, self.step)
-        set_lr(self.optimiser, lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         terms |= {"loss": total}

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from segkd.losses import Context
 from segkd.prediction import IGNORE, NetworkInfo, Prediction
 

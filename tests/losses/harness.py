@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+
 from segkd.losses import create_method, task_loss
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from segkd.losses import METHODS, TaskWeighting, Term, create_method, list_methods
 from tests.losses.harness import total_loss
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from segkd.losses import Context, create_method, list_methods, task_loss
 from segkd.prediction import IGNORE, NetworkInfo
 from segkd.registry import UserError

@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+
 from segkd.losses import (
     METHODS,
     ROW_HYPER,

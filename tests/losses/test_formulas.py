@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from segkd.losses.at import attention_transfer
 from segkd.losses.cirkd import cross_image_kl, memory_kl
 from segkd.losses.cwd import channelwise_kl

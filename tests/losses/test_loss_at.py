@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.at import attention_transfer
 from tests.losses.harness import arrays, attention, built, check, examples, maps
 

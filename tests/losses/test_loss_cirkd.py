@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.cirkd import cross_image_kl, memory_kl
 from segkd.prediction import IGNORE
 from tests.losses.harness import arrays, built, check, divergence, dot, examples, maps, unit

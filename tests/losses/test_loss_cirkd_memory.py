@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.cirkd import MemoryBank
 from segkd.prediction import IGNORE
 from tests.losses.harness import examples

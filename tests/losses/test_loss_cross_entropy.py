@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from segkd.losses import TaskWeight, task_loss
 from segkd.prediction import Prediction
 from tests.losses.harness import check, log_softmax

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
 from segkd.losses import TaskWeight, create_method, task_loss
 from segkd.losses.detail import detail_loss, detail_target
 from segkd.prediction import Prediction

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.dist import correlation_distance
 from tests.losses.harness import arrays, built, check, dot, examples, normal, softmax
 

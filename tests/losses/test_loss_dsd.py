@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.dsd import category_similarity, pixel_similarity
 from tests.losses.harness import attention, built, check, examples, normal, unit
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses import fakd
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, augmented_pixelwise, ramp

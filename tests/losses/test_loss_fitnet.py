@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+
 from segkd.losses.fitnet import feature_mse
 from tests.losses.harness import arrays, built, check, examples, normal
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.hwd import holistic_weights
 from tests.losses.harness import built, normal, softmax

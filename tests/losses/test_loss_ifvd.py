@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as drawn
+
 from segkd.losses.ifvd import intra_class_variation
 from tests.losses.harness import arrays, built, check, dot, examples, maps, numeric_gradient, unit
 

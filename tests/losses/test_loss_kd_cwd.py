@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses import create_method
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.divergence import softmax_kl

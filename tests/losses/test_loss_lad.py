@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses import create_method, task_loss
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.lad import LabelNoise, dual_path_consistency, fixed_codes

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.maskd import mask_loss, masked_mse, receptive_masks, token_dice
 from segkd.prediction import IGNORE, Prediction
 from tests.losses.harness import arrays, built, check, dot, examples, log_softmax, normal

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from segkd.losses import METHODS, ROW_HYPER, ROWS, create_method
 from segkd.losses.class_statistics import ClassStatistics
 from segkd.losses.hwd import holistic_weights

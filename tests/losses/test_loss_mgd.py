@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch import nn
+
 from segkd.losses.mgd import masked_generation, random_mask
 from tests.losses.harness import arrays, built, check, examples, normal
-from torch import nn
 
 
 def convolve(maps, weight, bias):

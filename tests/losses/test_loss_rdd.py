@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from segkd.losses import create_method, task_loss
 from segkd.losses.rdd import CITYSCAPES_WEIGHTS, confidence, difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.registry import UserError

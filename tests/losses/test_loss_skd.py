@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+
 from segkd.losses.kd import pixelwise_kl
 from segkd.losses.skd import gradient_penalty, pairwise_affinity
 from tests.losses.harness import built, check, dot, examples, maps, numeric_gradient

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch import nn
+
 from segkd.losses.skd import Discriminator, generator_loss, gradient_penalty, hinge_loss, wasserstein_loss
 from tests.losses.harness import examples
-from torch import nn
 
 
 @examples(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))

@@ -4,6 +4,7 @@ import functools
 
 import torch
 from safetensors.torch import save_file
+
 from segkd.models import create_model
 
 

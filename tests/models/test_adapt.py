@@ -5,15 +5,16 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
-import segkd
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import segkd
 from segkd.losses import Context, TrainingData, create_method, list_methods, task_loss
 from segkd.models import complexity
-from segkd.models.layout import token_grid
+from segkd.models.adapt import token_grid
 from segkd.registry import UserError
 from tests.models.harness import rebuilt, same, small
-from torch import nn
 
 CLASSES = 4
 CONV = {"logits": "classifier", "stages": ("backbone.1", "backbone.3", "backbone.6", "backbone.16")}

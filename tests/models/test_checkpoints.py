@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from segkd.models import create_model
 from segkd.models.checkpoints import encoder_state, fill, load_encoder_weights, load_network
 from segkd.models.images import BGR255

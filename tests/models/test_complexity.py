@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from segkd.models import complexity
 from tests.models.harness import meta, same, small
-from torch.utils.flop_counter import FlopCounterMode
 
 # Exact counts of the released code at 19 classes, 1024x2048: parameters, papers' rule, true multiply-adds.
 EXACT = {

@@ -6,6 +6,8 @@ import sys
 import pytest
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
+
 from segkd.config import NetworkConfig, RunConfig, Schedule
 from segkd.models import complexity, create_model
 from segkd.models.deploy import deployed
@@ -13,7 +15,6 @@ from segkd.models.encoders.dinov2 import merge_lora
 from segkd.registry import UserError
 from segkd.train.trainee import Trainee
 from tests.models.harness import meta, same, saved, small
-from timm.layers import resample_abs_pos_embed
 
 pytest.importorskip("peft")
 

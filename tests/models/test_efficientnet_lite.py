@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from segkd.models import create_model, imagenet
 from segkd.models.encoders.efficientnet_lite import LITE_INPUT
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import timm
 import torch
+
 from segkd.config import NetworkConfig, RunConfig
 from segkd.models import create_model, imagenet
 from segkd.registry import UserError

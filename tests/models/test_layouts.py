@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from segkd.models import create_model
 from segkd.models.zoo import ENCODERS
 from segkd.registry import UserError

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from segkd.models import create_model
 from segkd.registry import UserError
 from tests.models.harness import small

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from segkd.models.recompute import recomputed
 from tests.models.harness import small
-from torch import nn
 
 NETWORKS = ("deeplabv3/mobilenet_v2", "pspnet/resnet50", "ocrnet/hrnet_w18_small", "stdc/stdc1", "dinov2/vits14")
 SLOW = ("deeplabv3/resnet101", "ocrnet/hrnet_w48", "dinov2/vitb14")

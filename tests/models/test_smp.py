@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from segkd.models import check_model_name, complexity, create_model, list_models
 from segkd.registry import UserError
 from tests.models.harness import rebuilt, small

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from segkd.models import complexity, create_model
 from segkd.models.deploy import deployed
 from segkd.models.encoders.stdc import STDCBlock
 from segkd.models.heads.stdc import AttentionRefinement, ContextPath, FeatureFusion
 from tests.models.harness import small
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 # The paper's ImageNet classifier on 1024 maps: 1x1 convolution and norm, linear, norm, linear to 1000 classes, no biases.
 CLASSIFIER = 1024 * 1024 + 2 * 1024 + 1024 * 1024 + 2 * 1024 + 1024 * 1000

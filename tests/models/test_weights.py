@@ -5,10 +5,11 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
+
 from segkd.models import create_model
 from segkd.models.weights import content_hash, describe, fingerprint, read_state
 from segkd.registry import UserError
-from torch.optim.swa_utils import AveragedModel
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from segkd.models import check_model_name, create_model, list_models
 from segkd.models.heads.fcn import join
 from segkd.models.heads.isanet import DOWN, FAR, NEAR, SparseAttention, from_groups, to_groups

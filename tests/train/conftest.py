@@ -1,4 +1,4 @@
-"""A pretended GPU: tensors that say they are on another device and are computed on the CPU. What would wait for it is counted.
+"""An empty folder of runs for every test, and a pretended GPU: tensors that say they are on another device and are computed on the CPU. What would wait for it is counted.
 
 So the code that a GPU takes runs here, with its values. Its device is called meta.
 """
@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+pytest.register_assert_rewrite("tests.train.harness")
 aten = torch.ops.aten
 THERE = torch.device("meta")
 ASKS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.bincount, aten._unique2, aten.unique_dim, aten.equal, aten.is_nonzero}
@@ -105,3 +106,10 @@ def device(monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     with Device() as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    """An empty folder of runs; the packed data is shared by all tests."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"

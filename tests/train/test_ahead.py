@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from segkd.train.ahead import Ahead
+from segkd.train.ahead import ahead
 
 
 def test_steps_in_turn_and_after_a_gap():
@@ -14,7 +14,7 @@ def test_steps_in_turn_and_after_a_gap():
         calls.append(step)
         return 10 * step
 
-    with Ahead(make, 6) as batches:
+    with ahead(make, 6) as batches:
         assert [batches(step) for step in (2, 3, 5)] == [20, 30, 50]
     assert calls == [2, 3, 4, 5]  # each once; none at or after the last step
 
@@ -26,7 +26,7 @@ def test_the_next_batch_is_made_meanwhile():
         begun[step].set()
         return threading.current_thread()
 
-    with Ahead(make, 3) as batches:
+    with ahead(make, 3) as batches:
         assert batches(0) is not threading.main_thread()
         assert begun[1].wait(10)  # nobody asked for it yet
         assert not begun[2].is_set()
@@ -38,14 +38,14 @@ def test_an_error_comes_with_its_own_step():
             raise OSError("image 1 cannot be read")
         return step
 
-    with Ahead(make, 3) as batches:
+    with ahead(make, 3) as batches:
         assert batches(0) == 0
         with pytest.raises(OSError, match="image 1"):
             batches(1)
 
 
 def test_leaving_early_leaves_no_thread_behind():
-    with pytest.raises(KeyboardInterrupt), Ahead(lambda step: step, 5) as batches:
+    with pytest.raises(KeyboardInterrupt), ahead(lambda step: step, 5) as batches:
         batches(0)
         raise KeyboardInterrupt
     assert not [t for t in threading.enumerate() if t.name.startswith("batch")]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from segkd.metrics import confusion_matrix
 from segkd.prediction import Prediction
 from segkd.train.evaluate import evaluate
+from tests.train.harness import Split
 
 
 class Drawn(torch.nn.Module):
@@ -21,28 +22,10 @@ class Drawn(torch.nn.Module):
         return Prediction((images * 255).round().remainder(4)[:, [0, 1, 2, 0, 1]])
 
 
-class Split:
-    """Nine images: one batch is not full."""
-
-    size, num_classes = (6, 7), 5
-
-    def __init__(self):
-        draws = torch.Generator().manual_seed(0)
-        self.images = torch.randint(0, 256, (9, 6, 7, 3), generator=draws, dtype=torch.uint8)
-        self.labels = torch.randint(0, 6, (9, 6, 7), generator=draws, dtype=torch.uint8)
-        self.labels[self.labels == 5] = 255
-
-    def __len__(self):
-        return 9
-
-    def take(self, index):
-        index = list(index)
-        return self.images[index], self.labels[index], None
-
-
 def test_evaluation_equals_a_loop_over_images_with_float_counts():
-    split, wanted = Split(), torch.zeros(5, 5)
-    for image, label in zip(split.images, split.labels):
+    """Nine images: one batch is not full."""
+    split, wanted = Split([(6, 7)] * 9), torch.zeros(5, 5)
+    for image, label in split.items:
         guess = Drawn()(image.permute(2, 0, 1)[None] / 255).logits.argmax(1)[0]
         valid = label != 255
         wanted += F.one_hot(label[valid].long(), 5).float().T @ F.one_hot(guess[valid], 5).float()

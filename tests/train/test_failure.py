@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 import segkd
 from segkd.cli import main
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data.sampler import batch_indices
 from segkd.registry import UserError
 from segkd.replay import replay
@@ -19,20 +18,13 @@ from segkd.study.execute.executor import execute
 from segkd.train import loop, state
 from segkd.train.failure import RunFailed
 from segkd.train.trainee import NonFiniteStep, Trainee
+from tests.train.harness import CPU, PLAIN, batch, scheduled, weights
 
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-SCHEDULE = Schedule(steps=5, batch_size=2, lr=0.02, validations=1)
-TEACHER = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.125), dataclasses.replace(SCHEDULE, steps=1))
-PLAIN = dataclasses.replace(TEACHER, schedule=SCHEDULE)
-GOOD = dataclasses.replace(PLAIN, method="cwd", teacher=TEACHER)
+SHORT = scheduled(PLAIN, steps=5, validations=1)
+TEACHER = scheduled(SHORT, steps=1)
+GOOD = dataclasses.replace(SHORT, method="cwd", teacher=TEACHER)
 # The first update is finite but throws the weights to 1e34, so step 1 is not: a true divergence, not a planted NaN.
-BAD = dataclasses.replace(PLAIN, method="kd", teacher=TEACHER, hyper={"weight": 1e38})
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
+BAD = dataclasses.replace(SHORT, method="kd", teacher=TEACHER, hyper={"weight": 1e38})
 
 
 def snapshot(trainee: Trainee) -> list[torch.Tensor]:
@@ -41,8 +33,8 @@ def snapshot(trainee: Trainee) -> list[torch.Tensor]:
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update():
-    trainee = Trainee(PLAIN, 11, None, torch.device("cpu"))
-    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.int64)
+    trainee = Trainee(SHORT, 11, None, CPU)
+    images, labels = batch()
     trainee.train_step(images, labels, None)  # so that there is momentum to spoil
     before = snapshot(trainee)
     parameter = next(trainee.model.parameters())
@@ -70,8 +62,8 @@ def test_a_discriminator_that_diverges_stops_the_run_before_any_update(runs, cap
 
 def test_neither_network_nor_discriminator_move_at_such_a_step(monkeypatch):
     info = segkd.create_model("pspnet", "resnet18", classes=11, width=0.125).info
-    trainee = Trainee(dataclasses.replace(GOOD, method="skd"), 11, info, torch.device("cpu"))
-    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.int64)
+    trainee = Trainee(dataclasses.replace(GOOD, method="skd"), 11, info, CPU)
+    images, labels = batch()
     teacher = trainee.forward(torch.rand(2, 3, 48, 64)).detach()
     row = trainee.train_step(images, labels, teacher)
     assert math.isfinite(row["skd/discriminator"]) and row["skd/discriminator_gradient"] > 0
@@ -84,7 +76,7 @@ def test_neither_network_nor_discriminator_move_at_such_a_step(monkeypatch):
 
 
 def test_large_but_finite_gradients_are_finite():
-    trainee = Trainee(PLAIN, 11, None, torch.device("cpu"))
+    trainee = Trainee(SHORT, 11, None, CPU)
     parameters = list(trainee.model.parameters())
     for p in parameters:
         p.grad = torch.full_like(p, 1e30)  # their squares are infinite in float32
@@ -96,7 +88,7 @@ def test_the_others_of_a_cohort_go_on_and_the_failed_run_stays_open(runs, monkey
     with pytest.raises(RunFailed, match=f"run {BAD.id} stopped before the update of step 1: .*`segkd replay {BAD.id}`"):
         run_cohort([BAD, GOOD], "cpu")
     assert find(GOOD).done and not find(BAD).done and not state.checkpoints(find(BAD).path)
-    together = (find(GOOD).path / "model.safetensors").read_bytes()
+    together = weights(find(GOOD))
     report = json.loads((find(BAD).path / "failure.json").read_text())
     train = split_of(BAD, "train")
     indices = batch_indices(len(train), 2, 1, BAD.seed).tolist()
@@ -110,7 +102,7 @@ def test_the_others_of_a_cohort_go_on_and_the_failed_run_stays_open(runs, monkey
     with pytest.raises(RunFailed):  # the same command comes to the same step
         run(BAD, "cpu")
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "alone"))
-    assert (run(GOOD, "cpu").path / "model.safetensors").read_bytes() == together
+    assert weights(run(GOOD, "cpu")) == together
 
 
 def test_replay_repeats_the_step_bit_for_bit_from_the_checkpoint(runs, monkeypatch, capsys):
@@ -134,15 +126,15 @@ def test_replay_repeats_the_step_bit_for_bit_from_the_checkpoint(runs, monkeypat
 
 
 def test_replay_names_the_backward_function_and_falls_back_on_what_was_saved(runs, monkeypatch):
-    found = run(PLAIN, "cpu")
+    found = run(SHORT, "cpu")
     with pytest.raises(UserError, match="only a run that stopped"):
         list(replay(found))
     for checkpoint in state.checkpoints(found.path):
         checkpoint.unlink()
-    images, labels = loop.training_batch(split_of(PLAIN, "train"), PLAIN, 0)
-    weights = {f"network.{k}": v for k, v in load_file(found.path / "model.safetensors").items()}
+    images, labels = loop.training_batch(split_of(SHORT, "train"), SHORT, 0)
+    network = {f"network.{k}": v for k, v in load_file(found.path / "model.safetensors").items()}
     images[0, 0, 0, 0] = math.nan
-    state.write_tensors(found.path / "failure.safetensors", {"images": images, "labels": labels, **weights})
+    state.write_tensors(found.path / "failure.safetensors", {"images": images, "labels": labels, **network})
     state.write_json(found.path / "failure.json", {"step": 0, "terms": {"task": "nan"}})
     lines = list(replay(found))
     place = next(i for i, line in enumerate(lines) if line.startswith("finite here"))
@@ -152,7 +144,7 @@ def test_replay_names_the_backward_function_and_falls_back_on_what_was_saved(run
 
 
 def test_a_study_trains_what_it_can_and_reports_the_rest(runs):
-    child = dataclasses.replace(GOOD, teacher=dataclasses.replace(PLAIN, schedule=dataclasses.replace(SCHEDULE, lr=1e30)))
+    child = dataclasses.replace(GOOD, teacher=scheduled(SHORT, lr=1e30))
     with pytest.raises(RunFailed) as caught:
         execute([child, BAD, GOOD], ["cpu"])
     message = str(caught.value)

@@ -16,6 +16,7 @@ from segkd.replay import replay
 from segkd.train import loop, trainee
 from segkd.train.loop import own_batch, start, taught
 from segkd.train.runtime import check_schedule, computing
+from tests.train.harness import Stop, scheduled, stop_at, weights
 
 DATA = DataConfig(size=(48, 64), train_limit=6, eval_limit=3)
 SCHEDULE = Schedule("adamw", steps=3, batch_size=2, lr=0.01, validations=1, precision="float64")
@@ -44,12 +45,6 @@ def config_of(method: str) -> RunConfig:
         return LABEL if method == "lad" else PLAIN
     hyper = {"cirkd": {"pixel_size": 60, "region_size": 8}} if "cirkd" in method else {}
     return replace(PLAIN, method=method, hyper=hyper, teacher=LABEL if "lad" in method else PLAIN)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path))
-    return tmp_path
 
 
 def steps_of(config: RunConfig, count: int) -> list[dict[str, float]]:
@@ -96,26 +91,21 @@ def test_a_last_bit_stays_a_last_bit(method, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["lad", METHODS[-1]])
-def test_an_interrupted_run_ends_with_the_same_bits(method, folder, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bits(method, tmp_path, monkeypatch):
     config = config_of(method)
-    whole = (runs.run(config, "cpu").path / "model.safetensors").read_bytes()
-    monkeypatch.setenv("SEGKD_RUNS", str(folder / "again"))
+    whole = weights(runs.run(config, "cpu"))
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-
-    def stop(run_id, row):
-        if run_id == config.id and row["step"] == 2:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        runs.run(config, "cpu", stop)
+    with pytest.raises(Stop):
+        runs.run(config, "cpu", stop_at(2, config.id))
     again = runs.run(config, "cpu")
     assert again.result["origin"].keys() == runs.find(config).result["origin"].keys()
-    assert (again.path / "model.safetensors").read_bytes() == whole
+    assert weights(again) == whole
     assert next(again.load_model().parameters()).dtype == torch.float64
 
 
 def test_networks_of_either_precision_teach_and_start_the_other():
-    single, double = replace(PLAIN, schedule=replace(SCHEDULE, precision="float32")), PLAIN
+    single, double = scheduled(PLAIN, precision="float32"), PLAIN
     for teacher, student in ((single, double), (double, single)):
         steps_of(replace(student, method="kd", teacher=teacher), 2)
         file = runs.find(teacher).path / "model.safetensors"
@@ -135,11 +125,11 @@ def test_a_failure_is_replayed():
 
 def test_what_has_no_float64_is_said(capsys):
     with pytest.raises(UserError, match="float64 with schedule.compile"):
-        runs.run(replace(PLAIN, schedule=replace(SCHEDULE, compile=True)), "cpu")
+        runs.run(scheduled(PLAIN, compile=True), "cpu")
     with pytest.raises(UserError, match="mps has no float64"):
         check_schedule(SCHEDULE, torch.device("mps"))
     check_schedule(SCHEDULE, torch.device("cuda", 0))
     assert "slower" in capsys.readouterr().err
     with pytest.raises(UserError, match="did you mean 'float64'"):
-        runs.run(replace(PLAIN, schedule=replace(SCHEDULE, precision="float46")), "cpu")
-    assert not list(runs.runs_root().iterdir())
+        runs.run(scheduled(PLAIN, precision="float46"), "cpu")
+    assert not runs.runs_root().exists()

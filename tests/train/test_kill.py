@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import random
@@ -13,24 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import RunConfig
 from segkd.losses import list_methods
-from segkd.runs import Run, find, run
+from segkd.runs import Run, find, run, run_cohort
 from segkd.train import loop, state
+from tests.train.harness import SCHEDULE, STATEFUL, assert_same, student
 
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2)
-TEACHER = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.1875), dataclasses.replace(SCHEDULE, steps=3))
-LABEL_TEACHER = RunConfig(DATA, NetworkConfig("pspnet/resnet18", 0.125, extra_channels=1), SCHEDULE, method="lad")
-STATEFUL = "kd+skd+cirkd+maskd+mgd+rdd"  # a discriminator with its optimiser, memory banks, learnt masks, adapters
 REST = ("lad+hwd+rdd", *(name for name in list_methods() if name not in ("lad", "rdd", "fakd_cwd")))
 
 
-def student(method: str) -> RunConfig:
-    teacher = None if method in ("baseline", "lad") else LABEL_TEACHER if method.startswith("lad") else TEACHER
-    network = LABEL_TEACHER.network if method == "lad" else NetworkConfig("pspnet/resnet18", 0.125)
+def config_of(method: str) -> RunConfig:
     hyper = {"cirkd": {"pixel_size": 500}} if "cirkd" in method else {}  # a checkpoint of 2 MB instead of 60
-    return RunConfig(DATA, network, SCHEDULE, method=method, teacher=teacher, hyper=hyper)
+    return student(method, hyper=hyper)
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +68,6 @@ def kill_in_a_write(config: RunConfig, folder: Path, processes) -> None:
     pytest.fail("never killed within a write")
 
 
-def assert_same(ours, theirs, where: str) -> None:
-    """Equal types, keys, lengths and bits."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        [assert_same(ours[key], theirs[key], f"{where}/{key}") for key in ours]
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        [assert_same(*pair, f"{where}/{number}") for number, pair in enumerate(zip(ours, theirs))]
-    elif isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), where
-    else:
-        assert ours == theirs, where
-
-
 def assert_same_run(ours: Run, theirs: Run) -> None:
     """Weights, optimiser, queues, statistics, rows of metrics, confusion matrix."""
     for name in ("model.safetensors", "metrics.jsonl"):
@@ -102,7 +80,7 @@ def assert_same_run(ours: Run, theirs: Run) -> None:
 
 @pytest.mark.parametrize("method", ["fakd_cwd", STATEFUL, *(pytest.param(m, marks=pytest.mark.slow) for m in ("lad", *REST))])
 def test_killed_runs_end_with_the_bits_of_one_without_a_stop(method, tmp_path, monkeypatch, processes):
-    config, chance = student(method), random.Random(method)
+    config, chance = config_of(method), random.Random(method)
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "straight"))
     if config.teacher:
         run(config.teacher, "cpu")
@@ -139,34 +117,28 @@ def test_a_cohort_killed_between_two_of_its_checkpoints_ends_alike(tmp_path, mon
     killed = run(other, "cpu")  # as if killed after this one's last write, with the other behind
     (killed.path / "result.json").unlink()
     kill_in_a_write(config, tmp_path / "killed", processes)
-    from segkd.runs import run_cohort
-
     for ours, theirs in zip(run_cohort([config, other], "cpu"), straight):
         assert_same_run(ours, theirs)
 
 
-def damage(kind: str, data: bytes) -> bytes:
-    middle, late = len(data) // 2, 3 * len(data) // 4
-    return {
-        "truncated": data[:middle],
-        "empty": b"",
-        "garbage": os.urandom(len(data)),
-        "zeros in the second half": data[:middle] + bytes(len(data) - middle),
-        "long tail of garbage": data + os.urandom(200_000),
-        "one bit": data[:late] + bytes([data[late] ^ 1]) + data[late + 1 :],
-    }[kind]
+DAMAGE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "garbage": lambda data: os.urandom(len(data)),
+    "zeros in the second half": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "long tail of garbage": lambda data: data + os.urandom(200_000),
+    "one bit": lambda data: data[:-9000] + bytes([data[-9000] ^ 1]) + data[-8999:],
+}
 
 
-@pytest.mark.parametrize(
-    "kind", ["truncated", "empty", "garbage", "zeros in the second half", "long tail of garbage", "one bit"]
-)
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_an_unreadable_checkpoint_is_passed_over(kind, tmp_path):
     tensors = {"a": torch.randn(3000), "b": torch.randn(3000)}
     for step in (3, 4):
         state.save_checkpoint(tmp_path, {"step": step, "model": tensors})
     newest = state.checkpoints(tmp_path)[0]
     assert newest.name == "checkpoint-0000004.pt"
-    newest.write_bytes(damage(kind, newest.read_bytes()))
+    newest.write_bytes(DAMAGE[kind](newest.read_bytes()))
     with pytest.warns(UserWarning, match="checkpoint-0000004.pt: unreadable checkpoint"):
         assert state.load_checkpoint(tmp_path)["step"] == 3
 

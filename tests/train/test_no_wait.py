@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segkd.analysis import activation, boundary, channels, difficulty, features, layercam, side_by_side, stability, variants
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import RunConfig
 from segkd.data.augment import augment
 from segkd.data.resident import Resident
 from segkd.losses import list_methods
@@ -21,6 +21,7 @@ from segkd.prediction import IGNORE
 from segkd.train import evaluate, optim
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network, method_of
+from tests.train.harness import NETWORK, PLAIN, Split, scheduled
 
 THERE = torch.device("meta")
 
@@ -30,8 +31,7 @@ def there(tensor):
 
 
 CLASSES, SIZE = 5, (48, 64)
-SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2, average=0.9)
-NET = NetworkConfig("pspnet/resnet18", 0.125)
+CONFIG = scheduled(PLAIN, average=0.9)
 OPTIONS = {  # so that the device's own draws are of no account
     "cirkd": {"cirkd": {"pixels_per_class": 64, "pixel_size": 300, "region_size": 30, "pixel_keys": 10**6, "region_keys": 10**6}},
     "lad+cwd": {"lad": {"alpha": 0.0, "teaching_alpha": 0.0}}, "fakd_pd": {"fakd_pd": {"covariance": "full"}},
@@ -40,6 +40,10 @@ METHODS = ["baseline", "lad+cwd", *(name for name in list_methods() if name != "
 OFFICIAL = ["rdd", "skd", "mgd", "lad+cwd", "cirkd"]
 FAST = {("lad+cwd", "paper"), ("cirkd", "paper"), ("fakd_pd", "paper"), ("rdd", "official"), ("mgd", "paper")}
 CASES = [*((m, "paper") for m in METHODS), *((m, "official") for m in OFFICIAL)]
+
+
+def network(width=0.125, extra_channels=0):
+    return build_network(dataclasses.replace(CONFIG, network=dataclasses.replace(NETWORK, width=width, extra_channels=extra_channels)), CLASSES)
 
 
 def given():
@@ -52,9 +56,9 @@ def given():
 
 def steps(where, method, variant):
     """Two steps; the second one's row, and the run."""
-    config = RunConfig(DataConfig(), NET, SCHEDULE, method=method, variant=variant, hyper=OPTIONS.get(method, {}), teacher=RunConfig())
+    config = dataclasses.replace(CONFIG, method=method, variant=variant, hyper=OPTIONS.get(method, {}), teacher=RunConfig())
     kind = method_of(config).teacher_kind
-    model = build_network(RunConfig(DataConfig(), dataclasses.replace(NET, width=0.1875, extra_channels=0 if kind is None else 1), SCHEDULE), CLASSES)
+    model = network(0.1875, 0 if kind is None else 1)
     if kind is not None:
         kind.build(model.info, None)
     fold_norms(model.eval())
@@ -126,32 +130,9 @@ def test_a_batch_waits_for_nothing(device):
     assert torch.equal(found[1].here, wanted[1]) and torch.allclose(found[0].here, wanted[0], atol=2e-4)
 
 
-class Split:
-    """Images of their own sizes, or of one."""
-
-    num_classes = CLASSES
-
-    def __init__(self, sizes):
-        draws = torch.Generator().manual_seed(0)
-        self.sizes, self.size = np.array(sizes), None if len(set(sizes)) > 1 else sizes[0]
-        self.items = [(torch.randint(0, 256, (*s, 3), generator=draws, dtype=torch.uint8), torch.randint(0, CLASSES, s, generator=draws, dtype=torch.uint8)) for s in sizes]
-        self.sizes = None if self.size else self.sizes
-
-    def __len__(self):
-        return len(self.items)
-
-    def take(self, index):
-        high, wide = np.array([self.items[i][1].shape for i in index]).max(0)
-        images, labels = torch.zeros(len(index), high, wide, 3, dtype=torch.uint8), torch.full((len(index), high, wide), IGNORE, dtype=torch.uint8)
-        for place, i in enumerate(index):
-            (h, w), (image, label) = self.items[i][1].shape, self.items[i]
-            images[place, :h, :w], labels[place, :h, :w] = image, label
-        return images, labels, None if self.size else torch.from_numpy(self.sizes[index])
-
-
 @pytest.mark.parametrize("sizes", [[(48, 64)] * 11, [(48, 64), (56, 50), (33, 70)]])
 def test_a_split_is_scored_there_with_two_copies(sizes, device, monkeypatch):
-    split, model = Split(sizes), build_network(RunConfig(DataConfig(), NET, SCHEDULE), CLASSES).eval()
+    split, model = Split(sizes), network().eval()
     wanted = evaluate.evaluate_each(model, split)
     resident = Resident(split, THERE)
     monkeypatch.setattr(evaluate, "take", lambda packed, index, where: resident.take(index))
@@ -160,7 +141,7 @@ def test_a_split_is_scored_there_with_two_copies(sizes, device, monkeypatch):
     device.waits.clear()
     found = evaluate.evaluate_each(there_model, split)
     assert device.waits == ["copy", "copy"]  # the matrix, the counts of each image
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted)) and found[0].sum() == sum(h * w for h, w in sizes)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted)) and found[0].sum() == sum(int((label != IGNORE).sum()) for _, label in split.items)
 
 
 def test_the_mean_of_weights_equals_torchs(device):
@@ -203,8 +184,7 @@ def test_pages_measure_there_what_they_measure_here(device):
     x, everywhere = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255, np.ones(SIZE, bool)
 
     def measured(where):
-        nets = [dataclasses.replace(NET, width=w, extra_channels=e) for w, e in ((0.125, 0), (0.1875, 0), (0.125, 1))]
-        student, teacher, assisted = (build_network(RunConfig(DataConfig(), net, SCHEDULE), CLASSES).eval().to(where) for net in nets)
+        student, teacher, assisted = (network(*net).eval().to(where) for net in ((0.125, 0), (0.1875, 0), (0.125, 1)))
         yield activation.activation_map(student, image)
         yield activation.inside_outside(student, split, ["a", "b"])
         yield boundary.boundary_iou(student, split)

@@ -19,8 +19,10 @@ from segkd.runs import teacher_kind
 from segkd.train.evaluate import evaluate
 from segkd.train.loop import training_batch
 from segkd.train.processes import from_first, is_first, own_shard, rank, world_size
+from segkd.train.runtime import one_thread
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import NonFiniteStep, Trainee
+from tests.train.harness import assert_same
 
 DATA = DataConfig(size=(48, 64), train_limit=8)
 BATCH, CLASSES = 5, 11  # odd: shares of two sizes
@@ -106,35 +108,17 @@ def many(cases, train_mode=True):
     return [two_steps(case, train_mode) for case in cases]
 
 
-def assert_close(ours, theirs, where):
-    """Tensors and numbers to 1e-9 of the largest, gradients that are zero but for rounding to 1e-12; the same keys."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        [assert_close(ours[key], theirs[key], f"{where}/{key}") for key in ours]
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        [assert_close(*pair, f"{where}/{number}") for number, pair in enumerate(zip(ours, theirs))]
-    elif isinstance(ours, torch.Tensor) and ours.numel():
-        gap = (ours.double() - theirs.double()).abs().max()
-        assert gap <= 1e-9 * theirs.double().abs().max() + 1e-12, (where, gap.item(), theirs.abs().max())
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12), where
-
-
 def compare(together, cases, n, train_mode=True):
     alone = many(cases, train_mode)
     for number, results in enumerate(together(n, many, cases, train_mode)):
         for case, ours, theirs in zip(cases, results, alone):
-            assert_close(ours, theirs, f"{case.method} {case.variant} {case.hyper}, process {number} of {n}")
+            assert_same(ours, theirs, f"{case.method} {case.variant} {case.hyper}, process {number} of {n}", 1e-9)
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone():
+    with one_thread():
+        yield
 
 
 def test_two_processes_make_the_steps_of_one_with_batch_norm_in_eval(together):
@@ -142,7 +126,7 @@ def test_two_processes_make_the_steps_of_one_with_batch_norm_in_eval(together):
 
 
 def test_two_processes_make_the_steps_of_one(together):
-    compare(together, [config_of(method) for method in COUPLED], 2)
+    compare(together, [*map(config_of, COUPLED), config_of("fakd_pd", hyper={"covariance": "full"})], 2)
 
 
 def test_images_beside_are_shared_out_too(together):

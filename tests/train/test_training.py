@@ -5,52 +5,32 @@ import dataclasses
 import pytest
 import torch
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import RunConfig, Schedule
 from segkd.losses import list_methods
 from segkd.registry import UserError
-from segkd.runs import Run, find, load_run, run, run_cohort, split_of
+from segkd.runs import find, load_run, run, run_cohort, split_of
 from segkd.train import loop, state
 from segkd.train.optim import poly
 from segkd.train.runtime import derive, pick_device
 from segkd.train.teacher import Teacher, other_names
-from segkd.train.trainee import NonFiniteStep, Trainee, build_network
+from segkd.train.trainee import Trainee, build_network
+from tests.train.harness import (
+    CPU,
+    DATA,
+    LABEL_TEACHER,
+    NETWORK,
+    PLAIN,
+    SCHEDULE,
+    STATEFUL,
+    TEACHER,
+    Stop,
+    assert_same,
+    scheduled,
+    stop_at,
+    student,
+    weights,
+)
 
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-STUDENT = NetworkConfig("pspnet/resnet18", 0.125)
-SCHEDULE = Schedule(steps=6, batch_size=2, lr=0.02, validations=2)
-TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, width=0.1875), dataclasses.replace(SCHEDULE, steps=3))
-LABEL_TEACHER = RunConfig(DATA, dataclasses.replace(STUDENT, extra_channels=1), SCHEDULE, method="lad")
-
-
-def student(method: str, **changes) -> RunConfig:
-    teacher = LABEL_TEACHER if method.startswith("lad") else None if method == "baseline" else TEACHER
-    return dataclasses.replace(RunConfig(DATA, STUDENT, SCHEDULE, method=method, teacher=teacher), **changes)
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """An empty folder of runs; the packed data is shared by all tests."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
-def weights(r: Run) -> bytes:
-    return (r.path / "model.safetensors").read_bytes()
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(step: int):
-    def report(run_id, row):
-        if row["step"] == step:
-            raise Stop
-
-    return report
-
-
-STATEFUL = "kd+skd+cirkd+maskd+mgd+rdd"  # a discriminator, memory banks, learnt masks, random masks, adapters
 COMPOSED = ("baseline", "lad+cwd", "kd+cirkd+rdd", "hwd+fakd_cwd", "lad+hwd+rdd", "lad+fakd_cwd+rdd", "cwd+skd", "kd+at+rdd")
 ALONE = [name for name in list_methods() if name not in ("lad", "rdd", "fakd_cwd")]
 
@@ -59,7 +39,7 @@ ALONE = [name for name in list_methods() if name not in ("lad", "rdd", "fakd_cwd
     "method", ["lad", "fakd_cwd", "kd+rdd", STATEFUL, *(pytest.param(m, marks=pytest.mark.slow) for m in (*ALONE, *COMPOSED))]
 )
 def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
-    config = LABEL_TEACHER if method == "lad" else student(method)
+    config = student(method)
     straight = run(config, "cpu")
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
@@ -74,29 +54,15 @@ def test_resume_is_exact(runs, monkeypatch, tmp_path, method):
     assert resumed.result["confusion"] == straight.result["confusion"] and resumed.metrics() == straight.metrics()
     ours, theirs = (state.load_checkpoint(r.path) for r in (resumed, straight))
     for part in ("modules", "optimiser"):  # queues, covariances, the discriminator and its own optimiser
-        assert_same_bits(ours[part], theirs[part], part)
-
-
-def assert_same_bits(ours, theirs, where):
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in ours:
-            assert_same_bits(ours[key], theirs[key], f"{where}/{key}")
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs), where
-        for number, pair in enumerate(zip(ours, theirs)):
-            assert_same_bits(*pair, f"{where}/{number}")
-    else:
-        assert ours == theirs, where
+        assert_same(ours[part], theirs[part], part)
+    snapshots = [{path.name: path.read_bytes() for path in r.path.glob("snapshot-*")} for r in (resumed, straight)]
+    assert snapshots[0] == snapshots[1] and len(snapshots[0]) == 3
 
 
 @pytest.mark.parametrize("method", [*ALONE, "kd+rdd"])
 def test_auxiliary_scores_may_lie_on_a_coarser_grid(runs, method):
     """As beside DeepLabV3+'s decoder: 12x16 cells of scores, 6x8 of the auxiliary ones."""
-    network, short = dataclasses.replace(STUDENT, name="deeplabv3plus/resnet18"), dataclasses.replace(SCHEDULE, steps=1, validations=1)
+    network, short = dataclasses.replace(NETWORK, name="deeplabv3plus/resnet18"), dataclasses.replace(SCHEDULE, steps=1, validations=1)
     teacher = RunConfig(DATA, dataclasses.replace(network, width=0.1875), dataclasses.replace(short, steps=0))
     found = run(student(method, network=network, schedule=short, teacher=None if method == "baseline" else teacher))
     assert found.done and all(torch.tensor(row["loss"]).isfinite() for row in found.metrics() if row["kind"] == "train")
@@ -112,7 +78,7 @@ def test_masks_are_learnt_before_the_first_step(runs):
 
 
 def test_an_untrained_teacher_is_a_run_of_no_steps(runs):
-    untrained = dataclasses.replace(TEACHER, schedule=dataclasses.replace(TEACHER.schedule, steps=0))
+    untrained = scheduled(TEACHER, steps=0)
     found = run(student("cwd", teacher=untrained), "cpu")
     teacher = find(untrained)
     start = build_network(untrained, 11).state_dict()
@@ -123,7 +89,7 @@ def test_an_untrained_teacher_is_a_run_of_no_steps(runs):
 def test_the_mean_of_the_last_weights_is_the_result(runs, monkeypatch, tmp_path):
     """Steps 5 and 6 of 6; the same bits after a kill between them, and another run than one without the mean."""
     plain = student("baseline")
-    config = dataclasses.replace(plain, schedule=dataclasses.replace(SCHEDULE, average=0.33))
+    config = scheduled(plain, average=0.33)
     last = []
     monkeypatch.setattr(loop, "_after_step", lambda cohort, trainees, active, after=loop._after_step: (
         last.append({key: value.clone() for key, value in trainees[0].model.state_dict().items()}), after(cohort, trainees, active),
@@ -137,7 +103,7 @@ def test_the_mean_of_the_last_weights_is_the_result(runs, monkeypatch, tmp_path)
     with pytest.raises(Stop):
         run(config, report=stop_at(6))
     assert weights(run(config)) == weights(whole)
-    assert config.id != plain.id and dataclasses.replace(config, schedule=SCHEDULE).id == plain.id
+    assert config.id != plain.id and scheduled(config, average=SCHEDULE.average).id == plain.id
 
 
 def test_a_shuffled_teacher_calls_every_class_by_anothers_name(runs):
@@ -185,33 +151,9 @@ def test_result_holds_what_the_contract_says(runs):
     assert len(found["iou"]) == 11 and sum(map(sum, found["confusion"])) > 0 and found["seconds_per_step"] > 0
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(runs, monkeypatch):
-    straight = run(student("baseline"), "cpu")
-    other = dataclasses.replace(student("baseline"), seed=0, hyper={})
-    monkeypatch.setenv("SEGKD_RUNS", str(runs.parent / "again"))
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    with pytest.raises(Stop):
-        run(other, "cpu", stop_at(5))
-    newest = sorted(find(other).path.glob("checkpoint-*.pt"))[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="unreadable checkpoint"):
-        resumed = run(other, "cpu")
-    assert weights(resumed) == weights(straight)
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_update():
-    trainee = Trainee(student("baseline"), 11, None, torch.device("cpu"))
-    images, labels = torch.rand(2, 3, 48, 64), torch.zeros(2, 48, 64, dtype=torch.int64)
-    images[0, 0, 0, 0] = float("nan")
-    before = {k: v.clone() for k, v in trainee.model.named_parameters()}
-    with pytest.raises(NonFiniteStep, match="step 0: task"):
-        trainee.train_step(images, labels, None)
-    assert all(torch.equal(before[k], v) for k, v in trainee.model.named_parameters())
-
-
 def test_training_lowers_the_loss():
-    config = student("baseline", schedule=dataclasses.replace(SCHEDULE, steps=40))
-    trainee = Trainee(config, 11, None, torch.device("cpu"))
+    config = scheduled(PLAIN, steps=40)
+    trainee = Trainee(config, 11, None, CPU)
     torch.manual_seed(0)
     images, labels = torch.rand(2, 3, 48, 64), torch.randint(0, 2, (2, 6, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     losses = [trainee.train_step(images, labels, None)["loss"] for _ in range(40)]
@@ -271,7 +213,7 @@ def test_a_run_keeps_the_counts_of_each_test_image(runs):
 
 def test_a_run_keeps_its_network_half_way(runs, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    r = run(student("baseline", schedule=dataclasses.replace(SCHEDULE, steps=2, validations=1)))
+    r = run(scheduled(PLAIN, steps=2, validations=1))
     saved = state.load_checkpoint(r.path), torch.load(state.checkpoints(r.path)[1], weights_only=True)
     assert [s["step"] for s in saved] == [2, 1]
     for percent, want in ((100, saved[0]["model"]), (50, saved[1]["model"])):
@@ -279,13 +221,3 @@ def test_a_run_keeps_its_network_half_way(runs, monkeypatch):
         assert found.keys() == want.keys() and all(torch.equal(found[name], want[name]) for name in found)
     with pytest.raises(UserError, match="snapshot-075.safetensors is not there"):
         r.load_model(percent=75)
-
-
-def test_an_interrupted_run_keeps_the_same_snapshots(runs, monkeypatch, tmp_path):
-    config = student("baseline")
-    whole = {p.name: p.read_bytes() for p in run(config).path.glob("snapshot-*")}
-    assert sorted(whole) == ["snapshot-010.safetensors", "snapshot-025.safetensors", "snapshot-050.safetensors"]
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
-    with pytest.raises(Stop):
-        run(config, report=stop_at(4))
-    assert whole == {p.name: p.read_bytes() for p in run(config).path.glob("snapshot-*")}

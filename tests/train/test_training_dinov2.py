@@ -11,20 +11,12 @@ from segkd.registry import UserError
 from segkd.runs import find, run
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
+from tests.train.harness import CPU, NETWORK, batch, weights
 
 pytest.importorskip("peft")
 DATA = DataConfig(size=(48, 64), train_limit=4, eval_limit=2)
 SCHEDULE = Schedule(steps=2, batch_size=2, lr=0.02, validations=1)
-VIT, RESNET = NetworkConfig("dinov2/vits14", 0.125), NetworkConfig("pspnet/resnet18", 0.125)
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-
-
-def weights(found) -> bytes:
-    return (found.path / "model.safetensors").read_bytes()
+VIT, RESNET = NetworkConfig("dinov2/vits14", 0.125), NETWORK
 
 
 @pytest.mark.parametrize("student, teacher", [(VIT, RESNET), (RESNET, VIT)], ids=["student", "teacher"])
@@ -46,18 +38,17 @@ def test_every_method_copes_with_the_other_grid(student, teacher, method):
     if method == "lad":  # its teacher reads the label beside the image
         teacher = dataclasses.replace(teacher, extra_channels=1)
     made = build_network(RunConfig(DATA, teacher), 11)
-    torch.manual_seed(0)
-    batch = torch.rand(2, 3, 48, 64), torch.randint(0, 11, (2, 48, 64))
+    given = batch(classes=11)
     config = RunConfig(DATA, student, SCHEDULE, method=method, teacher=RunConfig(DATA, teacher, SCHEDULE))
     try:
-        trainee = Trainee(config, 11, made.info, torch.device("cpu"))
+        trainee = Trainee(config, 11, made.info, CPU)
     except UserError as error:  # this one compares two auxiliary heads of the teacher, and a linear head has none beside it
         assert (method, teacher.name) == ("rdd", VIT.name) and "auxiliary head" in str(error)
         return
     assert (method, teacher.name) != ("rdd", VIT.name)
     taught = Teacher(made, trainee.method.teacher_kind, 0)
-    trainee.prepare(taught, TrainingData(2, lambda step: batch))
-    trainee.train_step(*batch, taught(*batch, 0))  # a loss that is not finite raises
+    trainee.prepare(taught, TrainingData(2, lambda step: given))
+    trainee.train_step(*given, taught(*given, 0))  # a loss that is not finite raises
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trainee.model.encoder.parameters())
 
 

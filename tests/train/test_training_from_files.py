@@ -8,21 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, from_dict, to_dict
+from segkd.config import RunConfig, Schedule, from_dict, to_dict
 from segkd.models.weights import content_hash, describe, fingerprint
 from segkd.registry import UserError
 from segkd.runs import find, load_run, run
 from segkd.train.trainee import build_network
+from tests.train.harness import DATA, NETWORK
 
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-NETWORK = NetworkConfig("pspnet/resnet18", 0.125)
-SCHEDULE = Schedule(steps=2, batch_size=2, lr=0.02, validations=1)
+SHORT = Schedule(steps=2, batch_size=2, lr=0.02, validations=1)
 
 
 @pytest.fixture
-def given(tmp_path, monkeypatch):
+def given(tmp_path):
     """A network's file and the teacher of zero steps that is it."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     model = build_network(RunConfig(DATA, NETWORK, seed=5), 11)
     torch.nn.init.constant_(model.head.classifier.bias, 0.1)
     path = tmp_path / "teacher.safetensors"
@@ -32,12 +30,12 @@ def given(tmp_path, monkeypatch):
 
 def teacher(path):
     network = dataclasses.replace(NETWORK, checkpoint=str(path), checkpoint_hash=content_hash(load_file(path)))
-    return RunConfig(DATA, network, dataclasses.replace(SCHEDULE, steps=0))
+    return RunConfig(DATA, network, dataclasses.replace(SHORT, steps=0))
 
 
 def test_a_teacher_from_a_file_is_a_run_of_no_steps_with_its_own_score(given):
     path, config = given
-    student = run(RunConfig(DATA, NETWORK, SCHEDULE, method="kd", teacher=config), "cpu")
+    student = run(RunConfig(DATA, NETWORK, SHORT, method="kd", teacher=config), "cpu")
     found, state = find(config), load_file(path)
     assert found.done and 0 <= found.result["miou"] <= 1
     about = {"file": "teacher.safetensors", "layout": fingerprint(state), "content": content_hash(state)}
@@ -84,7 +82,7 @@ def test_the_record_names_the_encoders_weights(given, tmp_path, monkeypatch):
     save_file(state, tmp_path / "encoder.safetensors")
     monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
     network = dataclasses.replace(NETWORK, weights="encoder.safetensors")
-    found = run(RunConfig(DATA, network, dataclasses.replace(SCHEDULE, steps=0)), "cpu")
+    found = run(RunConfig(DATA, network, dataclasses.replace(SHORT, steps=0)), "cpu")
     assert found.result["origin"] == {"weights": describe("encoder.safetensors")}
     assert json.loads((found.path / "result.json").read_text())["origin"]["weights"]["file"] == "encoder.safetensors"
     (tmp_path / "encoder.safetensors").unlink()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import Schedule
 from segkd.data.store import Packed
 from segkd.models import create_model, list_models
 from segkd.models.adapt import adapt
@@ -15,37 +15,20 @@ from segkd.registry import UserError
 from segkd.runs import cohort_of, find, run
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee
+from tests.train.harness import CPU, PLAIN, batch, scheduled
 
-CPU = torch.device("cpu")
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
-NETWORK = NetworkConfig("pspnet/resnet18", 0.125)
-SCHEDULE = Schedule("adamw", steps=4, batch_size=2, lr=0.01, validations=2)
-BASE = RunConfig(DATA, NETWORK, SCHEDULE)
-TEACHER = RunConfig(DATA, NETWORK, dataclasses.replace(SCHEDULE, steps=1, validations=1))
+BASE = dataclasses.replace(PLAIN, schedule=Schedule("adamw", steps=4, batch_size=2, lr=0.01, validations=2))
+TEACHER = scheduled(BASE, steps=1, validations=1)
 
 
-def config(**schedule) -> RunConfig:
-    return dataclasses.replace(BASE, schedule=dataclasses.replace(SCHEDULE, **schedule))
-
-
-def batch(seed: int = 0):
-    draws = torch.Generator().manual_seed(seed)
-    return torch.rand(2, 3, 48, 64, generator=draws), torch.randint(0, 5, (2, 48, 64), generator=draws)
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-
-
-def test_an_unknown_precision_is_refused_with_the_nearest_name(runs):
+def test_an_unknown_precision_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match=r"schedule.precision.*'bf61'.*bf16"):
-        run(config(precision="bf61"), "cpu")
+        run(scheduled(BASE, precision="bf61"), "cpu")
 
 
 def test_bf16_is_of_the_forward_passes_alone():
     images, labels = batch()
-    trainee = Trainee(config(precision="bf16"), 5, None, CPU)
+    trainee = Trainee(scheduled(BASE, precision="bf16"), 5, None, CPU)
     assert trainee.forward(images).logits.dtype == torch.bfloat16
     assert all(value.dtype == torch.float32 for value in trainee.losses(images, labels, None).values())
     teacher = Teacher(create_model("pspnet", "resnet18", width=0.125, classes=5), None, 0, precision="bf16")
@@ -65,7 +48,7 @@ def test_bf16_trains_like_float32(method):
     for precision in ("float32", "bf16"):
         torch.manual_seed(3)
         teacher = Teacher(create_model("pspnet", "resnet18", width=0.125, classes=5), None, 0, precision=precision)
-        chosen = dataclasses.replace(config(precision=precision, steps=30), method=method)
+        chosen = dataclasses.replace(scheduled(BASE, precision=precision, steps=30), method=method)
         trainee = Trainee(chosen, 5, None if method == "baseline" else teacher.model.info, CPU)
         said = lambda step: None if method == "baseline" else teacher(images, labels, step)  # noqa: E731
         curves[precision] = torch.tensor([trainee.train_step(images, labels, said(k))["task"] for k in range(30)])
@@ -76,7 +59,7 @@ def test_bf16_trains_like_float32(method):
 def test_compile_gives_the_same_step_and_saves_the_plain_network():
     found, (images, labels) = [], batch()
     for flag in (False, True):
-        trainee = Trainee(config(compile=flag), 5, None, CPU)
+        trainee = Trainee(scheduled(BASE, compile=flag), 5, None, CPU)
         row = trainee.train_step(images, labels, None)
         norms = torch.tensor(list(trainee.gradient_norms().values()))
         found.append((row["loss"], norms, set(trainee.state()["model"]), trainee.forward(images)))
@@ -87,7 +70,7 @@ def test_compile_gives_the_same_step_and_saves_the_plain_network():
         assert (getattr(plain, field.name) is None) == (getattr(compiled, field.name) is None)
 
 
-def test_a_cohorts_teacher_keeps_its_auxiliary_head_only_where_a_method_reads_it(runs):
+def test_a_cohorts_teacher_keeps_its_auxiliary_head_only_where_a_method_reads_it():
     teacher = run(TEACHER, "cpu")
     students = {m: dataclasses.replace(BASE, method=m, teacher=TEACHER) for m in ("cwd", "rdd")}
     images, labels = batch()

@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from segkd import export, formats
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import NetworkConfig, RunConfig, Schedule
 from segkd.prediction import resize_scores
 from segkd.runs import Run, run
+from tests.train.harness import DATA
 
-DATA = DataConfig(size=(48, 64), train_limit=8, eval_limit=4)
 SCHEDULE = Schedule(steps=3, batch_size=2, lr=0.02, validations=1)
 TEACHER = RunConfig(DATA, NetworkConfig("stdc/stdc1", 0.25, extra_channels=1), SCHEDULE, method="lad")
 STUDENT = RunConfig(DATA, NetworkConfig("stdc/stdc2", 0.25), SCHEDULE, method="lad+cwd", teacher=TEACHER)
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
