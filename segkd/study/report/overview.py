@@ -100,9 +100,10 @@ def _card(page: Page, report_dir: Path) -> dict:
     soup = BeautifulSoup(SVG.sub("data:,", PICTURE.sub("data:,", text)), "html.parser")
     title, href = soup.title.get_text(), Path(os.path.relpath(page.html, report_dir)).as_posix()
     first, picture, drawn = soup.select_one("section.text p"), PICTURE.search(text), SVG.search(text)
+    thumbnail = webp(base64.b64decode(picture[1]), 80, 640) if picture else drawn and drawn[0]
     return {
         "title": title, "label": page.label or title.split(":")[0], "group": page.group, "summary": first_sentence(first), "href": href,
-        "numbers": about(text)["numbers"], "thumbnail": webp(base64.b64decode(picture[1]), 80, 640) if picture else drawn and drawn[0], "sections": sections_of(soup, title, href),
+        "numbers": about(text)["numbers"], "thumbnail": thumbnail, "sections": sections_of(soup, title, href),
     }  # fmt: skip
 
 
