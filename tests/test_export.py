@@ -122,7 +122,7 @@ def test_a_float64_run_is_written_in_float32(trained):
     double = run(replace(CONFIG, schedule=replace(CONFIG.schedule, precision="float64")), "cpu")
     images = torch.rand(2, 3, 48, 64)
     for format in ("safetensors", "torchscript", "onnx"):
-        found = export.FORMATS[format].load(export.export_run(double, format).path)(images)
+        found = export.FORMATS[format].load(export.export_run(double, format, Path(f"{format}.file")).path)(images)
         assert found.dtype == torch.float32
         assert_close(found.detach().double(), own_scores(double.load_model(), images))
 

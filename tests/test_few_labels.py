@@ -34,6 +34,7 @@ def test_differences_are_those_of_the_same_seed(script, tmp_path):
     assert "| cwd | 43.0 | 43.0 |" in text and "| cwd instead of the baseline | +2.0 (−0.5 to +4.5) | +2.0 (−10.7 to +14.7) |" in text
     assert "- cwd instead of the baseline: inconclusive at 20, 50 labels." in text
     assert "- trained instead of random weights, baseline: not run." in text
+    assert "- 50 instead of 20 labels, baseline, trained weights: 0.0, inconclusive." in text
     (drawn,) = (d for d in script.draw(script.differences(pd.read_csv(tmp_path / "x.csv"))).axes[1].containers if len(d[0].get_ydata()))
     assert drawn.get_label() == "cwd instead of the baseline" and drawn[0].get_ydata() == pytest.approx([2, 2])
     assert np.array([bar[:, 1] for bar in drawn[2][0].get_segments()]) == pytest.approx(np.array([[-0.484, 4.484], [-10.706, 14.706]]), abs=1e-3)

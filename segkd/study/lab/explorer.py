@@ -10,7 +10,6 @@ from html import escape
 
 import numpy as np
 import torch
-from IPython.display import Markdown
 
 from segkd.analysis.side_by_side import Look, layercam, look, side_by_side
 from segkd.config import RunConfig
@@ -33,7 +32,7 @@ def explore(study: Study, image: int = 0, rows: tuple[str, str] = ("baseline", "
     """
     runs = finished(study)
     if not runs:
-        return Markdown(f"No finished run to explore yet. {how_to_train(study)}")
+        return _sentence(f"No finished run to explore yet. {how_to_train(study)}")
     return Explorer(study, runs, image, rows)
 
 
@@ -54,12 +53,18 @@ def _network(config: RunConfig) -> str:
     return network.label + (", sees labels" if network.extra_channels else "")
 
 
-def missing_runs(study: Study) -> Markdown:
+def _sentence(text: str):
+    from IPython.display import Markdown
+
+    return Markdown(text)
+
+
+def missing_runs(study: Study):
     """How many runs of the study are there, and the command that trains the others."""
     wanted = study.configs()
     count = sum(find(config).done for config in wanted)
     text = f"{count} of {len(wanted)} runs are there."
-    return Markdown(text if count == len(wanted) else f"{text} {how_to_train(study)}")
+    return _sentence(text if count == len(wanted) else f"{text} {how_to_train(study)}")
 
 
 def how_to_train(study: Study) -> str:

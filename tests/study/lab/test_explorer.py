@@ -136,7 +136,7 @@ def test_without_runs_it_names_the_command(study, monkeypatch, tmp_path):
 
 
 def test_all_there_needs_no_command(study):
-    assert repr(missing_runs(replace(study, seeds=[0]))) == "4 of 4 runs are there."
+    assert missing_runs(replace(study, seeds=[0])).data == "4 of 4 runs are there."
 
 
 def test_an_image_that_is_not_there(study):
