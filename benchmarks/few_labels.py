@@ -159,7 +159,7 @@ def block(path: Path = CSV) -> str:
         "", *head, *means, "",
         "Differences of the same seeds in points, with their 95 % interval:", "",
         *head, *gains, "",
-        f"A batch with images without labels beside holds {BESIDE} of them and the same labelled ones: a step costs nearly twice as much.", "",
+        f"A batch with images without labels beside holds {BESIDE} of them and the same labelled ones, so the student sees twice as many images in as many steps.", "",
         f"![Gains over the number of labels, with their 95 % intervals]({PICTURE.name})", "",
         *(f"- {name}: {said(each)}." for name, each in found.items()),
         *[f"- {counts[-1]} instead of {counts[0]} labels, baseline, trained weights: {more}, {more.verdict}."] * (more.n > 1),

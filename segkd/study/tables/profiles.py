@@ -112,7 +112,7 @@ PROFILES = {
             data=None,
             shows="Small networks from ImageNet weights on full CamVid images and the papers' 45x60 score grid, a fortieth of their "
             f"steps: orders of methods, not the papers' levels. {PRECISION}",
-            needs="20 GB of disk and a GPU, about a minute a student and three a teacher",
+            needs="20 GB of disk and a GPU (by single steps on an H200, about a minute a student and three a teacher)",
         ),
         Profile(
             "paper", seeds=3, levels=None,
