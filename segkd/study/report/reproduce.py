@@ -186,6 +186,7 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     labels = {name: label for name, label in NOTEBOOKS.items() if _wanted(name, studies)}
     banners = tuple(warning(folder, name) for name in altered(folder))
     making = Making(folder, labels, parameters, inputs_digest(studies, runs), results_digest(folder), gaps, banners)
+    build_site(folder.parent)  # which every page links to
     pages, notes = make_pages(making)
     found = findings_of(study)
     first = first_page(study, runs.values(), folder, found, notes, keep(folder, found), banners)
