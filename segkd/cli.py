@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from segkd.registry import UserError
+from segkd.registry import FULL, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,11 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"segkd: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `segkd runs | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"segkd: {error.strerror}; finished runs and pages are kept: make room, then repeat the command", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nsegkd: interrupted; finished runs and checkpoints are kept, the same command goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `segkd runs | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

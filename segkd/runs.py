@@ -84,7 +84,7 @@ class Run:
         from safetensors.torch import load_file
 
         if self.kept:
-            raise UserError(f"run {self.id}: only its numbers are here; `{self.kept}` trains its network")
+            raise UserError(f"only the numbers of this run are here; `{self.kept}` trains its network")
         path = self.path / ("model.safetensors" if percent == 100 else SNAPSHOT.format(percent))
         if percent != 100 and not path.exists():
             kept = ", ".join(map(str, SNAPSHOTS))

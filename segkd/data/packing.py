@@ -16,10 +16,9 @@ from PIL import Image
 
 from segkd.data.catalog import Dataset
 from segkd.data.pool import in_processes
-from segkd.registry import UserError
+from segkd.registry import FULL, UserError
 
 ARRAYS = {"images.npy": (3,), "labels.npy": ()}  # file -> shape of a pixel
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)

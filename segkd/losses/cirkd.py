@@ -213,7 +213,7 @@ class CIRKDHyper:
     pixels_per_class: Count = 16  # CIRKD-v1 losses/cirkd_memory.py: stored from each image
     pixel_keys: Count = 4096  # CIRKD-v1 losses/cirkd_memory.py: keys of a step, all classes together
     region_keys: Count = 1024  # CIRKD-v1 losses/cirkd_memory.py
-    legacy_queue: bool = False  # CIRKD-v1 stores pixels of the wrong classes: see the top of this file
+    legacy_queue: bool = False  # CIRKD-v1 stores pixels of the wrong classes
 
 
 @METHODS.register("cirkd")

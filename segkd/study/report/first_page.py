@@ -17,7 +17,7 @@ from segkd.study.report.freeze import provenance
 from segkd.study.report.overview import Overview
 from segkd.study.tables.study import Study
 from segkd.train.record import commit
-from segkd.train.state import write_json
+from segkd.train.state import write_json, write_whole
 
 CLAIMS = "90_claims"  # its cell tagged ``sceptic`` lists the sentences
 PICTURES = {"forest": (CLAIMS, 64), "gains": ("00_tour", 64), "strip": ("00_tour", 256)}  # the page whose cell has this tag; colours
@@ -77,7 +77,8 @@ def keep(folder: Path, found: Sequence[str]) -> dict[str, Path]:
         cells[notebook] = read(executed, as_version=4).cells if executed.exists() else []
     for name, (page, colours) in PICTURES.items():
         if pictures := _outputs(cells[page], name, "image/png"):
-            (folder / f"{name}.png").write_bytes(few_colours(base64.b64decode(pictures[0]), 1200, colours))
+            picture = few_colours(base64.b64decode(pictures[0]), 1200, colours)
+            write_whole(folder / f"{name}.png", lambda path, picture=picture: path.write_bytes(picture))
     if listed := _outputs(cells[CLAIMS], "sceptic", "text/markdown"):
         sentences = re.findall(r"^\d+\. (.+)$", listed[-1], re.MULTILINE)
         write_json(folder / "claims.json", {"findings": list(found), "sentences": sentences})

@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkd.study.report.kept import said_in
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
+<<<<<<< HEAD
 from segkd.study.report.pages import TEMPLATES, Link, about, all_studies, menus, script_data, shell, write
+=======
+from segkd.study.report.pages import TEMPLATES, Link, menus, script_data, shell, write
+>>>>>>> main
 
 SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
 CHART = re.compile(r'<figure [^>]*class="chart" id="(gains|forest)".*?</figure>', re.DOTALL)  # of a page, taken over as it stands
@@ -103,7 +108,7 @@ def _card(page: Page, report_dir: Path) -> dict:
     thumbnail = webp(base64.b64decode(picture[1]), 80, 640) if picture else drawn and drawn[0]
     return {
         "title": title, "label": page.label or title.split(":")[0], "group": page.group, "summary": first_sentence(first), "href": href,
-        "numbers": about(text)["numbers"], "thumbnail": thumbnail, "sections": sections_of(soup, title, href),
+        "numbers": said_in(text)["numbers"], "thumbnail": thumbnail, "sections": sections_of(soup, title, href),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
+from segkd.study.report.kept import code_hash, fill
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import fit
 from segkd.train.state import write_whole
@@ -34,22 +35,23 @@ class Link:
 
 
 def render(
-    executed: Path, html: Path, nav: Sequence[Link] = (), results: str = "", banners: Sequence[str] = ()
+    executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequence[str] = (), of: str = ""
 ) -> Path:
     """Write the executed notebook as one HTML file; ``nav``: the report's pages in their order, this one is marked.
 
     Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by
-    its hash in the page's security policy), formulas become MathML, code is folded but there. ``results``: which results
-    the page was made of, kept in its head beside the headline numbers and the count of gaps (see `about`). ``banners``:
-    warnings for its top.
+    its hash in the page's security policy), formulas become MathML, code is folded but there. A cell that lacks what it
+    needs keeps what the page that is there, if it is ``of`` the same study, shows in its place. Its head keeps the headline
+    numbers (`kept.said_in`). ``banners``: warnings for its top.
     """
     from nbconvert import HTMLExporter
     from nbformat import read
     from traitlets.config import Config
 
     node = read(executed, as_version=4)
-    said = {"numbers": numbers_of(node), "gaps": sum(len(gaps_of(cell)) for cell in node.cells), "results": results}
-    contents, frames = _prepare(node), _frames(node)
+    kept = fill(node, Path(html), of)
+    numbers = numbers_of(node) or kept.numbers
+    contents, frames = _prepare(node), _frames(node) or kept.frames
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
     config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
@@ -61,7 +63,7 @@ def render(
     exporter.register_filter("markdown", markdown_html)
     resources = {
         "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners,
-        "shell": shell("theme", *(["look"] if frames else [])), "look": frames, "about": json.dumps(said),
+        "shell": shell("theme", *(["look"] if frames else [])), "look": frames, "about": json.dumps({"numbers": numbers, "of": of}),
     }
     body, _ = exporter.from_notebook_node(node, resources=resources)
     return write(html, fit(with_math_font(body), Path(html).name))
@@ -72,14 +74,6 @@ def with_math_font(body: str) -> str:
     font = base64.b64encode((TEMPLATES / "page" / "math.woff2").read_bytes()).decode()
     face = f'@font-face {{ font-family: "segkd math"; src: url(data:font/woff2;base64,{font}); }}'
     return body.replace("<style>", f"<style>\n{face}", 1) if "<math" in body else body
-
-
-def about(text: str) -> dict:
-    """What `render` kept in the head of a page: ``numbers`` (label, value), ``gaps`` (count), ``results``."""
-    from bs4 import BeautifulSoup
-
-    tag = BeautifulSoup(text.split("</head>", 1)[0], "html.parser").find("meta", attrs={"name": "segkd"})
-    return json.loads(tag["content"]) if tag else {"numbers": [], "gaps": 0, "results": ""}
 
 
 def numbers_of(node) -> list[tuple[str, str]]:
@@ -142,7 +136,7 @@ def _prepare(node) -> list[tuple[str, str]]:
             if numbers and "headline" in cell.metadata.get("tags", []):
                 said = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers)
                 cell.outputs[-1]["data"] = {"text/html": f'<dl class="facts">{said}</dl>'}
-            cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}")
+            cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
             for output in cell.outputs:
                 if GAP in output.get("data", {}):
                     reason = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(output["data"][GAP]["reason"]))

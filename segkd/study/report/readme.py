@@ -13,6 +13,7 @@ from segkd.registry import UserError
 from segkd.study.tables.frozen import altered, read_results, warning
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
+from segkd.train.state import write_whole
 
 PAGE_LINK = re.compile(r" \[\w+\]\(\w+\.html\)$")  # pages are not in the repository of every report
 BEGIN, END = "<!-- results: written by `segkd readme` -->", "<!-- end of results -->"
@@ -24,7 +25,8 @@ def update_readme(readme: Path = ROOT / "README.md") -> None:
     if BEGIN not in text or END not in text:
         raise UserError(f"{readme.name}: the markers of the results block are missing; put back '{BEGIN}' and '{END}'")
     head, rest = text.split(BEGIN, 1)
-    readme.write_text(head + BEGIN + "\n" + results_block() + END + rest.split(END, 1)[1])
+    text = head + BEGIN + "\n" + results_block() + END + rest.split(END, 1)[1]
+    write_whole(readme, lambda path: path.write_text(text))
 
 
 def results_block(reports: Path = ROOT / "reports") -> str:

@@ -1,20 +1,23 @@
-"""The pages of a report: run the notebooks whose inputs changed, keep or leave out what cannot be made here, render the rest."""
+"""The pages of a report: run the notebooks whose inputs changed, render them, leave out what cannot be shown here."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from segkd.config import ROOT
-from segkd.download import file_sha256
 from segkd.study.gaps import gaps_of
 from segkd.study.report import notebooks as report
+<<<<<<< HEAD
 from segkd.study.report.pages import Link, about, all_studies
+=======
+from segkd.study.report.kept import kept_of
+from segkd.study.report.pages import Link
+>>>>>>> main
 from segkd.study.tables.study import NO_TRAINING
 
 OWN = "95_your_own_data"  # in a report: its example at its smallest size, whatever the report is of
@@ -25,15 +28,15 @@ GROUPS = {"papers": "Papers", "analysis": "Analyses", "analysis/cost": "Ship", O
 class Making:
     """How the pages of one report are made. ``labels``: notebook (as below notebooks/, no suffix) to its name in the bar.
 
-    ``digest``: what every page depends on. ``results``: which results, noted in each page. ``banners``: warnings for the top
-    of each. ``gaps``: a cell that needs what is not here shows the reason, instead of stopping its page.
+    ``of``: the study, its run of CWD with seed 0. ``digest``: what every page depends on. ``banners``: warnings for the top of each. ``gaps``: a cell that needs what is
+    not here shows what the page before showed there, else the reason, instead of stopping its page.
     """
 
     folder: Path
     labels: dict[str, str]
     parameters: dict[str, str]
+    of: str
     digest: str
-    results: str = ""
     gaps: bool = False
     banners: tuple[str, ...] = ()
     notebooks: Path = ROOT / "notebooks"
@@ -62,14 +65,19 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     stale = {name: stamp for name, stamp in stale.items() if not report.is_fresh(making.executed(name), stamp)}
     _side_by_side("notebook", _execute, [(name, making, stamp) for name, stamp in stale.items()])
     states = {name: _state(name, making) for name in making.labels}
-    shown = {name: label for name, label in making.labels.items() if states[name][0] != "left out"}
+    shown = {name: label for name, label in making.labels.items() if states[name][0]}
     group = lambda name: GROUPS.get(name) or GROUPS.get(Path(name).parent.name, "")  # noqa: E731
+<<<<<<< HEAD
     nav = [*all_studies(making.folder), Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
+=======
+    nav = [Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
+    _side_by_side("page", _render, [(name, making, nav) for name in shown])
+>>>>>>> main
     pages = [report.Page(making.html(name), label, group(name)) for name, label in shown.items()]
     notes: dict[str, list[str]] = {}
     for name, (_, note) in states.items():
-        notes.setdefault(re.sub(r"run [\w.-]+: only its numbers are here", "networks are not here, only their numbers", note), []).append(making.labels[name])
+        notes.setdefault(note, []).append(making.labels[name])
     return pages, [f"**{', '.join(named)}**: {note}" for note, named in notes.items() if note]
 
 
@@ -92,33 +100,23 @@ def _execute(name: str, making: Making, stamp: str) -> str:
 
 
 def _render(name: str, making: Making, nav: list) -> str:
-    report.render(making.executed(name), making.html(name), nav, making.results, making.banners)
+    report.render(making.executed(name), making.html(name), nav, making.banners, making.of)
     return name
 
 
-def _state(name: str, making: Making) -> tuple[str, str]:
-    """What becomes of an executed notebook: ``made``, ``kept`` (the page that is there shows more) or ``left out``; and why.
+def _state(name: str, making: Making) -> tuple[bool, str]:
+    """Whether an executed notebook becomes a page, and what it lacks.
 
-    Left out is a page whose headline cell is a gap: what it is about cannot be shown here.
+    It does not if its headline cell has nothing to show: what it is about cannot be shown here.
     """
     from nbformat import read
 
-    cells = read(making.executed(name), as_version=4).cells
-    reasons = [reason for cell in cells for reason in gaps_of(cell)]
-    if not reasons:
-        return "made", ""
-    html = making.html(name)
-    before = about(html.read_text(encoding="utf-8")) if html.exists() else None
-    if before and not before["gaps"]:
-        other = "" if before["results"] == making.results else ", **made of other results than those here**"
-        return "kept", f"the page that was here is kept{other}; to make it anew: {reasons[0]}"
-    if any("headline" in cell.metadata.get("tags", []) and gaps_of(cell) for cell in cells):
-        html.unlink(missing_ok=True)
-        return "left out", f"left out: {reasons[0]}"
-    return "made", f"{len(reasons)} {'place is' if len(reasons) == 1 else 'places are'} empty: {reasons[0]}"
-
-
-def results_digest(folder: Path) -> str:
-    """Which results a page was made of: the hash of the table, short; empty without one."""
-    path = folder / "results.csv"
-    return file_sha256(path)[:16] if path.exists() else ""
+    cells = [cell for cell in read(making.executed(name), as_version=4).cells if gaps_of(cell)]
+    kept = kept_of(making.html(name), making.of).cells if cells else {}
+    empty = [cell for cell in cells if cell["id"] not in kept]
+    if any("headline" in cell.metadata.get("tags", []) for cell in empty):
+        making.html(name).unlink(missing_ok=True)
+        return False, f"left out: {gaps_of(empty[0])[0]}"
+    said = [(empty, "empty"), ([cell for cell in cells if cell not in empty], "kept from an earlier rendering")]
+    parts = [f"{len(found)} {'place is' if len(found) == 1 else 'places are'} {what}" for found, what in said if found]
+    return True, f"{', '.join(parts)}: {gaps_of(cells[0])[0]}" if cells else ""

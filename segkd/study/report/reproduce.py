@@ -23,12 +23,14 @@ from segkd.study.report import notebooks as report
 from segkd.study.report.first_page import findings_of, first_page, keep
 from segkd.study.report.freeze import every_config, finished, freeze, freeze_measures
 from segkd.study.report.readme import update_readme
-from segkd.study.report.rendering import OWN, Making, make_pages, results_digest
+from segkd.study.report.rendering import OWN, Making, make_pages
 from segkd.study.report.site import build_site
 from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import get_profile
+from segkd.study.tables.table import Row
 from segkd.study.tables.study import NO_TRAINING, Study, open_study
+from segkd.study.tables.table import Row
 
 NOTEBOOKS = {  # and their names in the navigation
     "00_tour": "Tour",
@@ -185,7 +187,8 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     parameters = {"PROFILE": study.profile.name, "DATASET": study.dataset, **{k.upper(): v for k, v in choice.items() if v}}
     labels = {name: label for name, label in NOTEBOOKS.items() if _wanted(name, studies)}
     banners = tuple(warning(folder, name) for name in altered(folder))
-    making = Making(folder, labels, parameters, inputs_digest(studies, runs), results_digest(folder), gaps, banners)
+    of = study.config(Row("CWD", "cwd"), 0).id  # whose hash is over data, both networks and the schedule
+    making = Making(folder, labels, parameters, of, inputs_digest(studies, runs), gaps, banners)
     build_site(folder.parent)  # which every page links to
     pages, notes = make_pages(making)
     found = findings_of(study)

@@ -228,6 +228,6 @@ def test_what_was_measured_is_known_without_the_network(trained, tmp_path, monke
     run, other = find(run.config), find(other.config)
     after = m.input_scores(run), m.pairwise_kl(run), m.xor_balance(other), m.xor_balance(other, percent=10)
     assert all(ours == pytest.approx(theirs) for ours, theirs in zip(after, before))
-    with pytest.raises(UserError, match="only its numbers are here; `make reproduce PROFILE=smoke"):
+    with pytest.raises(UserError, match="only the numbers of this run are here; `make reproduce PROFILE=smoke"):
         m.order_change(other)
     assert set(m.measured()["run"]) >= {run.id, other.id}

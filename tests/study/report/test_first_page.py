@@ -18,9 +18,10 @@ from PIL import Image
 from segkd.registry import UserError
 from segkd.study.gaps import GAP
 from segkd.study.report.first_page import few_colours, keep
+from segkd.study.report.kept import said_in
 from segkd.study.report.overview import Overview, Page, build_index, first_sentence
 from segkd.study.report.page_size import LIMIT, fit
-from segkd.study.report.pages import TEMPLATES, Link, about, render
+from segkd.study.report.pages import TEMPLATES, Link, render
 
 TEXT = "# RDD: hard & easy\n\n**Question.** Which pixels (Liu et al. 2023)? More words.\n\n## Two maps\n\nBoth <b>maps</b> & their XOR."
 
@@ -56,7 +57,7 @@ def page(tmp_path):
         cell("gap()", {GAP: {"reason": "no run; `make reproduce` <makes> it"}, "text/plain": "x"}),
         cell("numbers", {"text/plain": "{'gain & more': '+1.2 ± 0.3'}"}, tags=("headline",)),
     )
-    return render(executed, tmp_path / "rdd.html", [Link("Overview", "index.html"), Link("RDD", "rdd.html")], "abc", ["results.csv is <altered>"])
+    return render(executed, tmp_path / "rdd.html", [Link("Overview", "index.html"), Link("RDD", "rdd.html")], ["results.csv is <altered>"], "a study")
 
 
 def test_warning_stands_once_above_everything(page):
@@ -70,9 +71,9 @@ def test_gap_is_a_sentence_with_the_command(page):
     assert gap.get_text() == "Not shown here. no run; make reproduce <makes> it" and gap.code.get_text() == "make reproduce"
 
 
-def test_page_knows_what_it_was_made_of(page):
-    assert about(page.read_text()) == {"numbers": [["gain & more", "+1.2 ± 0.3"]], "gaps": 1, "results": "abc"}
-    assert about("<html><head></head></html>") == {"numbers": [], "gaps": 0, "results": ""}
+def test_page_knows_its_headline_numbers_and_study(page):
+    assert said_in(page.read_text()) == {"numbers": [["gain & more", "+1.2 ± 0.3"]], "of": "a study"}
+    assert said_in("<html><head></head></html>") == {"numbers": [], "of": ""}
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
-"""Pages made without the runs: full of numbers, with gaps, kept or left out; what is fresh is not made again."""
+"""Pages made without the runs: full of numbers, with gaps, with kept pictures or left out; what is fresh is not run again."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from segkd.study.report import rendering
+from segkd.study.report.kept import said_in
 from segkd.study.report.rendering import Making, make_pages
 
 NEEDS = "from segkd.registry import UserError\nraise UserError('the network is not here; `make reproduce` trains it')"
@@ -21,7 +24,7 @@ def notebook(folder, name: str, *cells: str, headline: str = "{'score': '35.1'}"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(making, pages, notes, sources) of four notebooks; of one a fuller page was there."""
+    """(making, pages, notes, sources) of three notebooks."""
     root = tmp_path_factory.mktemp("project")
     sources, folder = root / "notebooks", root / "reports" / "smoke-scenes"
     sources.mkdir()
@@ -30,12 +33,8 @@ def made(tmp_path_factory):
     notebook(sources, "numbers", KEEPS, "print(PROFILE)")
     notebook(sources, "gaps", f"{NEEDS}\nmodel = 1", "model", "print('goes on')")
     notebook(sources, "network", NEEDS.replace("raise", "model = 0\nraise"), headline=NEEDS)
-    notebook(sources, "kept", NEEDS)
-    meta = '<meta name="segkd" content=\'{"numbers": [["share", "0.95"]], "gaps": 0, "results": "old"}\'>'
-    (folder / "kept.html").write_text(f"<html><head>{meta}<title>kept: a page</title></head><main><h1>k</h1></main></html>")
-    (folder / "network.html").write_text('<html><head><meta name="segkd" content=\'{"numbers": [], "gaps": 2, "results": ""}\'></head></html>')
-    labels = {"numbers": "Numbers", "gaps": "Gaps", "network": "Network", "kept": "Kept"}
-    making = Making(folder, labels, {"PROFILE": "smoke"}, "digest", "new", gaps=True, banners=("results.csv was altered",), notebooks=sources)
+    labels = {"numbers": "Numbers", "gaps": "Gaps", "network": "Network"}
+    making = Making(folder, labels, {"PROFILE": "smoke"}, "study", "digest", gaps=True, banners=("results.csv was altered",), notebooks=sources)
     return making, *make_pages(making)
 
 
@@ -53,15 +52,13 @@ def test_gaps_are_said_and_the_page_goes_on(made):
 
 def test_page_about_what_is_not_here_is_left_out_of_the_bar_too(made):
     making, pages, notes = made
-    assert [page.label for page in pages] == ["Numbers", "Gaps", "Kept"] and not making.html("network").exists()
-    assert 'href="network.html"' not in making.html("numbers").read_text() and 'href="kept.html"' in making.html("numbers").read_text()
+    assert [page.label for page in pages] == ["Numbers", "Gaps"] and not making.html("network").exists()
+    assert 'href="network.html"' not in making.html("numbers").read_text()
     assert notes[1] == "**Network**: left out: the network is not here; `make reproduce` trains it"
 
 
-def test_fuller_page_is_kept_and_said_to_be_older(made):
-    making, _, notes = made
-    assert "0.95" in making.html("kept").read_text() and notes[2].startswith("**Kept**: the page that was here is kept, **made of other")
-    assert notes[0].startswith("**Gaps**: 2 places are empty: ") and len(notes) == 3
+def test_what_is_empty_is_said_with_the_remedy(made):
+    assert made[2][0] == "**Gaps**: 2 places are empty: the network is not here; `make reproduce` trains it" and len(made[2]) == 2
 
 
 def test_made_again_nothing_is_run_and_the_same_is_said(made, monkeypatch):
@@ -69,9 +66,30 @@ def test_made_again_nothing_is_run_and_the_same_is_said(made, monkeypatch):
     assert make_pages(made[0]) == made[1:]
 
 
+def test_what_networks_showed_is_kept_when_they_are_gone(tmp_path, monkeypatch):
+    """A page is made with a network, then without, twice: its picture and headline stay, all else is new; changed code is said."""
+    here = "import os\nfrom segkd.registry import UserError\nif not os.environ.get('NETWORK'):\n    raise UserError('no network')\n"
+    show = "from IPython.display import HTML\nHTML('<b>&lt;what the network sees</b>')"
+    making = Making(tmp_path, {"page": "Page"}, {}, "study", "", gaps=True, notebooks=tmp_path)
+    texts = []
+    for network, more, digest in (("1", "", "a"), ("", "", "b"), ("", "  # said otherwise", "c"), ("1", "", "d")):
+        monkeypatch.setenv("NETWORK", network)
+        cells = [new_markdown_cell(f"# Page: {digest}"), new_code_cell("PROFILE = ''", metadata={"tags": ["parameters"]}), new_code_cell(here + show + more, id="sees")]
+        cells += [new_code_cell(f"'made {digest}'"), new_code_cell(here + "{'seen': '7'}", id="head", metadata={"tags": ["headline"]})]
+        nbformat.write(new_notebook(cells=cells), tmp_path / "page.ipynb")
+        pages, notes = make_pages(replace(making, digest=digest))
+        texts.append(making.html("page").read_text())
+        assert len(pages) == 1 and notes == ([] if network else ["**Page**: 2 places are kept from an earlier rendering: no network"])
+    for text, kept, changed, digest in zip(texts, (0, 2, 2, 0), (0, 0, 1, 0), "abcd"):
+        assert text.count("<b>&lt;what the network sees</b>") == 1 and f"made {digest}" in text and said_in(text)["numbers"] == [["seen", "7"]]
+        assert text.count('<p class="kept">') == kept and text.count("Its code has changed since.") == changed and 'class="gap"' not in text
+    monkeypatch.setenv("NETWORK", "")
+    assert make_pages(replace(making, of="another", digest="e")) == ([], ["**Page**: left out: no network"]) and not making.html("page").exists()
+
+
 def test_an_error_is_no_gap(tmp_path):
     notebook(tmp_path, "wrong", "undefined_name")
-    making = Making(tmp_path, {"wrong": "Wrong"}, {}, "", gaps=True, notebooks=tmp_path)
+    making = Making(tmp_path, {"wrong": "Wrong"}, {}, "", "", gaps=True, notebooks=tmp_path)
     with pytest.raises(rendering.report.ReportError, match="NameError: name 'undefined_name' is not defined"):
         make_pages(making)
 
@@ -79,4 +97,4 @@ def test_an_error_is_no_gap(tmp_path):
 def test_without_gaps_bad_input_stops_the_page(tmp_path):
     notebook(tmp_path, "needs", NEEDS)
     with pytest.raises(rendering.report.ReportError, match="UserError: the network is not here"):
-        make_pages(Making(tmp_path, {"needs": "Needs"}, {}, "", notebooks=tmp_path))
+        make_pages(Making(tmp_path, {"needs": "Needs"}, {}, "", "", notebooks=tmp_path))

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import resource
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from segkd import cli
 from segkd.analysis.look import LOOK
 from segkd.fields import check
 from segkd.registry import UserError
@@ -159,6 +161,21 @@ def test_failing_cell_is_named_and_the_old_page_stays(tmp_path):
     again = pickle.loads(pickle.dumps(caught.value))  # errors travel between the processes that make the pages
     assert str(again) == message and again.partial == caught.value.partial
     assert sorted(p.name for p in output.parent.iterdir()) == ["n.failed.ipynb", "n.ipynb"]
+
+
+def test_a_full_disk_is_one_line_and_the_old_page_stays(tmp_path, monkeypatch, capsys):
+    notebook = write(tmp_path / "n.ipynb", "print('x' * 400_000)")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "n.ipynb").write_text("old")
+    monkeypatch.setitem(cli.COMMANDS, "report", (lambda: report.execute(notebook, tmp_path / "out" / "n.ipynb", {}), "", {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # a file may have 300 kB, as on a disk that is full
+    try:
+        assert cli.main(["report"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capsys.readouterr().err.endswith("segkd: File too large; finished runs and pages are kept: make room, then repeat the command\n")
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"n.ipynb": "old"}
 
 
 def test_dying_kernel_is_an_error_and_success_clears_the_failed_copy(tmp_path):

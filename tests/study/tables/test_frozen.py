@@ -98,7 +98,7 @@ def test_counts_of_images_are_the_same_and_small(kept, without_runs, monkeypatch
 def test_of_a_network_that_is_not_here_all_digits_are_known_and_the_command(without_runs):
     found = without_runs.runs("main", "baseline")[0]
     assert found.result["parameters"] == 13_251_907
-    with pytest.raises(UserError, match="only its numbers are here; `make reproduce PROFILE=smoke DATASET=scenes`"):
+    with pytest.raises(UserError, match="only the numbers of this run are here; `make reproduce PROFILE=smoke DATASET=scenes`"):
         found.load_model()
 
 
