@@ -280,7 +280,7 @@ def test_tables_with_two_levels_keep_their_headings():
 
 def test_run_ids_of_a_number_stay_for_the_mouse():
     cleaned = clean_html('<table><tbody><tr><td title="run-a, run-b" onclick="x()">35.1</td></tr></tbody></table>')
-    assert '<td class="num" title="run-a, run-b">35.1</td>' in cleaned
+    assert '<td class="num" tabindex="-1" title="run-a, run-b">35.1</td>' in cleaned
 
 
 def test_a_page_with_frames_holds_them_as_data_and_the_script_that_shows_them(tmp_path):
@@ -313,5 +313,5 @@ def test_a_chart_is_a_picture_with_boxes_to_hover_over_and_a_link_to_its_numbers
     page = BeautifulSoup(report.render(write(tmp_path / "a.ipynb", cell), tmp_path / "a.html").read_text(), "html.parser")
     figure = page.select_one("figure#gains.chart")
     assert figure.img["src"].startswith("data:image/svg+xml;base64,") and figure.img["alt"] == said["alt"] and not page.find("svg")
-    assert figure.i["title"] == said["marks"][0][4] and "left: 10.5%; top: 20.0%" in figure.i["style"]
+    assert figure.i["title"] == said["marks"][0][4] and figure.i["tabindex"] == "-1" and "left: 10.5%; top: 20.0%" in figure.i["style"]
     assert figure.figcaption.get_text() == "CWD & <i>more</i> Numbers (CSV)" and figure.a["href"] == "./javascript:alert(1)"
