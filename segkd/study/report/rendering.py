@@ -16,7 +16,7 @@ from segkd.study.report import notebooks as report
 from segkd.study.report.pages import Link, about, all_studies
 =======
 from segkd.study.report.kept import kept_of
-from segkd.study.report.pages import Link
+from segkd.study.report.pages import Link, all_studies
 >>>>>>> main
 from segkd.study.tables.study import NO_TRAINING
 
@@ -71,7 +71,7 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     nav = [*all_studies(making.folder), Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown if states[name][0] == "made"])
 =======
-    nav = [Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
+    nav = [*all_studies(making.folder), Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown])
 >>>>>>> main
     pages = [report.Page(making.html(name), label, group(name)) for name, label in shown.items()]
