@@ -9,22 +9,19 @@ work still takes of caches and memory, so leave the machine alone.
 import argparse
 import csv
 import time
+from functools import partial
 from statistics import median
 
 import torch
 from losses import in_turns
 from table import cell, environment
-from torch import Tensor
 
 from segkd.config import RunConfig
-from segkd.runs import as_teacher
 from segkd.study.tables.configs import too_small
 from segkd.study.tables.papers import COMPARISON, PAPERS
-from segkd.study.tables.step_times import ALONE, digest, image_size, kind_of
+from segkd.study.tables.step_times import ALONE, digest, kind_of, on_noise
 from segkd.study.tables.study import open_study
 from segkd.train.runtime import computing
-from segkd.train.teacher import Teacher
-from segkd.train.trainee import Trainee, build_network
 
 CPU = torch.device("cpu")
 REPEATS, CLASSES = 15, 11
@@ -38,28 +35,11 @@ the images.
 """.strip()
 
 
-def batch(config: RunConfig) -> tuple[Tensor, Tensor]:
-    """Noise of the run's shape."""
-    draws, count = torch.Generator().manual_seed(0), config.schedule.batch_size
-    size = image_size(config)
-    return torch.rand(count, 3, *size, generator=draws), torch.randint(0, CLASSES, (count, *size), generator=draws)
-
-
 def processor_seconds(work) -> float:
     """CPU time of a call."""
     begin = time.process_time()
     work()
     return time.process_time() - begin
-
-
-def teachers(configs: list[RunConfig]) -> dict[str, Teacher]:
-    """An untrained teacher for each kind of teacher, as in a run."""
-    kinds: dict[str, list[RunConfig]] = {}
-    for config in configs:
-        if config.teacher is not None:
-            kinds.setdefault(kind_of(config.teacher), []).append(config)
-    build = lambda group: build_network(group[0].teacher, CLASSES, start=False).eval()  # noqa: E731
-    return {kind: as_teacher(build(group), group) for kind, group in kinds.items()}
 
 
 def kinds(profile: str, dataset: str) -> dict[str, RunConfig]:
@@ -78,16 +58,11 @@ def kinds(profile: str, dataset: str) -> dict[str, RunConfig]:
 
 def measured(rows: dict[str, RunConfig]) -> list[tuple]:
     """The columns of `COLUMNS` from the third on, for each run."""
-    images, labels = batch(next(iter(rows.values())))
-    known = teachers(list(rows.values()))
-    works, said = {}, {kind: teacher(images, labels, 0) for kind, teacher in known.items()}
-    for kind, teacher in known.items():
-        works[kind] = lambda teacher=teacher: processor_seconds(lambda: teacher(images, labels, 0))
-    for label, config in rows.items():
-        kind = kind_of(config.teacher) if config.teacher else None
-        trainee = Trainee(config, CLASSES, known[kind].model.info if kind else None, CPU)
-        step = lambda trainee=trainee, kind=kind: trainee.train_step(images, labels, said.get(kind))  # noqa: E731
-        works[label] = lambda step=step: processor_seconds(step)
+    works = {}
+    for label, (config, step, teach) in zip(rows, on_noise(list(rows.values()), CLASSES, CPU)):
+        works[label] = partial(processor_seconds, step)
+        if config.teacher:
+            works[kind_of(config.teacher)] = partial(processor_seconds, teach)
     for work in works.values():
         work()
     found, lines = in_turns(works, REPEATS, 300), []

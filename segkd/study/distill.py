@@ -15,17 +15,17 @@ from segkd.config import ROOT, RunConfig
 from segkd.data.folder import content
 from segkd.data.overview import command
 from segkd.registry import UserError
-from segkd.runs import as_teacher, find
+from segkd.runs import find
 from segkd.study.execute.executor import default_devices, execute
 from segkd.study.execute.progress import in_words
 from segkd.study.lab import own_data
 from segkd.study.report import notebooks as report
 from segkd.study.report.reproduce import inputs_digest
-from segkd.study.tables.step_times import image_size, kind_of
+from segkd.study.tables.step_times import kind_of, on_noise
 from segkd.study.tables.study import Study
+from segkd.train.clock import Clock, timed
 from segkd.train.runtime import computing, pick_device
 from segkd.train.state import read_json, write_json
-from segkd.train.trainee import Trainee, build_network
 
 PROFILE, NOTEBOOK = "small", ROOT / "notebooks" / "95_your_own_data.ipynb"
 STUDENTS = "deeplabv3plus/efficientnet_lite0,deeplabv3plus/efficientnet_lite1"  # the second where the minutes allow
@@ -147,21 +147,13 @@ def costs_of(studies: list[Study], images: dict[str, int]) -> Callable[[int, int
 
 
 def step_seconds(configs: list[RunConfig], classes: int, device: torch.device) -> dict[str, float]:
-    """Seconds of a training step with its teacher's pass, by `kind_of`, of noise of the run's shape; the first step is not counted."""
+    """Seconds of a training step with its teacher's pass, by `kind_of`; the first step is not counted."""
     found: dict[str, float] = {}
-    for config in {kind_of(c): c for c in configs}.values():
-        with computing(config.schedule.precision, device):
-            shape, count = image_size(config), config.schedule.batch_size + config.unlabelled
-            images, labels = torch.rand(count, 3, *shape, device=device), torch.randint(0, classes, (count, *shape), device=device)
-            teacher = None
-            if config.teacher is not None:
-                teacher = as_teacher(build_network(config.teacher, classes, start=False).to(device).eval(), [config])
-            trainee = Trainee(config, classes, teacher and teacher.model.info, device)
-            ends = []
-            for step in range(3):
-                trainee.train_step(images, labels, teacher and teacher(images, labels, step))
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                ends.append(time.perf_counter())
-            found[kind_of(config)] = (ends[-1] - ends[0]) / 2
+    with computing(configs[0].schedule.precision, device):
+        for config, step, teach in on_noise(list({kind_of(c): c for c in configs}.values()), classes, device):
+            clocks = [Clock(device) for _ in range(3)]
+            for clock in clocks:
+                with timed(clock):
+                    teach(), step()
+            found[kind_of(config)] = sum(clock.seconds for clock in clocks[1:]) / 2
     return found

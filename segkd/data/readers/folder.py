@@ -42,7 +42,7 @@ class FolderDataset(Reader):
         path = join(base, name)
         self.config = parse_config(self.source.read(path), self.source.where(path))
         self.classes, self.palette, self.has_masks = self.config.classes, self.config.palette, self.split != UNLABELLED
-        if self.config.split_kind == "folder" and self.source.names(join(base, self.config.images.replace("{split}", UNLABELLED))):
+        if self.config.split_kind == "folder" and self.source.names(join(base, self.config.files.images.replace("{split}", UNLABELLED))):
             self.config = replace(self.config, splits=self.config.splits | {UNLABELLED: self.config.splits.get(UNLABELLED, UNLABELLED)})
         layout = self.config.layout(self.split).at(base, "")
         for folder in (layout.images, layout.masks)[: 1 + self.has_masks]:

@@ -3,26 +3,60 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 import yaml
 
-from segkd.ids import Colour, ColourMap, IdMap
 from segkd.data.files.layout import Layout
 from segkd.data.readers.sets import generated_palette, parse_colour
+from segkd.fields import That, check, fit_all, hints_of
+from segkd.ids import Colour, ColourMap, IdMap
 from segkd.metrics import IGNORE
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
 
-KEYS = ("classes", "masks_hold", "ignore", "images", "masks", "image_ends", "mask_ends", "splits")
-CLASS_KEYS = ("name", "colour", "value")
-HOLDS = ("index", "palette", "colours")
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"  # a split of images alone
 NEEDED = "a study needs train and val, and reports on test where there is one; add it to `splits`, as in {train: 0.8, val: 0.1, test: 0.1}"
-IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MASK_ENDS = (".png", ".bmp", ".tif", ".tiff")
 LONGEST = 2**20  # bytes of a description
+
+
+def _is_below(path: str) -> bool:
+    return not (path.startswith(("/", "~")) or "\\" in path or path[1:2] == ":" or ".." in path.split("/"))
+
+
+Some = That(bool, "that is not empty")
+Name = Annotated[str, Some, That(bool, "(put yes, no and numbers in quotes)")]
+Path = Annotated[str, Some, That(_is_below, "and does not lead out of the data set")]
+Endings = Annotated[list[Annotated[str, That(lambda end: end and "/" not in end, "such as .png or _mask.png")]], Some]
+Share = Annotated[float, That(lambda x: 0 < x <= 1, "above 0, at most 1")]
+Byte = Annotated[int, That(lambda x: 0 <= x <= 255, "from 0 to 255")]
+Channels = Annotated[tuple[int, int, int], That(lambda colour: all(0 <= x <= 255 for x in colour), "from 0 to 255")]
+Digits = Annotated[str, That(re.compile("#?[0-9a-fA-F]{6}").fullmatch, "such as '#ff0000'")]
+
+
+@dataclass(frozen=True)
+class Class:
+    """An entry of ``classes``; a bare text is a name."""
+
+    name: Name
+    colour: Channels | Digits | None = None
+    value: Byte | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the file may say. ``ignore``: a value of a mask, or a list of them. ``splits``: to a sub-folder, a list or a share."""
+
+    classes: Annotated[list, Some]
+    masks_hold: Literal["index", "palette", "colours"] = "index"
+    ignore: Any = None
+    images: Path = "images"
+    masks: Path = "masks"
+    image_ends: Endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+    mask_ends: Endings = (".png", ".bmp", ".tif", ".tiff")
+    splits: Annotated[dict, Some] = field(default_factory=lambda: {split: split for split in SPLITS})
 
 
 @dataclass(frozen=True)
@@ -34,10 +68,7 @@ class FolderConfig:
     palette: tuple[Colour, ...]
     masks_hold: str
     ids: IdMap | ColourMap
-    images: str
-    masks: str
-    image_ends: tuple[str, ...]
-    mask_ends: tuple[str, ...]
+    files: Layout
     split_kind: str  # "folder", "list" or "share"
     splits: dict[str, str | float]
 
@@ -46,9 +77,9 @@ class FolderConfig:
         if split not in self.splits:
             raise UserError(f"{self.where} describes no {split}, only {', '.join(self.splits)}: {NEEDED}")
         value = self.splits[split]
-        lists = (value,) if self.split_kind == "list" else ()
-        layout = Layout(self.images, self.masks, self.image_ends, self.mask_ends, lists)
-        return layout.at("", value if self.split_kind == "folder" else split)
+        if self.split_kind == "list":
+            return replace(self.files, lists=(value,)).at("", split)
+        return self.files.at("", value if self.split_kind == "folder" else split)
 
     def in_share(self, split: str, name: str) -> bool:
         """Whether ``name`` falls into ``split``: each split has an interval of [0, 1), each name a place in it."""
@@ -67,23 +98,17 @@ def place_of(name: str) -> float:
 
 def parse_config(data: bytes, where: str) -> FolderConfig:
     """The description in ``data``; UserError that names ``where``, the key and the value."""
-    values = _read(data, where)
-    for key in values:
-        if key not in KEYS:
-            raise unknown(f"key in {where}:", key, KEYS)
-    holds = values.get("masks_hold", "index")
-    if holds not in HOLDS:
-        raise unknown(f"masks_hold in {where}:", holds, HOLDS)
-    rows = _rows(_typed(where, values, "classes", list, None), where)
-    palette = _palette(rows, where)
-    kind, splits = _splits(_typed(where, values, "splits", dict, {split: split for split in SPLITS}), where)
-    ends = [_ends(_typed(where, values, key, list, list(default)), where, key)
-            for key, default in (("image_ends", IMAGE_ENDS), ("mask_ends", MASK_ENDS))]  # fmt: skip
-    images, masks = (_folder(_typed(where, values, key, str, key), where, key, kind) for key in ("images", "masks"))
-    if (images, ends[0]) == (masks, ends[1]):
+    said = Description(**fit_all({"classes": None} | _read(data, where), hints_of(Description), "key", f"{where}: "))
+    classes = _classes(said.classes, where)
+    spare = generated_palette(len(classes) + 1)[1:]  # for classes without a colour; black is void's
+    palette = tuple(_colour(one.colour) if one.colour else other for one, other in zip(classes, spare))
+    kind, splits = _splits(said.splits, where)
+    images, masks = (_folder(getattr(said, key), where, key, kind) for key in ("images", "masks"))
+    files = Layout(images, masks, _ends(said.image_ends), _ends(said.mask_ends))
+    if (images, files.image_ends) == (masks, files.mask_ends):
         raise UserError(f"{where}: images and masks are the same files: give them other folders or other endings")
-    ids = _ids(holds, rows, palette, values.get("ignore"), where)
-    return FolderConfig(where, tuple(row["name"] for row in rows), palette, holds, ids, images, masks, *ends, kind, splits)
+    ids = _ids(said, classes, palette, where)
+    return FolderConfig(where, tuple(one.name for one in classes), palette, said.masks_hold, ids, files, kind, splits)
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,127 +135,65 @@ def _read(data: bytes, where: str) -> dict:
     return values
 
 
-def _typed(where: str, values: dict, key: str, kind: type, default):
-    value = values.get(key, default)
-    if not isinstance(value, kind) or not value:
-        words = {list: "a list", dict: "a table", str: "a text"}
-        raise UserError(f"{where}: {key} must be {words[kind]} that is not empty, not {value!r}")
-    return value
-
-
-def _rows(rows: list, where: str) -> list[dict]:
-    """Classes as tables with a name; a bare text is a name."""
-    rows = [row if isinstance(row, dict) else {"name": row} for row in rows]
-    for row in rows:
-        for key in row:
-            if key not in CLASS_KEYS:
-                raise unknown(f"key of a class in {where}:", key, CLASS_KEYS)
-        if not isinstance(row.get("name"), str) or not row["name"]:
-            raise UserError(f"{where}: a class needs a name, not {row.get('name')!r} (put yes, no and numbers in quotes)")
-    names = [row["name"] for row in rows]
-    doubled = [name for name in names if names.count(name) > 1]
-    if doubled:
-        raise UserError(f"{where}: two classes are called '{doubled[0]}': give each a name of its own")
+def _classes(rows: list, where: str) -> list[Class]:
+    rows = [{"name": None} | row if isinstance(row, dict) else {"name": row} for row in rows]
+    classes = [Class(**fit_all(row, hints_of(Class), "key", f"{where}: class {place}.")) for place, row in enumerate(rows, 1)]
+    names = [one.name for one in classes]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{where}: two classes are called {doubled[0]!r}: give each a name of its own")
     if len(rows) > IGNORE:
         raise UserError(f"{where}: {len(rows)} classes, at most {IGNORE} fit: merge some")
-    return rows
+    return classes
 
 
-def _colour(value: object, where: str) -> Colour:
-    """[255, 0, 0] or "#ff0000"."""
+def _colour(value: Colour | str) -> Colour:
+    return parse_colour(value) if isinstance(value, str) else value
+
+
+def _ids(said: Description, classes: list[Class], palette: tuple[Colour, ...], where: str) -> IdMap | ColourMap:
+    """How values of a mask, or its colours, become train ids."""
+    colours = said.masks_hold == "colours"
+    for one in classes:
+        if colours and (one.colour is None or one.value is not None):
+            raise UserError(f"{where}: the masks hold colours, so class {one.name!r} needs a `colour` and no `value`")
+    several = isinstance(said.ignore, list) and not (colours and all(type(value) is int for value in said.ignore))
+    values = said.ignore if several else [] if said.ignore is None else [said.ignore]
+    ignored = [check(value, Channels | Digits if colours else Byte, f"{where}: ignore") for value in values]
+    ids = [place if one.value is None else one.value for place, one in enumerate(classes)]
     try:
-        if isinstance(value, str):
-            return parse_colour(value)
-        red, green, blue = value
-        if all(type(channel) is int and 0 <= channel <= 255 for channel in (red, green, blue)):
-            return red, green, blue
-    except (TypeError, ValueError):
-        pass
-    raise UserError(f"{where}: {value!r} is no colour: write [255, 0, 0] or '#ff0000'")
-
-
-def _palette(rows: list[dict], where: str) -> tuple[Colour, ...]:
-    """The colours given, and generated ones for classes without; black is void's."""
-    spare = generated_palette(len(rows) + 1)[1:]
-    return tuple(_colour(row["colour"], where) if "colour" in row else spare[place] for place, row in enumerate(rows))
-
-
-def _ids(holds: str, rows: list[dict], palette: tuple[Colour, ...], ignore: object, where: str) -> IdMap | ColourMap:
-    values = ignore if isinstance(ignore, list) and (holds != "colours" or not _is_colour(ignore)) else [ignore]
-    given = [] if ignore is None else values
-    try:
-        if holds != "colours":
-            return _index_map(rows, ignore, given, where)
-        for row in rows:
-            if "colour" not in row or "value" in row:
-                raise UserError(f"the masks hold colours, so class '{row['name']}' needs a `colour` and no `value`")
-        return ColourMap(palette, [_colour(value, where) for value in given])
+        if colours:
+            return ColourMap(palette, [_colour(value) for value in ignored])
+        return IdMap(ids, [IGNORE] if said.ignore is None and IGNORE not in ids else ignored)
     except UserError as error:
-        text = str(error)
-        raise UserError(text if text.startswith(where) else f"{where}: {text}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
-def _index_map(rows: list[dict], ignore: object, given: list, where: str) -> IdMap:
-    ids = [row.get("value", place) for place, row in enumerate(rows)]
-    if ignore is None:
-        given = [] if IGNORE in ids else [IGNORE]
-    for value in (*ids, *given):
-        if type(value) is not int or not 0 <= value <= 255:
-            raise UserError(f"{value!r} is no mask value: index masks hold 0 to 255")
-    return IdMap(ids, given)
-
-
-def _is_colour(value: list) -> bool:
-    return len(value) == 3 and all(type(channel) is int for channel in value)
-
-
-def _ends(values: list, where: str, key: str) -> tuple[str, ...]:
-    if not all(isinstance(value, str) and value and "/" not in value for value in values):
-        raise UserError(f"{where}: {key} lists endings of file names such as .png or _mask.png, not {values!r}")
+def _ends(values: list[str]) -> tuple[str, ...]:
     return tuple(f".{value}" if value.isalnum() else value for value in values)  # jpg is .jpg
 
 
-def _inside(path: str, where: str, key: str) -> str:
-    """A path below the folder, with "/"."""
-    if path.startswith(("/", "~")) or "\\" in path or path[1:2] == ":" or ".." in path.split("/"):
-        raise UserError(f"{where}: {key} '{path}' leads out of the data set: give a path below its folder")
+def _plain(path: str) -> str:
     return path.removeprefix("./").strip("/")
 
 
 def _folder(path: str, where: str, key: str, kind: str) -> str:
     """The path with the place of the split's sub-folder in it."""
-    path = _inside(path, where, key)
+    path = _plain(path)
     if kind == "share" and "{split}" in path:
         raise UserError(f"{where}: {key} '{path}' has sub-folders for splits that are shares: name the sub-folders in `splits`")
     return f"{path}/{{split}}" if kind == "folder" and "{split}" not in path else path
 
 
-def _splits(splits: dict, where: str) -> tuple[str, dict[str, str | float]]:
-    for split in splits:
-        if split not in (*SPLITS, UNLABELLED):
-            raise unknown(f"split in {where}:", split, (*SPLITS, UNLABELLED))
-    kinds: dict[str, Callable[[object], bool]] = {
-        "share": lambda value: type(value) in (int, float) and 0 < value <= 1,
-        "list": lambda value: isinstance(value, str) and value.endswith(".txt"),
-        "folder": lambda value: isinstance(value, str) and value != "" and not value.endswith(".txt"),
-    }
-    for kind, fits in kinds.items():
-        if all(fits(value) for value in splits.values()):
-            if kind == "share":
-                return kind, _shares(splits, where)
-            return kind, {split: _inside(value, where, "splits") for split, value in splits.items()}
-    raise UserError(f"{where}: splits must all be sub-folders, all lists (.txt) or all shares above 0, not {splits!r}")
-
-
-def _shares(splits: dict[str, float], where: str) -> dict[str, float]:
-    """Shares in the order train, val, test, whatever the order in the file."""
+def _splits(said: dict, where: str) -> tuple[str, dict[str, str | float]]:
+    """What the splits are, and each one's folder, list or share."""
+    splits = fit_all(said, dict.fromkeys((*SPLITS, UNLABELLED), Share | Path), "split", f"{where}: splits.")
+    kinds = {"share" if isinstance(value, float) else "list" if value.endswith(".txt") else "folder" for value in splits.values()}
+    if len(kinds) > 1:
+        raise UserError(f"{where}: splits must all be sub-folders, all lists (.txt) or all shares above 0, not {said!r}")
+    if kinds != {"share"}:
+        return kinds.pop(), {split: _plain(value) for split, value in splits.items()}
     if UNLABELLED in splits:
         raise UserError(f"{where}: a share of the images with masks cannot be {UNLABELLED}: give all splits as sub-folders or lists")
-    total = sum(splits.values())
-    if abs(total - 1) > 1e-6:
-        raise UserError(f"{where}: the shares of the splits add up to {total:g}: make them add up to 1")
-    return {split: float(splits[split]) for split in _in_order(splits)}
-
-
-def _in_order(splits: Iterable[str]) -> list[str]:
-    return [split for split in SPLITS if split in set(splits)]
+    if abs(sum(splits.values()) - 1) > 1e-6:
+        raise UserError(f"{where}: the shares of the splits add up to {sum(splits.values()):g}: make them add up to 1")
+    return "share", {split: splits[split] for split in SPLITS if split in splits}  # whatever the order in the file

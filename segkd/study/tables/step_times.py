@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 
+import torch
+
 from segkd.config import ROOT, RunConfig, to_dict
+from segkd.runs import as_teacher
+from segkd.train.trainee import Trainee, build_network
 
 ALONE = ROOT / "benchmarks" / "results" / "methods.csv"  # written by benchmarks/methods.py
 
@@ -33,6 +38,27 @@ def kind_of(config: RunConfig) -> str:
 def digest(config: RunConfig) -> str:
     """`kind_of` in twelve characters."""
     return hashlib.sha256(kind_of(config).encode()).hexdigest()[:12]
+
+
+def on_noise(configs: list[RunConfig], classes: int, device: torch.device) -> Iterator[tuple[RunConfig, Callable, Callable]]:
+    """Each run with two calls to time: a training step without its teacher's pass, and that pass (without a teacher nothing).
+
+    Networks are as they start, images noise of the run's shape; runs with one kind of teacher share it, as in a cohort.
+    """
+    taught: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        if config.teacher is not None:
+            taught.setdefault(kind_of(config.teacher), []).append(config)
+    build = lambda config: build_network(config, classes, start=False).to(device).eval()  # noqa: E731
+    teachers = {kind: as_teacher(build(group[0].teacher), group) for kind, group in taught.items()}
+    for config in configs:
+        draws, count, size = torch.Generator().manual_seed(0), config.schedule.batch_size + config.unlabelled, image_size(config)
+        images = torch.rand(count, 3, *size, generator=draws).to(device)
+        labels = torch.randint(0, classes, (count, *size), generator=draws).to(device)
+        teacher = teachers[kind_of(config.teacher)] if config.teacher else None
+        teach = partial(teacher, images, labels, 0) if teacher else lambda: None
+        trainee = Trainee(config, classes, teacher and teacher.model.info, device)
+        yield config, partial(trainee.train_step, images, labels, teach()), teach
 
 
 @lru_cache
