@@ -12,11 +12,7 @@ from pathlib import Path
 from segkd.study.report.kept import said_in
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
-<<<<<<< HEAD
-from segkd.study.report.pages import TEMPLATES, Link, about, all_studies, menus, script_data, shell, write
-=======
-from segkd.study.report.pages import TEMPLATES, Link, menus, script_data, shell, write
->>>>>>> main
+from segkd.study.report.pages import TEMPLATES, Link, all_studies, menus, script_data, shell, write
 
 SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
 CHART = re.compile(r'<figure [^>]*class="chart" id="(gains|forest)".*?</figure>', re.DOTALL)  # of a page, taken over as it stands
