@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -44,9 +44,12 @@ NOT_MEASURED = ("row", "extra", "params", "GMACs")  # how columns begin that no 
 
 @dataclass(frozen=True)
 class TableView:
-    """A table as a notebook or a page shows it."""
+    """A table as a notebook or a page shows it, with what a later one needs to refer to it: its name, its place, its lines."""
 
     html: str
+    title: str = ""
+    anchor: str = ""
+    lines: frozenset[tuple] = frozenset()
 
     def to_html(self) -> str:
         """The HTML."""
@@ -58,13 +61,15 @@ class TableView:
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
     ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False,
+    anchor: str = "", before: Iterable[TableView] = (),
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
     ``called``: by a row's label what its runs are, ``runs``: their ids. A run that serves two rows is shown once; rows
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
-    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves.
+    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``anchor``: its
+    place on the page; ``before``: the tables above it. What one of them shows already is not shown again.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -74,11 +79,16 @@ def view(
     students = {called.get(row.label, row.label) for row in table.rows if row.role == "student"}
     idle = bool(students) and students.isdisjoint(here["row"]) and len(here) > 0
     here = here[:0] if idle else here  # of a table of students its teacher alone shows nothing
-    parts = [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran and len(here) else []
-    if len(here):
+    words = _in_words(here)
+    lines = frozenset(zip(ids[here.index], *(words[column].astype(str) for column in SCORES[1:] if column in words)))
+    again = next((one for one in before if lines <= one.lines), None) if len(here) and all(ids[here.index]) and not comparable else None
+    same = f'the same runs as in <a href="#{escape(again.anchor)}">{escape(again.title)}</a>: {escape(", ".join(here["row"]))}' if again else ""
+    told = "; ".join(filter(None, [escape(ran), same])) if len(here) else ""
+    parts = [f'<p id="{escape(anchor)}"><b>Run here:</b> {told}</p>' if told else f'<a id="{escape(anchor)}"></a>']
+    if len(here) and not again:
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
         notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
-        parts.append(with_runs(_style(_in_words(here)[columns], notes), titles).to_html())
+        parts.append(with_runs(_style(words[columns], notes), titles).to_html())
     if lacking := int((summary["runs"] == 0).sum() - small.sum()):
         which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
@@ -89,7 +99,7 @@ def view(
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
-    return TableView("\n".join(parts))
+    return TableView("\n".join(parts), table.title, anchor, lines)
 
 
 def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 import pandas as pd
 
@@ -83,6 +84,7 @@ class Study:
     all_tables: dict[str, Table]
     methods: list[str] | None = None
     devices: list[str] | None = None
+    shown: dict[str, TableView] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `table`, in this order
 
     paper = property(lambda self: self.setting.paper, doc="Name of the paper, or ``all``.")
     profile = property(lambda self: self.setting.profile, doc="The scale.")
@@ -194,7 +196,10 @@ class Study:
         return {line["row"]: f"{line['mIoU %']:.1f}{gain(line)}" for line in lines if line["runs"]}
 
     def table(self, name: str, reference: str | None = "baseline") -> TableView:
-        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against."""
+        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against.
+
+        Where a table that was shown before has the same runs with the same numbers, this one says so instead of them.
+        """
         rows, table = self.rows(name), self.all_tables[name]
         found, alone = self._summary(name, reference)
         configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
@@ -205,7 +210,12 @@ class Study:
         first = self._reference(name, reference)
         over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
         ran = in_common(self.data, kinds) if table.source else ""
-        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone)
+        before = [self.shown[one] for one in takewhile(lambda one: one != name, self.shown)]
+        self.shown[name] = view(
+            found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone,
+            anchor=f"{self.paper}-{name}", before=before,
+        )  # fmt: skip
+        return self.shown[name]
 
     def _reference(self, name: str, reference: str | None) -> str | None:
         """A sweep without a baseline is compared with its first row (the plain loss)."""
