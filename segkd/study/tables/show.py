@@ -28,10 +28,9 @@ FORMATS = {
     "time ratio": "{:.2f}", "extra parameters": "{:,.0f}", "params M": "{:.1f}", "GMACs": "{:.1f}",
 }  # fmt: skip
 NOTES = {  # what a column means, said below a table that has it
-    "± 95 %": "± 95 %: t interval of the mean over seeds",
     "gain": "gain: over {reference}, paired by seed; mean and reference are those of the same seeds",
-    "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
-    f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still; n: on so many of the seeds)",
+    "gain at equal time": f"gain at equal time: over a baseline as long by the clock, an estimate (*: over one {LONGER:g} times as long, though the method "
+    "takes longer still; n: on so many of the seeds)",
     "extra parameters": "extra parameters: what the method trains or holds beside the student",
     "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
 }
@@ -47,8 +46,7 @@ class TableView:
     """A table as a notebook or a page shows it, with what a later one needs to refer to it: its name, its place, its lines."""
 
     html: str
-    title: str = ""
-    anchor: str = ""
+    place: tuple[str, str] = ("", "")  # anchor, name
     lines: frozenset[tuple] = frozenset()
 
     def to_html(self) -> str:
@@ -61,15 +59,15 @@ class TableView:
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
     ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False,
-    anchor: str = "", before: Iterable[TableView] = (),
+    place: tuple[str, str] = ("", ""), before: Iterable[TableView] = (),
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
     ``called``: by a row's label what its runs are, ``runs``: their ids. A run that serves two rows is shown once; rows
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
-    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``anchor``: its
-    place on the page; ``before``: the tables above it. What one of them shows already is not shown again.
+    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``place``: its
+    anchor and name on the page; ``before``: the tables above it. What one of them shows already is not shown again.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -82,9 +80,9 @@ def view(
     words = _in_words(here)
     lines = frozenset(zip(ids[here.index], *(words[column].astype(str) for column in SCORES[1:] if column in words)))
     again = next((one for one in before if lines <= one.lines), None) if len(here) and all(ids[here.index]) and not comparable else None
-    same = f'the same runs as in <a href="#{escape(again.anchor)}">{escape(again.title)}</a>: {escape(", ".join(here["row"]))}' if again else ""
+    same = 'the same runs with the same numbers as in <a href="#{}">{}</a> ({})'.format(*map(escape, (*again.place, "; ".join(here["row"])))) if again else ""
     told = "; ".join(filter(None, [escape(ran), same])) if len(here) else ""
-    parts = [f'<p id="{escape(anchor)}"><b>Run here:</b> {told}</p>' if told else f'<a id="{escape(anchor)}"></a>']
+    parts = [f'<p id="{escape(place[0])}"><b>Run here:</b> {told}</p>' if told else f'<a id="{escape(place[0])}"></a>']
     if len(here) and not again:
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
         notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
@@ -99,7 +97,7 @@ def view(
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
-    return TableView("\n".join(parts), table.title, anchor, lines)
+    return TableView("\n".join(parts), place, lines)
 
 
 def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, str]:
@@ -146,7 +144,7 @@ def _in_words(frame: pd.DataFrame) -> pd.DataFrame:
 def _style(frame: pd.DataFrame, notes: Sequence[str], rename: Callable[[str], str] = str) -> pd.io.formats.style.Styler:
     formats = {c: FORMATS[c] if c in FORMATS else _as_printed(frame[c]) for c in frame if c in (*FORMATS, *PAPER)}
     style = frame.style.hide(axis="index").format(formats, na_rep="–", escape="html")
-    style = style.format_index(lambda name: rename(name).replace(" %", f"{TIE}%"), axis="columns", escape="html")
+    style = style.format_index(lambda name: rename(name).replace("± 95 %", f"±{TIE}95{TIE}%").replace(" %", f"{TIE}%"), axis="columns", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(notes) + ".")).set_table_styles(below) if notes else style
 

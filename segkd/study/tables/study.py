@@ -213,7 +213,7 @@ class Study:
         before = [self.shown[one] for one in takewhile(lambda one: one != name, self.shown)]
         self.shown[name] = view(
             found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone,
-            anchor=f"{self.paper}-{name}", before=before,
+            place=(f"{self.paper}-{name}", "the main comparison" if name == "main" else rows[0].printed or table.title), before=before,
         )  # fmt: skip
         return self.shown[name]
 

@@ -86,10 +86,10 @@ def test_a_row_whose_baseline_was_not_run_says_so():
 def test_runs_that_an_earlier_table_shows_are_not_shown_again():
     table, runs = paper_tables("hwd", None)["main"], {"HWD": ["run-a"], "CWD": ["run-c"], "baseline": ["run-b"]}
     both = pd.DataFrame(lines("baseline", 0, 0.4) + lines("HWD", 0, 0.5))
-    draw = lambda results, reference="baseline", **more: view(summary(table, results, reference), table, {}, runs, anchor="here", **more)  # noqa: E731
+    draw = lambda results, reference="baseline", **more: view(summary(table, results, reference), table, {}, runs, place=("here", "the main comparison"), **more)  # noqa: E731
     first = draw(pd.concat([both, pd.DataFrame(lines("CWD", 0, 0.3))]))
     page = BeautifulSoup(draw(both, before=[draw(both[:1]), first]).to_html(), "html.parser")
-    assert page.a["href"] == "#here" and f"the same runs as in {table.title}: baseline, HWD" in page.get_text() and not page.find("td", title="run-a")
+    assert page.a["href"] == "#here" and "as in the main comparison (baseline; HWD)" in page.get_text() and not page.find("td", title="run-a")
     assert "In the paper" in page.get_text(), "what the paper prints stays"
     for other in (draw(both, "HWD", before=[first]), draw(both, before=[draw(both[:1])]), draw(both, before=[first], comparable=True)):
         assert "the same runs" not in other.to_html() and 'title="run-a"' in other.to_html(), "other gains, more rows, the paper's beside ours"
