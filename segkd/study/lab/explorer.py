@@ -30,13 +30,13 @@ def explore(study: Study, image: int = 0, rows: tuple[str, str] = ("baseline", "
     In JupyterLab the value of a cell shows them; a page made from the notebook shows the picture of the first choice.
     Without finished runs: a sentence that says which command trains them. UserError: ``image`` is not in the split.
     """
-    runs = finished(study)
+    runs = choices(study)
     if not runs:
         return _sentence(f"No finished run to explore yet. {how_to_train(study)}")
     return Explorer(study, runs, image, rows)
 
 
-def finished(study: Study) -> dict[Key, Run]:
+def choices(study: Study) -> dict[Key, Run]:
     """Every finished run behind the study's tables, once, by network, row and seed."""
     found: dict[Key, Run] = {}
     for table in study.all_tables:

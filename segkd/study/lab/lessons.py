@@ -39,7 +39,7 @@ IMAGES = 8  # test images behind a share of pixels
 
 def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments, table: str = "main"):
     """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
-    return make(study, *arguments) if views.finished(study, table, rows) == list(rows) else pd.DataFrame()
+    return make(study, *arguments) if views.with_runs(study, table, rows) == list(rows) else pd.DataFrame()
 
 
 def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:

@@ -38,15 +38,15 @@ def first_run(study: Study, table: str, row: str) -> Run:
     return found[0]
 
 
-def finished(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+def with_runs(study: Study, table: str, rows: Sequence[str]) -> list[str]:
     """Those of the rows that have a finished run; METHODS or TABLES may have left some out."""
     held = {row.label for row in study.rows(table)}
     return [row for row in rows if row in held and study.runs(table, row)]
 
 
 def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
-    """`finished` of the rows; says which are not."""
-    done = finished(study, table, rows)
+    """`with_runs` of the rows; says which are not."""
+    done = with_runs(study, table, rows)
     if missing := [row for row in rows if row not in done]:
         print(f"not run, so not shown here: {', '.join(missing)} (table '{table}' of {study.paper})")
     return done

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 from segkd.fields import fit_all
 from segkd.registry import UserError
@@ -137,8 +136,20 @@ def _kernel_of_this_python(environment: dict[str, str] = {}, gaps: bool = False)
         argv += [f"--IPKernelApp.exec_lines={START}"] if gaps else []
         env = {"IPYTHONDIR": str(Path(folder) / "ipython"), "OMP_NUM_THREADS": "1"} | environment  # pages are run side by side
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": env}))
-        with patch.dict(os.environ, JUPYTER_PATH=os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))):
+        with variables(JUPYTER_PATH=os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))):
             yield
+
+
+@contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """Environment variables of this process and of those that it starts meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _failure(notebook: Path, partial: Path, error: str) -> str:

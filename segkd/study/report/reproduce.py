@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 from segkd.config import ROOT, RunConfig
 from segkd.data import create_dataset
@@ -28,7 +26,6 @@ from segkd.study.report.site import build_site
 from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import get_profile
-from segkd.study.tables.table import Row
 from segkd.study.tables.study import NO_TRAINING, Study, open_study
 from segkd.study.tables.table import Row
 
@@ -145,7 +142,7 @@ def _with_kept_runs(studies: list[Study], folder: Path) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="segkd-runs-") as root:
         for run in here:
             (Path(root) / run.id).symlink_to(run.path.resolve())
-        with patch.dict(os.environ, {"SEGKD_RUNS": root, NO_TRAINING: "1"}):
+        with report.variables(**{"SEGKD_RUNS": root, NO_TRAINING: "1"}):
             yield thaw(configs, folder)
 
 

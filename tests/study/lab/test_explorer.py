@@ -9,7 +9,7 @@ from PIL import Image
 
 from segkd.registry import UserError
 from segkd.runs import run
-from segkd.study.lab.explorer import explore, finished, missing_runs
+from segkd.study.lab.explorer import choices, explore, missing_runs
 from segkd.study.tables.study import open_study
 
 
@@ -46,7 +46,7 @@ def pixels(menus) -> np.ndarray:
 
 
 def test_every_finished_run_is_offered_once(study):
-    runs = finished(study)
+    runs = choices(study)
     assert len(runs) == len({r.id for r in runs.values()}) == 7  # CWD's teacher of seed 1 is a run of that row too
     rows = {row for _, row, _ in runs}
     assert rows == {"baseline", "CWD", "teacher (plain, larger)", "teacher (label-assisted)"}
