@@ -31,9 +31,9 @@ def activation_map(model: nn.Module, image) -> np.ndarray:
     return large / max(float(large.mean()), 1e-12)
 
 
-def hardest(ious: pd.Series, share: float = 1 / 3) -> list[str]:
-    """The classes of the lowest IoU (index: class): a third of them by default, at least one, hardest first."""
-    return list(ious.sort_values(kind="stable").index[: max(1, round(share * len(ious)))])
+def hardest(ious: pd.Series) -> list[str]:
+    """The third of the classes with the lowest IoU (index: class), at least one, hardest first."""
+    return list(ious.sort_values(kind="stable").index[: max(1, round(len(ious) / 3))])
 
 
 def inside_outside(model: nn.Module, packed, classes: Sequence[str]) -> pd.DataFrame:

@@ -70,9 +70,9 @@ def bin_names(edges: tuple[int, ...] = EDGES) -> list[str]:
     return [*names, f"> {edges[-1]}"]
 
 
-def band_width(size: tuple[int, int], share: float = 0.02) -> int:
-    """Width of the band in pixels for images (H, W): a share of the diagonal, at least 1 (Boundary IoU paper: 2 %)."""
-    return max(1, round(share * (size[0] ** 2 + size[1] ** 2) ** 0.5))
+def band_width(size: tuple[int, int]) -> int:
+    """Width of the band in pixels for images (H, W): 2 % of the diagonal, as in the paper of Boundary IoU, at least 1."""
+    return max(1, round(0.02 * (size[0] ** 2 + size[1] ** 2) ** 0.5))
 
 
 def boundary_counts(predicted: Tensor, labels: Tensor, num_classes: int, width: int) -> Tensor:
@@ -99,24 +99,24 @@ def predicted_maps(model: nn.Module, packed, change: Callable = lambda images: i
             yield resize_scores(scores, labels.shape[-2:], model.align_corners).argmax(1).cpu(), labels
 
 
-def boundary_iou(model: nn.Module, packed, share: float = 0.02) -> np.ndarray:
+def boundary_iou(model: nn.Module, packed) -> np.ndarray:
     """IoU of the bands along the boundaries of each class, counts pooled over the split: float64 (C,), NaN if undefined.
 
     Boundary IoU (Cheng et al., CVPR 2021) for label maps instead of single objects; unlike there, the border of the
-    image is no boundary. ``share``: width of the bands as a share of the diagonal.
+    image is no boundary.
     """
     total = np.zeros((3, packed.num_classes))
     for predicted, labels in predicted_maps(model, packed):
-        width = band_width(tuple(labels.shape[-2:]), share)
+        width = band_width(tuple(labels.shape[-2:]))
         total += boundary_counts(predicted, labels, packed.num_classes, width).numpy()
     both, true, guess = total
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(true + guess - both > 0, both / (true + guess - both), np.nan)
 
 
-def mean_boundary_iou(model: nn.Module, packed, share: float = 0.02) -> float:
+def mean_boundary_iou(model: nn.Module, packed) -> float:
     """Mean of `boundary_iou` over the classes where it is defined, in [0, 1]."""
-    found = boundary_iou(model, packed, share)
+    found = boundary_iou(model, packed)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 

@@ -29,7 +29,7 @@ def channel_sums(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     return torch.stack([(squared * own).sum(2), own.sum(2), (squared * other).sum(2), other.sum(2)])
 
 
-def divergence_ratios(student: nn.Module, teacher: nn.Module, packed, temperature: float = 4.0) -> pd.DataFrame:
+def divergence_ratios(student: nn.Module, teacher: nn.Module, packed) -> pd.DataFrame:
     """TD, NTD and their ratio for each class that occurs: class, td, ntd, ratio, ratio_per_image, images.
 
     The paper does not say how images are averaged. ``td`` and ``ntd`` are means over the pixels of all images together
@@ -40,7 +40,7 @@ def divergence_ratios(student: nn.Module, teacher: nn.Module, packed, temperatur
     with evaluating(student) as device, evaluating(teacher):
         for _, images, labels in batches(packed):
             pair = [model(images.to(device)).logits for model in (student, teacher)]
-            parts.append(channel_sums(*pair, labels.to(device), temperature).cpu())
+            parts.append(channel_sums(*pair, labels.to(device)).cpu())
     inside, own, outside, other = torch.cat(parts, 1).numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         td, ntd = inside.sum(0) / own.sum(0), outside.sum(0) / other.sum(0)

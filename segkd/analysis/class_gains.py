@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from segkd.analysis.chart import listed, runs_of, tell
-from segkd.analysis.plots import gains
+from segkd.analysis.plots import baseline_of, gains
 from segkd.analysis.style import method_colour, percent_factor, styled
 from segkd.metrics import points
 
 
-def difficulty_and_gain(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+def difficulty_and_gain(df: pd.DataFrame) -> pd.DataFrame:
     """For each method, seed and class: gain in points over the baseline of that seed, and the class's difficulty.
 
     ``df``: columns method, seed, class, iou. ``level`` is the IoU (%) of the baseline in the *other* seeds: where the
@@ -20,9 +20,8 @@ def difficulty_and_gain(df: pd.DataFrame, baseline: str = "baseline") -> pd.Data
     """
     if df.empty:
         return pd.DataFrame(columns=["method", "seed", "class", "level", "gain", "own_seed"])
-    gain = gains(df, baseline)
-    own = df[df["method"].str.lower() == baseline.lower()]
-    table = own.pivot_table(index="class", columns="seed", values="iou", sort=False) * percent_factor(df["iou"])
+    gain = gains(df)
+    table = baseline_of(df).pivot_table(index="class", columns="seed", values="iou", sort=False) * percent_factor(df["iou"])
     levels = {seed: table.drop(columns=seed).mean(axis=1) for seed in table} if len(table.columns) > 1 else {}
     frame = gain.assign(own_seed=not levels)
     source = levels or {seed: table[seed] for seed in table}
@@ -45,10 +44,10 @@ def rank_correlations(df: pd.DataFrame) -> pd.DataFrame:
 
 
 @styled
-def gain_figure(df: pd.DataFrame, names: int = 3):
+def gain_figure(df: pd.DataFrame):
     """Gain against difficulty, a panel per method, a point per class (mean over seeds, whiskers ± sd); hard ones left.
 
-    ``df``: as `difficulty_and_gain` gives it. In each panel the ``names`` classes of the largest changes are named.
+    ``df``: as `difficulty_and_gain` gives it. In each panel the three classes of the largest changes are named.
     """
     import matplotlib.pyplot as plt
 
@@ -64,7 +63,7 @@ def gain_figure(df: pd.DataFrame, names: int = 3):
         x, y, sd = own["level"].mean(), own["gain"].mean(), own["gain"].std(ddof=1)
         axes.errorbar(x, y, sd if sd.notna().any() else None, fmt="o", ms=5, color=method_colour(method), elinewidth=0.8)
         lowest = -np.inf
-        for name in y[y.abs().nlargest(names).index].sort_values().index:
+        for name in y[y.abs().nlargest(3).index].sort_values().index:
             lowest = max(y[name], lowest + reach)
             axes.annotate(name, (x[name], lowest), (4, 2), textcoords="offset points", fontsize=7.5, color="#444444")
         marks += [(axes, x[c], x[c], y[c], y[c], f"{method}, {c}: {points(y[c])}, baseline {x[c]:.1f} %{runs_of(df, method)}") for c in y.index if x[c] == x[c]]

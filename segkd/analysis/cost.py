@@ -26,7 +26,6 @@ COUNTED = (512, 2048)  # what reproduces the rows of RDD's Tables 2 and 3 that s
 OTHERS = (21, 150)  # class counts of other sets, where a number was taken over from their table
 GIGA, MEGA = 1e9, 1e6
 REPEATS = 3
-ROW = ["paper", "table", "dataset", "teacher", "student", "student_init", "method", "setting"]
 
 
 def network_costs(

@@ -19,7 +19,6 @@ from segkd.prediction import IGNORE, Prediction, resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches
 
-THRESHOLD = 0.7  # RDD section 4.2
 CASES = {  # hard for (student, teacher): RDD Fig. 1b, its disagreement told apart by who finds the pixel hard
     "both easy": (217, 217, 217),
     "student alone": (230, 159, 0),
@@ -43,37 +42,35 @@ def _weights(model: nn.Module, prediction: Prediction, size: tuple[int, int]) ->
     return resize_scores(easy[:, None], size, model.align_corners)[:, 0]
 
 
-def training_cases(students: Mapping[int, nn.Module], teacher: nn.Module, packed, threshold: float = THRESHOLD) -> pd.DataFrame:
+def training_cases(students: Mapping[int, nn.Module], teacher: nn.Module, packed) -> pd.DataFrame:
     """Shares of the cases among labelled pixels at points of a training: percent, one column per case, sum to 1.
 
     ``students``: {percent of the steps done: network}. A pixel is hard where the largest probability is at most
-    ``threshold`` (RDD Eq. 9).
+    0.7 (RDD Eq. 9, section 4.2).
     """
     counts = {percent: np.zeros(len(CASES)) for percent in students}
     with evaluating(teacher) as device:
         for _, images, labels in batches(packed):
             images, valid = images.to(device), labels != IGNORE
-            hard = hard_pixels(_sure(teacher, teacher(images), labels.to(device)), threshold)
+            hard = hard_pixels(_sure(teacher, teacher(images), labels.to(device)))
             for percent, student in students.items():
                 with evaluating(student):
-                    own = hard_pixels(_sure(student, student(images), labels.to(device)), threshold)
+                    own = hard_pixels(_sure(student, student(images), labels.to(device)))
                 found = cases(own, hard).cpu()[valid]
                 counts[percent] += torch.bincount(found, minlength=len(CASES)).numpy()
     rows = [{"percent": percent, **dict(zip(CASES, n / max(n.sum(), 1)))} for percent, n in sorted(counts.items())]
     return pd.DataFrame(rows, columns=["percent", *CASES])
 
 
-def near_boundaries(
-    model: nn.Module, packed, bins: Sequence[Tensor], threshold: float = THRESHOLD, edges: tuple[int, ...] = EDGES
-) -> pd.DataFrame:
+def near_boundaries(model: nn.Module, packed, bins: Sequence[Tensor], edges: tuple[int, ...] = EDGES) -> pd.DataFrame:
     """Means by distance to the nearest pixel of another class: distance, pixels, wrong, hard, weight.
 
     ``bins``: ``boundary.split_bins(packed, edges)``. ``wrong``: share of pixels predicted wrong; ``hard``: share with a
-    confidence of at most ``threshold``; ``weight``: mean TFE weight exp(-KL) between the network's two heads, NaN if it
+    confidence of at most 0.7; ``weight``: mean TFE weight exp(-KL) between the network's two heads, NaN if it
     has one.
     """
     sums = np.zeros((4, len(edges) + 1))
-    for found, (_, wrong, hard, weight) in zip(bins, _pixels(model, packed, threshold), strict=True):
+    for found, (_, wrong, hard, weight) in zip(bins, _pixels(model, packed), strict=True):
         valid, found = found >= 0, found.long()
         for row, values in zip(sums, (torch.ones_like(weight), wrong, hard, weight)):
             row += torch.bincount(found[valid], values[valid].double(), len(edges) + 1).numpy()
@@ -86,7 +83,7 @@ def near_boundaries(
 def weights_by_outcome(model: nn.Module, packed) -> dict[str, float]:
     """Mean TFE weight on labelled pixels that the network's main head gets right and wrong (NaN where there are none)."""
     total = np.zeros((2, 2))
-    for labels, wrong, _, weight in _pixels(model, packed, THRESHOLD):
+    for labels, wrong, _, weight in _pixels(model, packed):
         valid = labels != IGNORE
         total[0] += torch.bincount(wrong[valid].long(), weight[valid].double(), 2).numpy()
         total[1] += torch.bincount(wrong[valid].long(), minlength=2).numpy()
@@ -94,33 +91,31 @@ def weights_by_outcome(model: nn.Module, packed) -> dict[str, float]:
         return dict(zip(("right", "wrong"), (total[0] / total[1]).tolist()))
 
 
-def _pixels(model: nn.Module, packed, threshold: float):
+def _pixels(model: nn.Module, packed):
     """(labels, wrong, hard, TFE weight) of each batch, all (B, H, W) on the CPU."""
     with evaluating(model) as device:
         for _, images, labels in batches(packed):
             prediction, size = model(images.to(device)), tuple(labels.shape[-2:])
             guess = resize_scores(prediction.logits, size, model.align_corners).argmax(1).cpu()
-            hard = hard_pixels(_sure(model, prediction, labels.to(device)), threshold).cpu()
+            hard = hard_pixels(_sure(model, prediction, labels.to(device))).cpu()
             aux = prediction.aux_logits is not None
             weight = _weights(model, prediction, size).cpu() if aux else torch.full(labels.shape, float("nan"))
             yield labels, guess != labels, hard, weight
 
 
 @torch.no_grad()
-def training_maps(
-    students: Mapping[int, nn.Module], teacher: nn.Module, image, label, palette, threshold: float = THRESHOLD
-) -> dict[str, dict[str, np.ndarray]]:
+def training_maps(students: Mapping[int, nn.Module], teacher: nn.Module, image, label, palette) -> dict[str, dict[str, np.ndarray]]:
     """Rows for ``pictures.map_sheet``: the student at points of its training, {percent: network} (RDD Fig. 1 and 4).
 
     ``image`` (H, W, 3) uint8, ``label`` (H, W). Each row: the student's prediction and confidence, the cases against the
     finished teacher in the colours of ``CASES``, and the masks that XOR, OR and AND keep.
     """
     found, batch = {}, one(image, label)
-    hard = hard_pixels(_sure(teacher, _said(teacher, batch[0]), batch[1]), threshold)[0]
+    hard = hard_pixels(_sure(teacher, _said(teacher, batch[0]), batch[1]))[0]
     for percent, student in sorted(students.items()):
         prediction = _said(student, batch[0])
         sure = _sure(student, prediction, batch[1])[0]
-        own = hard_pixels(sure, threshold)
+        own = hard_pixels(sure)
         row = {"prediction": _coloured(student, prediction, batch[1], palette), "confidence": sure.numpy()}
         row["cases"] = np.array(list(CASES.values()), np.uint8)[cases(own, hard).numpy()]
         masks = {mode.upper(): difficulty_mask(own, hard, mode).numpy() for mode in ("xor", "or", "and")}
@@ -129,7 +124,7 @@ def training_maps(
 
 
 @torch.no_grad()
-def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = THRESHOLD) -> dict[str, np.ndarray]:
+def teacher_maps(teacher: nn.Module, image, label, palette) -> dict[str, np.ndarray]:
     """One row for ``pictures.map_sheet``: what the teacher's two heads say, their KL and the weights (RDD Fig. 3).
 
     UserError: a teacher without an auxiliary head.
@@ -146,7 +141,7 @@ def teacher_maps(teacher: nn.Module, image, label, palette, threshold: float = T
         "image": np.asarray(image), "label": colorize(label, palette),
         "main head": _coloured(teacher, prediction, labels, palette),
         "auxiliary head": _coloured(teacher, aux, labels, palette), "KL(main, aux)": up(-easy.clamp_min(1e-12).log()),
-        "weight exp(-KL)": up(easy), "confidence": sure.numpy(), "hard": hard_pixels(sure, threshold).numpy(),
+        "weight exp(-KL)": up(easy), "confidence": sure.numpy(), "hard": hard_pixels(sure).numpy(),
     }  # fmt: skip
 
 

@@ -37,22 +37,18 @@ def one(image, label=None) -> tuple[Tensor, Tensor]:
     return to_batch(*(torch.from_numpy(np.array(part))[None] for part in (image, label)))
 
 
-def network_input(images: Tensor, labels: Tensor, label_noise: Callable | None = None, seed: int = 0) -> Tensor:
-    """Images (B, 3, H, W), with ``label_noise`` the noised label as 4th channel.
+def network_input(images: Tensor, labels: Tensor, label_noise: Callable, seed: int = 0) -> Tensor:
+    """Images (B, 3, H, W) with the noised label as 4th channel.
 
     ``label_noise(labels int64 (B, H, W), generator) -> (B, 1, H, W)`` is LAD's ``LabelNoise``; ``seed`` fixes its draw.
     """
-    if label_noise is None:
-        return images
     return torch.cat([images, label_noise(labels, generator=torch.Generator().manual_seed(seed)).to(images)], dim=1)
 
 
 SHOWN_CLASSES = 20  # of more classes a map shows the most frequent ones: more colours cannot be told apart
 
 
-def sample_positions(
-    labels, grids: Sequence[tuple[int, int]], num_classes: int, per_class: int, seed: int = 0
-) -> np.ndarray:
+def sample_positions(labels, grids: Sequence[tuple[int, int]], num_classes: int, per_class: int) -> np.ndarray:
     """Balanced sample of grid points: rows (class, image, y, x), int64, sorted by class and image.
 
     ``labels`` N of (H, W) uint8 are brought each to its grid of ``grids`` by nearest; void is never drawn. A class with
@@ -64,30 +60,22 @@ def sample_positions(
     rows, points = [], np.bincount(flat, minlength=IGNORE + 1)[:num_classes]
     for c in sorted(np.argsort(-points, kind="stable")[:SHOWN_CLASSES]):
         candidates = np.flatnonzero(flat == c)
-        chosen = np.sort(np.random.default_rng([seed, c]).permutation(candidates)[:per_class])
+        chosen = np.sort(np.random.default_rng([0, c]).permutation(candidates)[:per_class])
         image = np.searchsorted(begin, chosen, "right") - 1
         y, x = np.divmod(chosen - begin[image], np.asarray(grids)[image, 1])
         rows.append(np.stack([np.full_like(chosen, c), image, y, x], axis=1))
     return np.concatenate(rows).astype(np.int64)
 
 
-def pixel_features(
-    model: nn.Module,
-    packed,
-    per_class: int = 80,
-    seed: int = 0,
-    *,
-    label_noise: Callable | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+def pixel_features(model: nn.Module, packed, per_class: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """Features before the classifier at a balanced sample of labelled pixels: (n, A) in its precision, classes (n,) int64.
 
-    Only images that hold a sampled pixel are run, after one of each size for its grid. ``label_noise`` feeds a
-    label-assisted teacher. UserError: the network has no feature. At most ``per_class`` times C rows; keep that near 1000
-    for t-SNE.
+    Only images that hold a sampled pixel are run, after one of each size for its grid. UserError: the network has no feature.
+    At most ``per_class`` times C rows; keep that near 1000 for t-SNE.
     """
 
     def feature(index: int) -> np.ndarray:
-        prediction = model(network_input(*one(packed.images[index], packed.labels[index]), label_noise, seed).to(device))
+        prediction = model(one(packed.images[index])[0].to(device))
         if prediction.feature is None:
             raise UserError("pixel_features: the network gives no feature before its classifier; use one of segkd's")
         return prediction.feature[0].cpu().numpy()
@@ -95,7 +83,7 @@ def pixel_features(
     with evaluating(model) as device:
         shapes = [label.shape for label in packed.labels]
         grid_of = {shape: feature(shapes.index(shape)).shape[-2:] for shape in dict.fromkeys(shapes)}
-        rows = sample_positions(packed.labels, [grid_of[shape] for shape in shapes], len(packed.classes), per_class, seed)
+        rows = sample_positions(packed.labels, [grid_of[shape] for shape in shapes], len(packed.classes), per_class)
         parts = np.zeros((len(rows), 0))
         for index in np.unique(rows[:, 1]):
             maps, here = feature(index), rows[:, 1] == index
@@ -104,8 +92,8 @@ def pixel_features(
     return parts, rows[:, 0]
 
 
-def embed(features: np.ndarray, seed: int = 0, perplexity: float = 30.0, components: int = 50) -> np.ndarray:
-    """t-SNE (n, 2) of features (n, A) after PCA to ``components`` dimensions; deterministic for a seed on one machine.
+def embed(features: np.ndarray, perplexity: float = 30.0) -> np.ndarray:
+    """t-SNE (n, 2) of features (n, A) after PCA to 50 dimensions; deterministic on one machine.
 
     On one thread: at this size (about 1000 points, some seconds) threads cost more than they give. UserError: n < 5.
     """
@@ -116,9 +104,9 @@ def embed(features: np.ndarray, seed: int = 0, perplexity: float = 30.0, compone
     if len(features) < 5:
         raise UserError(f"embed: {len(features)} points are too few for a t-SNE; sample more pixels per class")
     count, width = features.shape
-    reduced = PCA(min(components, width, count - 1), random_state=seed).fit_transform(features)
+    reduced = PCA(min(50, width, count - 1), random_state=0).fit_transform(features)
     # 500 iterations end within 1 % of the objective of the default 1000 at this size
-    tsne = TSNE(2, perplexity=min(perplexity, (count - 1) / 3), init="pca", max_iter=500, random_state=seed)
+    tsne = TSNE(2, perplexity=min(perplexity, (count - 1) / 3), init="pca", max_iter=500, random_state=0)
     with threadpool_limits(1):
         return tsne.fit_transform(reduced.astype(np.float32))
 
@@ -148,7 +136,7 @@ def thinned(sample: tuple[np.ndarray, np.ndarray], every: int) -> tuple[np.ndarr
     return features[chosen], labels[chosen]
 
 
-def perplexity_check(samples: dict, perplexities: Sequence[float] = (5, 15, 30, 50), seed: int = 0) -> pd.DataFrame:
+def perplexity_check(samples: dict, perplexities: Sequence[float]) -> pd.DataFrame:
     """Silhouette of the t-SNE plane at several perplexities: columns name, perplexity, silhouette.
 
     ``samples`` {name: (features, classes)}. If the order of the networks turns with the perplexity, their planes say
@@ -158,7 +146,7 @@ def perplexity_check(samples: dict, perplexities: Sequence[float] = (5, 15, 30, 
     for name, (found, labels) in samples.items():
         for perplexity in perplexities:
             if perplexity <= (len(found) - 1) / 3:
-                plane = embed(found, seed, perplexity)
+                plane = embed(found, perplexity)
                 rows.append({"name": name, "perplexity": perplexity, "silhouette": silhouette(plane, labels)})
     return pd.DataFrame(rows, columns=["name", "perplexity", "silhouette"])
 

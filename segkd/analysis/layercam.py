@@ -26,9 +26,11 @@ from segkd.analysis.pictures import draw_map
 from segkd.analysis.style import styled
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import resize_scores
-from segkd.registry import UserError, unknown
+from segkd.registry import UserError
 from segkd.train.evaluate import batches
 from segkd.train.runtime import like
+
+MIN_PIXELS = 50  # of a class, for an image to show it
 
 
 class SplitConv(nn.Module):
@@ -37,9 +39,7 @@ class SplitConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, image_channels: int = 3):
         super().__init__()
         if conv.groups != 1 or conv.in_channels <= image_channels:
-            raise UserError(
-                f"layercam: {conv.in_channels} input channels; give a network with a label channel (in_channels=4)"
-            )
+            raise UserError(f"layercam: {conv.in_channels} input channels; give a network with a label channel (in_channels=4)")
         self.cut = image_channels
         self.image = _part(conv, slice(0, image_channels))
         self.label = _part(conv, slice(image_channels, None))
@@ -84,19 +84,14 @@ class InputLayerCAM:
                     setattr(parent, name, self.split)
         self.cam = LayerCAM(_Logits(network), [self.split.image, self.split.label])
 
-    def __call__(self, x: Tensor, target: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, target: int, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Unscaled maps (h, w) >= 0 of image and label part for the score of class ``target``, summed over ``mask``.
 
-        ``x`` (1, 4, H, W); ``mask`` (H, W) bool, None = the pixels that are predicted as the class. grad-cam scales
-        each of its maps to 0..1, which hides how much each input gives; so its map is taken before that step.
+        ``x`` (1, 4, H, W); ``mask`` (H, W) bool. grad-cam scales each of its maps to 0..1, which hides how much each input
+        gives; so its map is taken before that step.
         """
-
-        def score(output: Tensor) -> Tensor:
-            chosen = output.argmax(0) == target if mask is None else mask.to(output.device)
-            return (output[target] * chosen).sum()
-
         with torch.enable_grad():
-            self.cam(x, targets=[score])
+            self.cam(x, targets=[lambda output: (output[target] * mask.to(output.device)).sum()])
         seen = self.cam.activations_and_grads
         pairs = zip(seen.activations, seen.gradients)  # the order of the gradients is of no account: they are equal
         raw = [self.cam.get_cam_image(x, None, None, a.numpy(), g.numpy(), False)[0] for a, g in pairs]
@@ -116,30 +111,18 @@ class Attribution:
     label_share: float
 
 
-def layercam(
-    model: nn.Module,
-    image,
-    label,
-    label_noise: Callable,
-    target: int,
-    *,
-    seed: int = 0,
-    where: str = "label",
-    cam: InputLayerCAM | None = None,
-) -> Attribution:
+def layercam(model: nn.Module, image, label, label_noise: Callable, target: int, cam: InputLayerCAM | None = None) -> Attribution:
     """LayerCAM of class ``target`` split between image and label input of a 4-channel network, which is not changed.
 
     ``image`` (H, W, 3) uint8, ``label`` (H, W) uint8, ``label_noise`` see ``features.network_input``. The score is
-    summed over the pixels labelled as the class (``where="label"``) or predicted as it (``"predicted"``). ``cam``
-    reuses the split copy of the network over many images. UserError: no such pixel in the label, or no label channel.
+    summed over the pixels labelled as the class. ``cam`` reuses the split copy of the network over many images.
+    UserError: no such pixel in the label, or no label channel.
     """
-    if where not in ("label", "predicted"):
-        raise unknown("where", where, ("label", "predicted"))
-    mask = torch.from_numpy(np.asarray(label) == target) if where == "label" else None
-    if mask is not None and not mask.any():
-        raise UserError(f"layercam: class {target} is not in this label; choose another image or where='predicted'")
+    mask = torch.from_numpy(np.asarray(label) == target)
+    if not mask.any():
+        raise UserError(f"layercam: class {target} is not in this label; choose another image")
     with like(model):
-        x = network_input(*one(image, label), label_noise, seed)
+        x = network_input(*one(image, label), label_noise)
     maps = (cam or InputLayerCAM(model))(x, target, mask)
     mass = [float(m.double().sum()) for m in maps]
     shares = [m / sum(mass) if sum(mass) > 0 else float("nan") for m in mass]
@@ -147,45 +130,22 @@ def layercam(
     return Attribution(np.asarray(image), x[0, 3].numpy(), *large, *shares)
 
 
-def input_shares(
-    model: nn.Module,
-    packed,
-    label_noise: Callable,
-    target: int | str,
-    *,
-    seed: int = 0,
-    limit: int = 20,
-    min_pixels: int = 50,
-) -> pd.DataFrame:
-    """Shares of image and label in the score of a class, for each image that shows it: index, image_share, label_share.
+def shares_by_class(teachers: dict, packed, targets: Sequence[int], limit: int = 20) -> pd.DataFrame:
+    """Shares of image and label in the score of classes, for each image that shows them: method, class, index, image_share, label_share.
 
-    The first ``limit`` images with at least ``min_pixels`` pixels of the class (an index or a name).
+    ``teachers`` {name: (network, label noise)}, ``targets`` indices of classes; of each class the first ``limit`` images with
+    at least ``MIN_PIXELS`` pixels of it.
     """
-    if isinstance(target, str):
-        if target not in packed.classes:
-            raise unknown("class", target, packed.classes)
-        target = list(packed.classes).index(target)
-    shown = [i for i, label in enumerate(packed.labels) if (np.asarray(label) == target).sum() >= min_pixels]
-    cam, rows = InputLayerCAM(model), []
-    for i in shown[:limit]:
-        found = layercam(model, packed.images[i], packed.labels[i], label_noise, target, seed=seed, cam=cam)
-        rows.append({"index": i, "image_share": found.image_share, "label_share": found.label_share})
-    frame = pd.DataFrame(rows, columns=["index", "image_share", "label_share"])
+    rows = []
+    for name, (model, noise) in teachers.items():
+        cam = InputLayerCAM(model)
+        for c in targets:
+            shown = [i for i, label in enumerate(packed.labels) if (np.asarray(label) == c).sum() >= MIN_PIXELS]
+            for i in shown[:limit]:
+                found = layercam(model, packed.images[i], packed.labels[i], noise, c, cam)
+                rows.append((name, packed.classes[c], i, found.image_share, found.label_share))
+    frame = pd.DataFrame(rows, columns=["method", "class", "index", "image_share", "label_share"])
     return frame.astype({"index": int, "image_share": float, "label_share": float})
-
-
-def shares_by_class(teachers: dict, packed, targets: Sequence[int], limit: int = 20, seed: int = 0) -> pd.DataFrame:
-    """`input_shares` of several networks and classes: method, class, index, image_share, label_share.
-
-    ``teachers`` {name: (network, label noise)}, ``targets`` indices of classes.
-    """
-    parts = [
-        input_shares(model, packed, noise, c, seed=seed, limit=limit).assign(method=name, **{"class": packed.classes[c]})
-        for name, (model, noise) in teachers.items()
-        for c in targets
-    ]
-    columns = ["method", "class", "index", "image_share", "label_share"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 ABLATIONS = {
@@ -195,9 +155,7 @@ ABLATIONS = {
 }
 
 
-def input_ablation(
-    model: nn.Module, packed, label_noise: Callable, *, seed: int = 0, batch_size: int = 4
-) -> pd.DataFrame:
+def input_ablation(model: nn.Module, packed, label_noise: Callable, seed: int = 0) -> pd.DataFrame:
     """mIoU in [0, 1] of a 4-channel network with both inputs, with each image as its mean colour, with the label zero.
 
     Columns: input, miou, drop (from both inputs, same unit). All three see the same draws of label noise.
@@ -205,7 +163,7 @@ def input_ablation(
     classes = len(packed.classes)
     counts = {name: torch.zeros(classes, classes, dtype=torch.int64) for name in ABLATIONS}
     with evaluating(model) as device:
-        for start, images, labels in batches(packed, batch_size):
+        for start, images, labels in batches(packed, 4):
             x = network_input(images, labels, label_noise, seed + start).to(device)
             for name, replace in ABLATIONS.items():
                 predicted = _Logits(model)(replace(x)).max(1).indices.cpu()  # that of argmax, many times faster

@@ -17,31 +17,38 @@ from segkd.registry import UserError, unknown
 SHOWN_CLASSES = 25  # a panel shows at most so many, evenly spaced over its order; the data behind it has all
 
 
-def gains(df: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+def baseline_of(df: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a frame whose method is the baseline; UserError if there are none."""
+    own = df[df["method"] == "baseline"]
+    if own.empty:
+        raise unknown("method", "baseline", df["method"].unique())
+    return own
+
+
+def gains(df: pd.DataFrame) -> pd.DataFrame:
     """IoU of each method minus the baseline's of the same seed and class, in points: ``method, seed, class, gain``.
 
-    ``df``: columns method, seed, class, iou. Seeds that the baseline lacks are left out. UserError: no such method.
+    ``df``: columns method, seed, class, iou. Seeds that the baseline lacks are left out. UserError: no baseline.
     """
     df = df.assign(iou=_in_percent(df["iou"]))
-    name = _find(df["method"], baseline, "method")
-    base = df[df["method"] == name].set_index(["seed", "class"])["iou"].rename("base")
-    joined = df[df["method"] != name].join(base, on=["seed", "class"])
+    base = baseline_of(df).set_index(["seed", "class"])["iou"].rename("base")
+    joined = df[df["method"] != "baseline"].join(base, on=["seed", "class"])
     joined["gain"] = joined["iou"] - joined["base"]
     return joined.dropna(subset="gain")[["method", "seed", "class", "gain"]].reset_index(drop=True)
 
 
-def class_order(df: pd.DataFrame, by: str = "difficulty", baseline: str = "baseline") -> list[str]:
-    """Classes from hard to easy (``by="difficulty"``: IoU of the baseline) or frequent to rare (``"train_share"``)."""
-    if by not in ("difficulty", "train_share"):
-        raise unknown("class order", by, ("difficulty", "train_share"))
-    if by == "train_share":
-        return list(df.groupby("class", sort=False)["train_share"].mean().sort_values(ascending=False).index)
-    own = df[df["method"] == _find(df["method"], baseline, "method")]
-    return list(own.groupby("class", sort=False)["iou"].mean().sort_values().index)
+def from_hard(df: pd.DataFrame) -> list[str]:
+    """Classes from hard to easy, by the IoU of the baseline."""
+    return list(baseline_of(df).groupby("class", sort=False)["iou"].mean().sort_values().index)
+
+
+def from_frequent(df: pd.DataFrame) -> list[str]:
+    """Classes from frequent to rare, by ``train_share``."""
+    return list(df.groupby("class", sort=False)["train_share"].mean().sort_values(ascending=False).index)
 
 
 @styled
-def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "teacher"):
+def per_class_iou(df: pd.DataFrame, teacher: str = "teacher"):
     """IoU per class as bars, and gains over the baseline with hard classes on the left (HWD Fig. 2, FAKD Fig. 2, 4).
 
     ``df``: columns method, seed, class, iou and, if known, train_share (orders the upper panel, frequent classes left).
@@ -52,27 +59,27 @@ def per_class_iou(df: pd.DataFrame, baseline: str = "baseline", teacher: str = "
 
     df = df.assign(iou=_in_percent(df["iou"]))
     methods, classes = list(dict.fromkeys(df["method"])), df["class"].nunique()
-    gain, by = (gains(df, baseline), "train_share" if "train_share" in df else "difficulty")
-    shown = [m for m in methods if m in set(gain["method"]) and not _begins(m, teacher)]
+    gain, known = gains(df), "train_share" in df
+    shown = [m for m in methods if m in set(gain["method"]) and not m.startswith(teacher)]
     width = float(np.clip(2.5 + min(classes, SHOWN_CLASSES) * (0.28 + 0.09 * len(methods)), 7, 20))
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(width, 6.4))
     hue = colours(methods)
-    marks = _class_bars(top, df, "iou", methods, class_order(df, by, baseline), hue)
+    marks = _class_bars(top, df, "iou", methods, from_frequent(df) if known else from_hard(df), hue)
     some = f", {SHOWN_CLASSES} of {classes}" if classes > SHOWN_CLASSES else ""
-    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if by == 'train_share' else 'hard'} classes left{some})")
+    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if known else 'hard'} classes left{some})")
     top.legend(ncols=min(len(methods), 8), loc="lower left", bbox_to_anchor=(0, 1.08))
-    marks += _class_bars(bottom, gain, "gain", shown, class_order(df, "difficulty", baseline), hue)
+    marks += _class_bars(bottom, gain, "gain", shown, from_hard(df), hue)
     bottom.axhline(0, color="#333333", lw=1)
-    bottom.set(ylabel="gain (points of IoU)", title=f"Gain over {baseline} (hard classes left{some})")
+    bottom.set(ylabel="gain (points of IoU)", title=f"Gain over baseline (hard classes left{some})")
     mean = gain[gain["method"].isin(shown)].groupby(["method", "class"])["gain"].mean()
     ends = [f"{side}: {c} with {m} ({points(mean[m, c])})" for side, (m, c) in (("gains most", mean.idxmax()), ("loses most", mean.idxmin()))] if len(mean) else []
-    message = f"Over {baseline}, mean over seeds, in points of IoU, {'; '.join(ends)}." if ends else ""
-    return tell(figure, f"Bars: IoU of {classes} classes, and gains over {baseline}", message, marks)
+    message = f"Over baseline, mean over seeds, in points of IoU, {'; '.join(ends)}." if ends else ""
+    return tell(figure, f"Bars: IoU of {classes} classes, and gains over baseline", message, marks)
 
 
-def evenly(order: list, count: int = SHOWN_CLASSES) -> list:
-    """At most ``count`` of a list, evenly spaced over it, its two ends included."""
-    places = np.linspace(0, len(order) - 1, min(len(order), count)).round().astype(int) if order else []
+def evenly(order: list) -> list:
+    """At most ``SHOWN_CLASSES`` of a list, evenly spaced over it, its two ends included."""
+    places = np.linspace(0, len(order) - 1, min(len(order), SHOWN_CLASSES)).round().astype(int) if order else []
     return [order[i] for i in places]
 
 
@@ -102,11 +109,11 @@ def _class_bars(axes, df: pd.DataFrame, value: str, methods: list[str], order: l
 
 
 @styled
-def comparison(df: pd.DataFrame, baseline: str | None = "baseline", teacher: str | None = "teacher"):
+def comparison(df: pd.DataFrame):
     """mIoU of each row of a table: one point per seed, mean ± sd, the baseline as a dashed line, teachers as diamonds.
 
     ``df``: columns row, seed, miou; rows are drawn from top to bottom in the order of the frame. Rows whose name begins
-    with ``teacher`` are teachers. A baseline or teacher that the frame lacks is simply not marked.
+    with ``teacher`` are teachers.
     """
     import matplotlib.pyplot as plt
 
@@ -117,10 +124,10 @@ def comparison(df: pd.DataFrame, baseline: str | None = "baseline", teacher: str
         values, colour = df.loc[df["row"] == row, "miou"].to_numpy(), method_colour(row)
         means[row], sd = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
         axes.scatter(values, np.full(len(values), y + 0.22), s=14, color=colour, alpha=0.55, lw=0)
-        axes.errorbar(means[row], y, xerr=sd or None, fmt="D" if _begins(row, teacher) else "o", ms=7, color=colour, capsize=3, zorder=3)
+        axes.errorbar(means[row], y, xerr=sd or None, fmt="D" if row.startswith("teacher") else "o", ms=7, color=colour, capsize=3, zorder=3)
         text = f"{means[row]:.1f}" + (f" ± {sd:.1f}" if len(values) > 1 else "") + f", n = {len(values)}"
         axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-        if baseline is not None and row.lower() == baseline.lower():
+        if row == "baseline":
             axes.axvline(means[row], color=method_colour("baseline"), ls="--", lw=1.2, zorder=0)
         seeds = ", ".join(f"seed {seed}: {value:.2f}" for seed, value in zip(df.loc[df["row"] == row, "seed"], values))
         marks.append((y, f"{row}: {means[row]:.2f} %" + (f" ± {sd:.2f} (standard deviation)" if len(values) > 1 else "") + f"\n{seeds}{runs_of(df, row)}"))
@@ -166,25 +173,16 @@ def training_curves(df: pd.DataFrame):
 
 
 @styled
-def grid_heat(
-    df: pd.DataFrame,
-    x: str = "alpha",
-    y: str = "class_noise",
-    values: tuple[str, ...] = ("teacher", "student"),
-    labels: dict | None = None,
-):
-    """A two-way ablation as one small heat map per value column, mean over seeds in each cell (LAD Table 9).
+def grid_heat(df: pd.DataFrame, x: str, y: str):
+    """A two-way ablation as a small heat map of the teacher's and one of the student's mIoU, mean over seeds in each cell (LAD Table 9).
 
-    ``df``: columns ``x``, ``y`` and one column of mIoU for each name in ``values`` (a missing one is left out);
-    ``labels`` renames axes and ticks of ``y``. Each panel has its own colour scale: teacher and student differ by more
-    than their cells do.
+    ``df``: columns ``x``, ``y``, teacher and student, one of which may be missing. Each panel has its own colour scale:
+    teacher and student differ by more than their cells do.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    labels, values = (labels or {}, [v for v in values if v in df and df[v].notna().any()])
-    if not values:
-        raise UserError("grid_heat: the frame has no values in the columns asked for; name them with values=(...)")
+    values = [v for v in ("teacher", "student") if v in df and df[v].notna().any()]
     if len(df) < 3:
         return note(f"{len(df)} place{'s' * (len(df) > 1)} of the grid run here: too few for a map, see the table")
     factor, marks, best = percent_factor(*(df[v] for v in values)), [], []
@@ -192,13 +190,13 @@ def grid_heat(
     figure, panels = plt.subplots(len(values), 1, figsize=size, squeeze=False)
     for axes, value in zip(panels[:, 0], values):
         table = df.pivot_table(index=y, columns=x, values=value, sort=False) * factor
-        table = table.sort_index(axis=1).rename(columns=lambda v: f"{v:g}", index=lambda v: labels.get(v, v))
-        cells = {(i, j): (f"{value}, {labels.get(x, x)} {table.columns[j]}, {labels.get(y, y)} {table.index[i]}", v) for (i, j), v in np.ndenumerate(table) if v == v}
+        table = table.sort_index(axis=1).rename(columns=lambda v: f"{v:g}")
+        cells = {(i, j): (f"{value}, {x} {table.columns[j]}, {y} {table.index[i]}", v) for (i, j), v in np.ndenumerate(table) if v == v}
         marks += [(axes, j, j + 1, i, i + 1, f"{where}: {v:.2f} %") for (i, j), (where, v) in cells.items()]
         best.append("{}: {:.1f} %".format(*max(cells.values(), key=lambda cell: cell[1])))
         bar = {"label": "mIoU (%)"}
         sns.heatmap(table, ax=axes, annot=True, fmt=".1f", cmap=INTENSITY, linewidths=1, cbar_kws=bar)
-        axes.set(title=value, xlabel=labels.get(x, x), ylabel=labels.get(y, y))
+        axes.set(title=value, xlabel=x, ylabel=y)
         axes.tick_params(axis="y", rotation=0)
     return tell(figure, "Heat maps of mIoU over two settings", f"Highest: {'; '.join(best)}.", marks)
 
@@ -261,15 +259,3 @@ def smoothing_curve(curves: pd.DataFrame):
 def _in_percent(values: pd.Series) -> pd.Series:
     numbers = values.astype(float)
     return numbers * percent_factor(numbers)
-
-
-def _begins(name: str, start: str | None) -> bool:
-    return start is not None and str(name).lower().startswith(start.lower())
-
-
-def _find(names: pd.Series, wanted: str, kind: str) -> str:
-    """The name as the frame spells it (case does not matter); UserError if it is not there."""
-    known = {str(n).lower(): n for n in names.unique()}
-    if wanted.lower() not in known:
-        raise unknown(kind, wanted, known)
-    return known[wanted.lower()]

@@ -43,7 +43,7 @@ def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = 
 
 
 @styled
-def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = None):
+def differences(df: pd.DataFrame, x: str, reference: str):
     """Points of mIoU by which each setting lies above ``reference``, with its 95 % interval over seeds (HWD Fig. 6, 7).
 
     ``df``: columns ``x``, n, mean, low, high and, if the paper prints them, ``paper``: its own differences, as crosses. Hollow,
@@ -51,9 +51,9 @@ def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = No
     """
     import matplotlib.pyplot as plt
 
-    here, label = df[df["n"] > 0], label or x
+    here = df[df["n"] > 0]
     if len(here) < 3:
-        return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {label} run here: too few for a curve, see the table")
+        return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {x} run here: too few for a curve, see the table")
     figure, axes = plt.subplots(figsize=(6, 3.9))
     axes.axhline(0, color="#333333", lw=1, zorder=0)
     position = _positions(df[x])
@@ -70,17 +70,17 @@ def differences(df: pd.DataFrame, x: str, reference: str, label: str | None = No
     for line in here.to_dict("records"):
         axes.annotate(f"n = {line['n']}", (line["at"], line["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
         interval = f" ({points(line['low'])} to {points(line['high'])})" if line["low"] == line["low"] else ""
-        text = f"{label} {line[x]:g}: {points(line['mean'])}{interval}"
+        text = f"{x} {line[x]:g}: {points(line['mean'])}{interval}"
         ends = (line["low"], line["high"]) if interval else (line["mean"], line["mean"])
         marks.append((axes, line["at"], line["at"], *ends, f"{text}, n = {line['n']}" + (f"\n{line['runs']}" if line.get("runs") else "")))
         told += [text] if interval and not line["low"] <= 0 <= line["high"] else []
-    marks += [(axes, at, at, v, v, f"{label} {value:g}, the paper: {v:+.2f}") for at, value, v in zip(printed["at"], printed[x], printed.get("paper", ()))]
-    _ticks(axes, position, label, f"points of mIoU over {reference}, same seeds")
+    marks += [(axes, at, at, v, v, f"{x} {value:g}, the paper: {v:+.2f}") for at, value, v in zip(printed["at"], printed[x], printed.get("paper", ()))]
+    _ticks(axes, position, x, f"points of mIoU over {reference}, same seeds")
     axes.margins(x=0.1)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    best = "" if printed.empty else f" The paper's largest is {printed['paper'].max():+.2f} at {label} {printed.loc[printed['paper'].idxmax(), x]:g}."
+    best = "" if printed.empty else f" The paper's largest is {printed['paper'].max():+.2f} at {x} {printed.loc[printed['paper'].idxmax(), x]:g}."
     said = f"Told apart from {reference}: {listed(told, 12)}, of {len(here)} settings.{best or ' The paper draws its curve without numbers.'}"
-    return tell(figure, f"Paired differences to {reference} over {label}", said, marks)
+    return tell(figure, f"Paired differences to {reference} over {x}", said, marks)
 
 
 def _positions(column: pd.Series) -> dict:

@@ -41,14 +41,14 @@ def widths_frame(packed) -> pd.DataFrame:
     return frame[pixels > 0].sort_values("width", kind="stable", ignore_index=True)
 
 
-def thinnest(labels, num_classes: int, count: int = 3, min_share: float = 1e-3) -> list[int]:
+def thinnest(labels, num_classes: int, count: int = 3) -> list[int]:
     """The ``count`` classes of the smallest mean width, thinnest first.
 
-    Classes with less than ``min_share`` of the labelled pixels are too rare to look at, unless there are no others.
+    Classes with less than a thousandth of the labelled pixels are too rare to look at, unless there are no others.
     """
     widths, pixels = class_widths(labels, num_classes), label_pixels(labels)[:num_classes]
     order = [int(c) for c in np.argsort(np.where(np.isnan(widths), np.inf, widths), kind="stable") if pixels[c]]
-    common = [c for c in order if pixels[c] >= min_share * pixels.sum()]
+    common = [c for c in order if pixels[c] >= 1e-3 * pixels.sum()]
     return (common or order)[:count]
 
 

@@ -57,11 +57,11 @@ def tfe(net, packed):
 
 def test_training_cases_are_shares_of_labelled_pixels(packed):
     teacher, students = Net(0), {10: Net(1, aux=False), 100: Net(2)}
-    frame = difficulty.training_cases(students, teacher, packed, 0.6).set_index("percent")
+    frame = difficulty.training_cases(students, teacher, packed).set_index("percent")
     valid = packed.labels != 255
-    t = probabilities(teacher.main, packed).max(-1) <= 0.6
+    t = probabilities(teacher.main, packed).max(-1) <= 0.7
     for percent, net in students.items():
-        s = probabilities(net.main, packed).max(-1) <= 0.6
+        s = probabilities(net.main, packed).max(-1) <= 0.7
         expected = [(~s & ~t)[valid].mean(), (s & ~t)[valid].mean(), (~s & t)[valid].mean(), (s & t)[valid].mean()]
         np.testing.assert_allclose(frame.loc[percent], expected, atol=1e-3)
     assert list(frame.columns) == list(difficulty.CASES) and frame.index.tolist() == [10, 100]
@@ -69,14 +69,14 @@ def test_training_cases_are_shares_of_labelled_pixels(packed):
 
 def test_near_boundaries_takes_means_in_each_bin(packed):
     net = Net(0)
-    frame = difficulty.near_boundaries(net, packed, split_bins(packed, (1, 2)), 0.6, (1, 2)).set_index("distance")
+    frame = difficulty.near_boundaries(net, packed, split_bins(packed, (1, 2)), (1, 2)).set_index("distance")
     bins = distance_bins(torch.from_numpy(packed.labels.copy()).long(), (1, 2)).numpy()
     p, weight = probabilities(net.main, packed), tfe(net, packed)
     for index, name in enumerate(bin_names((1, 2))):
         here = bins == index
         assert frame.loc[name, "pixels"] == here.sum() > 0
         assert frame.loc[name, "wrong"] == pytest.approx((p.argmax(-1) != packed.labels)[here].mean(), abs=1e-9)
-        assert frame.loc[name, "hard"] == pytest.approx((p.max(-1) <= 0.6)[here].mean(), abs=1e-3)
+        assert frame.loc[name, "hard"] == pytest.approx((p.max(-1) <= 0.7)[here].mean(), abs=1e-3)
         assert frame.loc[name, "weight"] == pytest.approx(weight[here].mean(), rel=1e-5)
     assert difficulty.near_boundaries(Net(0, aux=False), packed, split_bins(packed))["weight"].isna().all()
 
@@ -91,10 +91,10 @@ def test_weights_by_outcome(packed):
 
 def test_training_maps_show_the_masks_of_each_point(packed):
     teacher, students = Net(0), {50: Net(1), 10: Net(2)}
-    rows = difficulty.training_maps(students, teacher, packed.images[0], packed.labels[0], PALETTE, 0.6)
+    rows = difficulty.training_maps(students, teacher, packed.images[0], packed.labels[0], PALETTE)
     assert list(rows) == ["10 %", "50 %"]
-    t = probabilities(teacher.main, packed)[0].max(-1) <= 0.6
-    s = probabilities(students[50].main, packed)[0].max(-1) <= 0.6
+    t = probabilities(teacher.main, packed)[0].max(-1) <= 0.7
+    s = probabilities(students[50].main, packed)[0].max(-1) <= 0.7
     np.testing.assert_array_equal(rows["50 %"]["XOR"], s ^ t)
     np.testing.assert_array_equal(rows["50 %"]["OR"], s | t)
     np.testing.assert_array_equal(rows["50 %"]["AND"], s & t)

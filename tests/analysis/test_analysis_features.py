@@ -47,12 +47,12 @@ def test_sample_is_balanced_and_never_void(per_class, seed, height):
         np.random.default_rng(seed).choice([0, 1, 2, 255], (3, height, 16), p=[0.6, 0.3, 0.02, 0.08]).astype(np.uint8)
     )
     small = labels_to_grid(torch.from_numpy(labels).long(), (4, 5)).numpy()
-    rows = features.sample_positions(labels, [(4, 5)] * 3, 3, per_class, seed)
+    rows = features.sample_positions(labels, [(4, 5)] * 3, 3, per_class)
     for c in range(3):
         assert (rows[:, 0] == c).sum() == min(per_class, (small == c).sum())
     assert (small[rows[:, 1], rows[:, 2], rows[:, 3]] == rows[:, 0]).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
-    np.testing.assert_array_equal(rows, features.sample_positions(labels, [(4, 5)] * 3, 3, per_class, seed))
+    np.testing.assert_array_equal(rows, features.sample_positions(labels, [(4, 5)] * 3, 3, per_class))
 
 
 def test_pixel_features_come_from_their_pixels_and_leave_the_model_alone():
@@ -65,12 +65,6 @@ def test_pixel_features_come_from_their_pixels_and_leave_the_model_alone():
     np.testing.assert_allclose(values, expected, atol=1e-6)
     assert model.training and model.norm.training
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-
-
-def test_pixel_features_feed_a_label_channel():
-    data = packed()
-    values, labels = features.pixel_features(Net(4), data, 5, label_noise=lambda y, generator=None: y[:, None].float())
-    np.testing.assert_allclose(values[:, 3], labels)
 
 
 def test_a_network_without_feature_is_refused():
@@ -110,9 +104,9 @@ def test_class_silhouettes_average_to_the_whole():
 
 def test_embedding_is_deterministic_and_keeps_clusters_apart():
     values, labels = clusters(40)
-    xy = features.embed(values, seed=3)
+    xy = features.embed(values)
     assert xy.shape == (60, 2) and np.isfinite(xy).all()
-    np.testing.assert_array_equal(xy, features.embed(values, seed=3))
+    np.testing.assert_array_equal(xy, features.embed(values))
     assert features.silhouette(xy, labels) > 0.5
     with pytest.raises(UserError, match="too few"):
         features.embed(values[:3])
@@ -147,7 +141,7 @@ def test_perplexity_check_gives_the_silhouette_of_each_plane():
     sample = rng.normal(0, 1, (45, 6)) + 4 * np.eye(6)[labels]
     frame = features.perplexity_check({"CWD": (sample, labels)}, (5, 10, 50))
     assert frame["perplexity"].tolist() == [5, 10]  # 50 is too many for 45 points
-    plane = features.embed(sample, 0, 10)
+    plane = features.embed(sample, 10)
     assert frame["silhouette"].iloc[1] == pytest.approx(silhouette_score(plane, labels), abs=1e-6)
     assert features.perplexity_figure(frame).axes[0].get_legend().get_texts()[0].get_text() == "CWD"
     table = features.plane_frame({"CWD": (plane, labels)}, ["a", "b", "c"])

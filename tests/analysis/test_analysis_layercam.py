@@ -137,32 +137,10 @@ def test_the_network_is_left_as_it_was(model):
     assert torch.equal(model(x).logits, model(x).logits)
 
 
-def test_layercam_says_what_is_wrong(model):
+def test_a_class_that_is_not_there_is_refused(model):
     data = packed()
     with pytest.raises(UserError, match="class 2 is not in this label"):
         lc.layercam(model, data.images[0], data.labels[0], noise, 2)
-    with pytest.raises(UserError, match="predicted"):
-        lc.layercam(model, data.images[0], data.labels[0], noise, 1, where="predictd")
-    with pytest.raises(UserError, match="did you mean 'car'"):
-        lc.input_shares(model, data, noise, "cra")
-
-
-def test_predicted_pixels_and_a_class_that_is_never_predicted(model):
-    data = packed()
-    with torch.no_grad():
-        guess = resize_scores(model(network_input(*one(data.images[0], data.labels[0]), noise)).logits, (32, 40)).argmax(1)
-    for target in range(3):
-        found = lc.layercam(model, data.images[0], data.labels[0], noise, target, where="predicted")
-        assert np.isnan(found.image_share) == (not (guess == target).any())
-
-
-def test_input_shares_take_the_images_that_show_the_class(model):
-    data = packed(3)
-    data.labels[1] = 0
-    frame = lc.input_shares(model, data, noise, "car", limit=5)
-    assert frame["index"].tolist() == [0, 2]
-    np.testing.assert_allclose(frame["image_share"] + frame["label_share"], 1)
-    assert lc.input_shares(model, data, noise, 2).empty
 
 
 class Copycat(nn.Module):
@@ -178,7 +156,7 @@ class Copycat(nn.Module):
 
 def test_ablation_unmasks_a_network_that_copies_the_label():
     clean = lambda labels, generator=None: torch.where(labels == 255, 0, labels)[:, None].float()
-    frame = lc.input_ablation(Copycat(), packed(), clean, batch_size=1).set_index("input")
+    frame = lc.input_ablation(Copycat(), packed(), clean).set_index("input")
     assert frame.loc["image and label", "miou"] == 1 and frame.loc["label only", "drop"] == 0
     road = (packed().labels == 0).sum() / (packed().labels != 255).sum()
     assert frame.loc["image only", "miou"] == pytest.approx(road / 2)  # all road: IoU of road, and 0 for car
@@ -193,12 +171,14 @@ def test_figures_name_teachers_and_shares(model):
     assert figure.axes[2].images[0].get_clim() == figure.axes[3].images[0].get_clim()
 
 
-def test_shares_by_class_are_those_of_each_network_and_class(model):
+def test_shares_are_those_of_each_network_and_class_on_the_images_that_show_it(model):
     data, other = packed(3), lambda labels, generator=None: 3 * noise(labels, generator)  # noqa: E731
+    data.labels[1] = 0
     frame = lc.shares_by_class({"noised": (model, noise), "louder": (model, other)}, data, [1, 0, 2], limit=2)
-    assert list(dict.fromkeys(zip(frame["method"], frame["class"]))) == [
-        ("noised", "car"), ("noised", "road"), ("louder", "car"), ("louder", "road")
-    ]  # fmt: skip
-    own = frame[(frame["method"] == "louder") & (frame["class"] == "road")]["image_share"]
-    np.testing.assert_allclose(own, lc.input_shares(model, data, other, "road", limit=2)["image_share"])
+    expected = [("car", 0), ("car", 2), ("road", 0), ("road", 1)]  # no image shows a pole
+    assert list(zip(frame["method"], frame["class"], frame["index"])) == [(name, *shown) for name in ("noised", "louder") for shown in expected]
+    np.testing.assert_allclose(frame["image_share"] + frame["label_share"], 1)
+    for _, line in frame[frame["method"] == "louder"].iterrows():
+        alone = lc.layercam(model, data.images[line["index"]], data.labels[line["index"]], other, data.classes.index(line["class"]))
+        assert line["image_share"] == pytest.approx(alone.image_share)
     assert lc.shares_by_class({}, data, [1]).empty

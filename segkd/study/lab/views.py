@@ -265,15 +265,15 @@ def _difficulty_maps(image: np.ndarray, student: Prediction, teacher: Prediction
     return {"image": image, "TFE weight": trust.numpy(), "teacher: hard": theirs.numpy(), "student: hard": ours.numpy(), **modes}
 
 
-def hard_easy(frame: pd.DataFrame, baseline: str = "baseline") -> pd.DataFrame:
+def hard_easy(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean gain in points over the baseline in its harder and its easier half of the classes (FAKD Fig. 2)."""
-    from segkd.analysis.plots import class_order, gains
+    from segkd.analysis.plots import from_hard, gains
 
     if frame.empty:
         return pd.DataFrame(columns=["hard half", "easy half"])
-    order = class_order(frame, "difficulty", baseline)
+    order = from_hard(frame)
     hard = set(order[: len(order) // 2])
-    gain = gains(frame, baseline)
+    gain = gains(frame)
     half = gain["class"].isin(hard).map({True: "hard half", False: "easy half"})
     table = gain.assign(half=half).groupby(["method", "half"], sort=False)["gain"].mean().unstack("half")
     return table[["hard half", "easy half"]].drop(index=TEACHER, errors="ignore").round(2)

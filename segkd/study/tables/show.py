@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -43,11 +43,9 @@ NOT_MEASURED = ("row", "extra", "params", "GMACs")  # how columns begin that no 
 
 @dataclass(frozen=True)
 class TableView:
-    """A table as a notebook or a page shows it, with what a later one needs to refer to it: its name, its place, its lines."""
+    """A table as a notebook or a page shows it."""
 
     html: str
-    place: tuple[str, str] = ("", "")  # anchor, name
-    lines: frozenset[tuple] = frozenset()
 
     def to_html(self) -> str:
         """The HTML."""
@@ -58,16 +56,15 @@ class TableView:
 
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
-    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False,
-    place: tuple[str, str] = ("", ""), before: Iterable[TableView] = (),
+    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""),
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
     ``called``: by a row's label what its runs are, ``runs``: their ids. A run that serves two rows is shown once; rows
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
-    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``place``: its
-    anchor and name on the page; ``before``: the tables above it. What one of them shows already is not shown again.
+    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``key``: what links
+    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -77,27 +74,27 @@ def view(
     students = {called.get(row.label, row.label) for row in table.rows if row.role == "student"}
     idle = bool(students) and students.isdisjoint(here["row"]) and len(here) > 0
     here = here[:0] if idle else here  # of a table of students its teacher alone shows nothing
-    words = _in_words(here)
-    lines = frozenset(zip(ids[here.index], *(words[column].astype(str) for column in SCORES[1:] if column in words)))
-    again = next((one for one in before if lines <= one.lines), None) if len(here) and all(ids[here.index]) and not comparable else None
-    same = 'the same runs with the same numbers as in <a href="#{}">{}</a> ({})'.format(*map(escape, (*again.place, "; ".join(here["row"])))) if again else ""
-    told = "; ".join(filter(None, [escape(ran), same])) if len(here) else ""
-    parts = [f'<p id="{escape(place[0])}"><b>Run here:</b> {told}</p>' if told else f'<a id="{escape(place[0])}"></a>']
-    if len(here) and not again:
+    same = above[0] and len(here)
+    link = f'<a href="#{escape(above[0])}">{escape(above[1])}</a>'
+    parts = [f"<p><b>Run here:</b> {escape('; '.join(here['row']))}. The same runs stand in {link} with their numbers.</p>"] if same else []
+    costs, here, comparable = here, here[:0] if same else here, comparable and not same
+    if len(here):
+        parts += [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran else []
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
         notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
-        parts.append(with_runs(_style(words[columns], notes), titles).to_html())
+        parts.append(with_runs(_style(_in_words(here)[columns], notes), titles).to_html())
     if lacking := int((summary["runs"] == 0).sum() - small.sum()):
-        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
+        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) or same else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
-    if len(columns := _shown(here, COST)) > 1:
+    if len(columns := _shown(costs, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
-        parts.append(folded("What it costs", with_runs(_style(here[columns], notes), titles)))
+        parts.append(folded("What it costs", with_runs(_style(costs[columns], notes), titles)))
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
-    return TableView("\n".join(parts), place, lines)
+    html = "\n".join(parts)
+    return TableView(f'<div id="{escape(key)}">{html}</div>' if key else html)
 
 
 def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, str]:

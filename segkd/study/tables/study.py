@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -26,7 +25,7 @@ from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
 from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
 from segkd.study.tables.statistics import points
-from segkd.study.tables.summaries import cost_columns, summary
+from segkd.study.tables.summaries import base_row, cost_columns, summary
 from segkd.study.tables.table import Row, Table
 from segkd.train.record import environment
 
@@ -84,7 +83,6 @@ class Study:
     all_tables: dict[str, Table]
     methods: list[str] | None = None
     devices: list[str] | None = None
-    shown: dict[str, TableView] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `table`, in this order
 
     paper = property(lambda self: self.setting.paper, doc="Name of the paper, or ``all``.")
     profile = property(lambda self: self.setting.profile, doc="The scale.")
@@ -196,10 +194,7 @@ class Study:
         return {line["row"]: f"{line['mIoU %']:.1f}{gain(line)}" for line in lines if line["runs"]}
 
     def table(self, name: str, reference: str | None = "baseline") -> TableView:
-        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against.
-
-        Where a table that was shown before has the same runs with the same numbers, this one says so instead of them.
-        """
+        """The paper's table as measured here, ready to show, each row named by what was run. ``reference``: the row that gains are against."""
         rows, table = self.rows(name), self.all_tables[name]
         found, alone = self._summary(name, reference)
         configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
@@ -210,12 +205,21 @@ class Study:
         first = self._reference(name, reference)
         over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
         ran = in_common(self.data, kinds) if table.source else ""
-        before = [self.shown[one] for one in takewhile(lambda one: one != name, self.shown)]
-        self.shown[name] = view(
-            found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone,
-            place=(f"{self.paper}-{name}", "the main comparison" if name == "main" else rows[0].printed or table.title), before=before,
-        )  # fmt: skip
-        return self.shown[name]
+        same = self._above(name, reference)
+        above = (same, "the main comparison" if same == "main" else same and self.all_tables[same].source["table"])
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above)
+
+    def _above(self, name: str, reference: str | None) -> str:
+        """The first table higher up the paper's page that shows each run of this printed one against the same reference; "" if none does."""
+
+        def pairs(key: str) -> set[tuple]:
+            table, first = replace(self.all_tables[key], rows=tuple(self.rows(key))), self._reference(key, reference)
+            ids = {row.label: tuple(run.id for run in self.runs(key, row.label)) for row in table.rows}
+            return {(ids[row.label], ids.get(base_row(table, row, first))) for row in table.rows if ids[row.label]}
+
+        printed = [key for key, table in self.all_tables.items() if table.rows and table.rows[0].printed]
+        mine = pairs(name) if name in printed else set()
+        return next((key for key in ("main", *printed[: printed.index(name)]) if mine <= pairs(key)), "") if mine else ""
 
     def _reference(self, name: str, reference: str | None) -> str | None:
         """A sweep without a baseline is compared with its first row (the plain loss)."""
