@@ -219,7 +219,8 @@ class Study:
 
         printed = [key for key, table in self.all_tables.items() if table.rows and table.rows[0].printed]
         mine = pairs(name) if name in printed else set()
-        return next((key for key in ("main", *printed[: printed.index(name)]) if mine <= pairs(key)), "") if mine else ""
+        accuracy = lambda key: "mAcc %" in self.summary(key, reference)  # noqa: E731  some tables show it beside mIoU
+        return next((key for key in ("main", *printed[: printed.index(name)]) if mine <= pairs(key) and accuracy(key) >= accuracy(name)), "") if mine else ""
 
     def _reference(self, name: str, reference: str | None) -> str | None:
         """A sweep without a baseline is compared with its first row (the plain loss)."""

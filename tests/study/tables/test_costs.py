@@ -137,6 +137,10 @@ def test_numbers_that_stand_higher_up_the_page_are_not_repeated(runs):
     finish(next(study.config(row, 0) for row in study.rows("table9") if not study.runs("table9", row.label)))
     page = BeautifulSoup(study.table("table9").to_html(), "html.parser")
     assert not page.a and any(not table.find_parent("details") for table in page.find_all("table")), "one run more is a table again"
+    study = open_study("fakd", "quick", "scenes")
+    for row in study.rows("main"):
+        finish(study.config(row, 0))
+    assert "mAcc" in study.table("table1").to_html().split("<details>")[0], "the main comparison does not show the accuracy"
 
 
 def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(runs):
