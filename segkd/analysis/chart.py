@@ -33,9 +33,11 @@ def listed(words: Sequence[str], most: int = 4) -> str:
 def bundle(figure, csv: str = "", include=None, exclude=None) -> tuple[dict, dict]:
     """What IPython asks of what it shows: a chart as SVG, and, as metadata of the output, what `tell` was given.
 
-    There a mark is [left, top, width, height, text] in percent of the picture.
+    There a mark is [left, top, width, height, text] in percent of the picture. A chart is transparent, so that a dark page
+    can turn it dark; one with colours that stand for numbers (``scale``) keeps its white.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.collections import QuadMesh
 
     said = getattr(figure, "said", None)
     if said is None:
@@ -48,9 +50,9 @@ def bundle(figure, csv: str = "", include=None, exclude=None) -> tuple[dict, dic
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     page = figure.get_tightbbox().padded(0.06)
-    told |= {"width": round(96 * page.width), "marks": [_placed(page, *mark) for mark in said["marks"]]}
+    told |= {"width": round(96 * page.width), "marks": [_placed(page, *mark) for mark in said["marks"]], "scale": bool(figure.findobj(QuadMesh))}
     with plt.rc_context({"svg.hashsalt": "segkd"}):
-        figure.savefig(buffer, format="svg", bbox_inches=page, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", bbox_inches=page, transparent=not told["scale"], metadata={"Date": None, "Creator": None})
     figure.set_dpi(dpi)
     return {"image/svg+xml": buffer.getvalue()}, {SAID: told}
 

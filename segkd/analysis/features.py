@@ -178,8 +178,8 @@ def plane_frame(planes: dict, classes: Sequence[str]) -> pd.DataFrame:
 
 
 @styled
-def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | None = None):
-    """t-SNE panels side by side, colour and marker by class: ``panels`` {name: (xy (n, 2), labels (n,))}.
+def tsne_figure(df: pd.DataFrame, classes: Sequence[str], palette, scores: dict | None = None):
+    """t-SNE panels side by side, colour and marker by class. ``df``: as `plane_frame` gives it.
 
     Give every panel the same sample, seed and perplexity. ``scores`` {name: silhouette of the features} goes into the
     titles; without it the silhouette of the plane is given, and called so: distances in a t-SNE plane mean little.
@@ -187,22 +187,23 @@ def tsne_figure(panels: dict, classes: Sequence[str], palette, scores: dict | No
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    known, what = (scores, "features") if scores is not None else ({name: silhouette(*panel) for name, panel in panels.items()}, "plane")
-    present = np.unique(np.concatenate([labels for _, labels in panels.values()]))
-    looks = {c: {"marker": MARKERS[c % len(MARKERS)], "color": np.asarray(palette[c]) / 255} for c in present}
+    panels = dict(list(df.groupby("name", sort=False)))
+    known, what = (scores, "features") if scores is not None else ({name: silhouette(own[["x", "y"]], own["class"]) for name, own in panels.items()}, "plane")
+    present = [c for c, name in enumerate(classes) if name in set(df["class"])]
+    looks = {classes[c]: {"marker": MARKERS[c % len(MARKERS)], "color": np.asarray(palette[c]) / 255} for c in present}
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
     lines, columns = -(-len(panels) // across), max(2, int(3.6 * across / 1.25))
     size = (3.6 * across, 3.9 * lines + 0.22 * -(-len(present) // columns))
     figure, axes = plt.subplots(lines, across, figsize=size, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    for axis, (name, (xy, labels)) in zip(axes.flat, panels.items()):
+    for axis, (name, own) in zip(axes.flat, panels.items()):
         for c, look in looks.items():
-            axis.scatter(*xy[labels == c].T, s=14, edgecolor="#333333", lw=0.25, **look)
+            axis.scatter("x", "y", data=own[own["class"] == c], s=14, edgecolor="#333333", lw=0.25, **look)
         axis.set_title(f"{name}\nsilhouette of the {what} {known[name]:.3f}")
         axis.set(xticks=[], yticks=[])
     edge = {"ls": "", "markeredgecolor": "#333333", "markeredgewidth": 0.4}
-    handles = [Line2D([], [], label=classes[c], **edge, **look) for c, look in looks.items()]
+    handles = [Line2D([], [], label=c, **edge, **look) for c, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
     said = f"Silhouette of the {what}: {listed([f'{name} {known[name]:.3f}' for name in panels], 12)}."
     return tell(figure, "t-SNE maps of pixel features, coloured by class", said)

@@ -21,7 +21,7 @@ LOOKS = {  # Okabe-Ito, and shapes that differ in grey
     "not run": ("#9a9a9a", "D"),
 }
 ROOM = 2.0  # the axis reaches this many times as far as the largest effect; longer intervals end in an arrow
-WIDTH = 54  # characters of a line's name
+WIDTH = 54  # characters of a line's name; a longer one takes two lines
 RATIO = "ratio"
 
 
@@ -77,14 +77,14 @@ def _panel(axis, placed: pd.DataFrame, df: pd.DataFrame) -> list[tuple]:
         names.append((y, group, True))
         for index, line in members.iterrows():
             y += 1
-            names.append((y, textwrap.shorten(line["label"], WIDTH, placeholder=" …"), False))
+            names.append((y, textwrap.fill(line["label"], WIDTH), False))
             _line(axis, line, y, reach)
             text = numbers(df.loc[index])
             axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
             runs = f"\n{line['runs']}" if isinstance(line.get("runs"), str) else ""
             marks.append((axis, -reach, reach, y - 0.4, y + 0.4, f"{line['label']}: {text}, {line['verdict']}{runs}"))
         y += 1
-    axis.set_yticks([at for at, _, _ in names], [name for _, name, _ in names], fontsize=8)
+    axis.set_yticks([at for at, _, _ in names], [name for _, name, _ in names], fontsize=8, linespacing=0.95)
     for tick, (_, _, heading) in zip(axis.get_yticklabels(), names):
         tick.set_fontweight("bold" if heading else "normal")
     axis.set(xlim=(-reach, reach), ylim=(y - 0.4, -0.6))

@@ -239,11 +239,11 @@ def smoothing_values(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)) -> 
 
 
 @styled
-def smoothing_curve(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)):
-    """The smoothing of HWD's weights over w, one line per beta, as `smoothing_values` has it (HWD Fig. 3)."""
+def smoothing_curve(curves: pd.DataFrame):
+    """The smoothing of HWD's weights over w, one line per beta. ``curves``: as `smoothing_values` gives them (HWD Fig. 3)."""
     import matplotlib.pyplot as plt
 
-    curves = smoothing_values(betas)
+    betas = [beta for beta in curves["beta"].unique() if beta != 1]
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.92, len(betas)))):
         axes.plot("w", "value", data=curves[curves["beta"] == beta], color=shade, label=f"β = {beta:g}")

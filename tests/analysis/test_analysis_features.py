@@ -110,15 +110,11 @@ def test_embedding_is_deterministic_and_keeps_clusters_apart():
 
 def test_tsne_figure_gives_the_silhouette_of_each_panel():
     xy, labels = np.random.default_rng(0).normal(size=(30, 2)), np.repeat([0, 2], 15)
-    figure = features.tsne_figure(
-        {"baseline": (xy, labels), "HWD": (xy * 2, labels)},
-        ["a", "b", "c"],
-        np.eye(3) * 255,
-        {"baseline": 0.125, "HWD": 0.25},
-    )
+    both = features.plane_frame({"baseline": (xy, labels), "HWD": (xy * 2, labels)}, "abc")
+    figure = features.tsne_figure(both, "abc", np.eye(3) * 255, {"baseline": 0.125, "HWD": 0.25})
     assert ["0.125" in figure.axes[0].get_title(), "0.250" in figure.axes[1].get_title()] == [True, True]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "c"]
-    assert "plane" in features.tsne_figure({"baseline": (xy, labels)}, ["a", "b", "c"], np.eye(3)).axes[0].get_title()
+    assert "plane" in features.tsne_figure(both, "abc", np.eye(3)).axes[0].get_title()
 
 
 def test_of_many_classes_the_most_frequent_are_drawn():

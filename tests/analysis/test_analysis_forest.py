@@ -41,6 +41,12 @@ def test_points_and_other_units_have_panels_of_their_own():
     assert len(forest(effects().query("unit == 'points'")).axes) == 1
 
 
+def test_a_long_name_is_there_to_its_end():
+    long = effects().assign(label=lambda df: df["label"] + " a comparison whose name is longer than its line" * 2)
+    shown = forest(long).axes[0].get_yticklabels()[1].get_text()
+    assert shown.replace("\n", " ") == long["label"][0] and "\n" in shown
+
+
 def test_verdicts_differ_in_colour_and_in_shape():
     points = forest(effects()).axes[0]
     shown = {verdict: mark[2:] for verdict, mark in zip(("supported", "contradicted", "inconclusive", "premise not met", "not run"), markers(points))}

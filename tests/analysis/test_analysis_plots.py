@@ -112,7 +112,7 @@ def test_small_plots_draw():
     assert [t.get_text() for t in bars.axes[0].get_xticklabels()] == ["Pole", "Car", "Sky"]
     grouped = pd.DataFrame({"class": CLASSES * 2, "method": ["CWD"] * 3 + ["HWD"] * 3, "ratio": [3.0, 9, 5, 1, 1, 1]})
     assert {"CWD", "HWD"} <= texts(plots.class_bars(grouped, "ratio", log=True))
-    line = plots.smoothing_curve((0.5,)).axes[0].lines[0]
+    line = plots.smoothing_curve(plots.smoothing_values((0.5,))).axes[0].lines[0]
     assert np.interp(1.0, line.get_xdata(), line.get_ydata()) == pytest.approx(
         np.e, rel=1e-3
     )  # any beta gives e at w = 1
@@ -150,7 +150,7 @@ def test_figures_leave_no_trace_in_pyplot_or_the_settings():
     import matplotlib.pyplot as plt
 
     before = dict(matplotlib.rcParams)
-    plots.smoothing_curve()
+    plots.smoothing_curve(plots.smoothing_values())
     assert not plt.get_fignums() and dict(matplotlib.rcParams) == before
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from segkd.analysis import pictures
-from segkd.analysis.style import method_colour, styled
+from segkd.analysis.chart import tell
+from segkd.analysis.style import keep, method_colour, styled
 from segkd.export import Exported, export_run
 from segkd.registry import UserError
 from segkd.runs import Run
@@ -190,16 +191,18 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.5, 4))
+    dots = []
     for study, made, _ in files:
         if made is None:
             continue
-        size, mine = 30 + 12 * made.bytes / 2**20, shipped(study)
-        if made.format == "onnx":
-            for run in (max(runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]):
-                axes.scatter(1e3 * made.seconds, 100 * run.result["miou"], size, color=method_colour(run.config.method), lw=0, alpha=0.8)
-        else:
-            score = 100 * (mine.result["miou"] + made.miou - made.run_miou)
-            axes.scatter(1e3 * made.seconds, score, size, facecolor="none", edgecolor=method_colour(mine.config.method))
+        mine, onnx = shipped(study), made.format == "onnx"
+        runs = [max(runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]] if onnx else [mine]
+        for run in runs:
+            score, colour = run.result["miou"] + (0 if onnx else made.miou - made.run_miou), method_colour(run.config.method)
+            look = {"color": colour, "lw": 0, "alpha": 0.8} if onnx else {"facecolor": "none", "edgecolor": colour}
+            dot = {"student": study.profile.student.name, "format": made.format, "method": run.config.method, "ms": 1e3 * made.seconds, "mIoU %": 100 * score, "MiB": made.bytes / 2**20, "run": run.id}  # fmt: skip
+            axes.scatter(dot["ms"], dot["mIoU %"], 30 + 12 * dot["MiB"], **look)
+            dots.append(dot)
         axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
     for row in studies[0].rows(TABLE):
         scores = [100 * run.result["miou"] for run in runs_of(studies[0], row.label)]
@@ -210,7 +213,11 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
     axes.set(xlabel="ms an image (one CPU thread, onnxruntime)", ylabel="mIoU (%)")
     axes.margins(0.2)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    words = ["{student} {format}, {method}: {ms:.1f} ms, {mIoU %:.1f} %, {MiB:.2f} MiB".format_map(dot) for dot in dots]
+    marks = [(axes, dot["ms"], dot["ms"], dot["mIoU %"], dot["mIoU %"], f"{text}\n{dot['run']}") for dot, text in zip(dots, words)]
+    best = max(range(len(dots)), key=lambda i: dots[i]["mIoU %"], default=None)
+    said = "No file was written." if best is None else f"Highest: {words[best]}."
+    return tell(figure, "Dots: mIoU over the time of an image", said, marks, keep("ship_frontier", pd.DataFrame(dots)).attrs.get("csv", ""))
 
 
 @styled
@@ -218,9 +225,13 @@ def gap_figure(study: Study):
     """Distilled less baseline on each test image, from the one that loses most to the one that gains most."""
     import matplotlib.pyplot as plt
 
-    gap = np.sort(image_gaps(study)[np.isfinite(image_gaps(study))])
+    names, gaps = np.array(study.packed(study.data.split).names), image_gaps(study)
+    order = [i for i in np.argsort(gaps, kind="stable") if np.isfinite(gaps[i])]
+    gap, bars = gaps[order], pd.DataFrame({"image": names[order], "points of mIoU": gaps[order]})
     figure, axes = plt.subplots(figsize=(7.5, 2.6))
     axes.bar(range(len(gap)), gap, color=np.where(gap > 0, method_colour(study.rows(TABLE)[1].label), method_colour(BASELINE)), width=0.9)
     axes.axhline(0, color="#333333", lw=1)
     axes.set(xlabel="test images, sorted", ylabel="points of mIoU")
-    return figure
+    marks = [(axes, x - 0.45, x + 0.45, *axes.get_ylim(), f"{name}: {points(value)}") for x, (name, value) in enumerate(zip(names[order], gap))]
+    said = f"Better on {(gap > 0).sum()} of {len(gap)} images, worse on {(gap < 0).sum()}."
+    return tell(figure, "Bars: distilled less baseline on each test image", said, marks, keep("ship_images", bars).attrs.get("csv", ""))

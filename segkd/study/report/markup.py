@@ -134,6 +134,8 @@ def _align_tables(text: str) -> str:
         for row in table.find_all("tr"):
             row.attrs.pop("style", None)
         table.attrs.pop("border", None)
+        for cell in table.find_all(title=True):
+            cell["tabindex"] = "-1"  # a finger on it shows what the mouse does
         for text in table.find_all(string=HYPHEN):
             if text.find_parent("code") is None:
                 text.replace_with(HYPHEN.sub(lambda found: f"−{found[1]}" if float(found[1]) else found[1], text))

@@ -12,7 +12,7 @@ from pathlib import Path
 from segkd.study.report.kept import said_in
 from segkd.study.report.markup import clean_html, markdown_html
 from segkd.study.report.page_size import PICTURE, webp
-from segkd.study.report.pages import TEMPLATES, Link, menus, script_data, shell, write
+from segkd.study.report.pages import TEMPLATES, Link, all_studies, menus, script_data, shell, write
 
 SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
 CHART = re.compile(r'<figure [^>]*class="chart" id="(gains|forest)".*?</figure>', re.DOTALL)  # of a page, taken over as it stands
@@ -64,7 +64,7 @@ def build_index(report_dir: Path, pages: Sequence[Page], overview: Overview) -> 
     report_dir = Path(report_dir)
     cards = [_card(page, report_dir) for page in pages]
     sections = [section for card in cards for section in card.pop("sections")]
-    nav = [Link("Overview", "index.html"), *(Link(card["label"], card["href"], card["group"]) for card in cards)]
+    nav = [*all_studies(report_dir), Link("Overview", "index.html"), *(Link(card["label"], card["href"], card["group"]) for card in cards)]
     named = {Path(link.href).stem: link for link in nav}
     doors = [(name, words, [named[page] for page in pages if page in named]) for name, (words, pages) in DOORS.items()]
     texts = (Path(page.html).read_text(encoding="utf-8") for page in pages)

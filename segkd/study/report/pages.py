@@ -92,6 +92,11 @@ def shell(*scripts: str) -> dict[str, object]:
     return {"scripts": texts, "policy": policy}
 
 
+def all_studies(folder: Path) -> list[Link]:
+    """The way from a report up to the page of all studies, where that is there."""
+    return [Link("All studies", "../index.html")] if (folder.parent / "index.html").exists() else []
+
+
 def menus(nav: Sequence[Link], current: str) -> list[dict]:
     """The bar of links by their groups, the current page marked: ``group`` (empty for a page by itself) and ``links``."""
     marked = [{**vars(link), "current": link.href == current} for link in nav]

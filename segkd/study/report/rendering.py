@@ -13,7 +13,7 @@ from segkd.config import ROOT
 from segkd.study.gaps import gaps_of
 from segkd.study.report import notebooks as report
 from segkd.study.report.kept import kept_of
-from segkd.study.report.pages import Link
+from segkd.study.report.pages import Link, all_studies
 from segkd.study.tables.study import NO_TRAINING
 
 OWN = "95_your_own_data"  # in a report: its example at its smallest size, whatever the report is of
@@ -63,7 +63,7 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     states = {name: _state(name, making) for name in making.labels}
     shown = {name: label for name, label in making.labels.items() if states[name][0]}
     group = lambda name: GROUPS.get(name) or GROUPS.get(Path(name).parent.name, "")  # noqa: E731
-    nav = [Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
+    nav = [*all_studies(making.folder), Link("Overview", "index.html"), *(Link(label, making.html(name).name, group(name)) for name, label in shown.items())]
     _side_by_side("page", _render, [(name, making, nav) for name in shown])
     pages = [report.Page(making.html(name), label, group(name)) for name, label in shown.items()]
     notes: dict[str, list[str]] = {}

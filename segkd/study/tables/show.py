@@ -57,14 +57,15 @@ class TableView:
 
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
-    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False,
+    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""),
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
     ``called``: by a row's label what its runs are, ``runs``: their ids. A run that serves two rows is shown once; rows
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
-    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves.
+    else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``key``: what links
+    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -74,13 +75,17 @@ def view(
     students = {called.get(row.label, row.label) for row in table.rows if row.role == "student"}
     idle = bool(students) and students.isdisjoint(here["row"]) and len(here) > 0
     here = here[:0] if idle else here  # of a table of students its teacher alone shows nothing
-    parts = [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran and len(here) else []
+    same = above[0] and len(here)
+    link = f'<a href="#{escape(above[0])}">{escape(above[1])}</a>'
+    parts = [f"<p><b>Run here:</b> {escape('; '.join(here['row']))}. The same runs stand in {link} with their numbers.</p>"] if same else []
+    here, comparable = here[:0] if same else here, comparable and not same
     if len(here):
+        parts += [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran else []
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
         notes = [NOTES[c].format(reference=reference) for c in columns if c in NOTES]
         parts.append(with_runs(_style(_in_words(here)[columns], notes), titles).to_html())
     if lacking := int((summary["runs"] == 0).sum() - small.sum()):
-        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
+        which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) or same else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
     if len(columns := _shown(here, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
@@ -89,7 +94,8 @@ def view(
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
-    return TableView("\n".join(parts))
+    html = "\n".join(parts)
+    return TableView(f'<div id="{escape(key)}">{html}</div>' if key else html)
 
 
 def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, str]:

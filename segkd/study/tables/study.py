@@ -25,7 +25,7 @@ from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
 from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
 from segkd.study.tables.statistics import points
-from segkd.study.tables.summaries import cost_columns, summary
+from segkd.study.tables.summaries import base_row, cost_columns, summary
 from segkd.study.tables.table import Row, Table
 from segkd.train.record import environment
 
@@ -205,7 +205,21 @@ class Study:
         first = self._reference(name, reference)
         over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
         ran = in_common(self.data, kinds) if table.source else ""
-        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone)
+        same = self._above(name, reference)
+        above = (same, "the main comparison" if same == "main" else same and self.all_tables[same].source["table"])
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above)
+
+    def _above(self, name: str, reference: str | None) -> str:
+        """The first table higher up the paper's page that shows each run of this printed one against the same reference; "" if none does."""
+
+        def pairs(key: str) -> set[tuple]:
+            table, first = replace(self.all_tables[key], rows=tuple(self.rows(key))), self._reference(key, reference)
+            ids = {row.label: tuple(run.id for run in self.runs(key, row.label)) for row in table.rows}
+            return {(ids[row.label], ids.get(base_row(table, row, first))) for row in table.rows if ids[row.label]}
+
+        printed = [key for key, table in self.all_tables.items() if table.rows and table.rows[0].printed]
+        mine = pairs(name) if name in printed else set()
+        return next((key for key in ("main", *printed[: printed.index(name)]) if mine <= pairs(key)), "") if mine else ""
 
     def _reference(self, name: str, reference: str | None) -> str | None:
         """A sweep without a baseline is compared with its first row (the plain loss)."""

@@ -81,5 +81,9 @@ def test_tables_files_and_worst_images_are_of_the_run_that_is_shipped(study, tmp
     worst = ship.worst(study, 3)
     assert worst["mIoU %"].is_monotonic_increasing and worst["mIoU %"].iloc[0] == pytest.approx(100 * np.nanmin(image_miou(mine.images())))
     json.dumps(worst["index"].tolist())
-    assert ship.frontier([study], files).axes[0].collections and ship.gap_figure(study).axes
+    dots, gaps = ship.frontier([study], files).said["marks"], ship.gap_figure(study).said
+    assert mine.id in dots[-1][5] and len(dots) == sum(2 if made.format == "onnx" else 1 for _, made, _ in files if made)
+    difference = ship.image_gaps(study)
+    assert f"Better on {(difference > 0).sum()} of {np.isfinite(difference).sum()}" in gaps["message"]
+    assert gaps["marks"][0][5].startswith(study.packed("test").names[np.nanargmin(difference)])
     assert "ship" in ship.side_by_side([study])

@@ -118,15 +118,33 @@ def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(runs):
     assert "Nothing of this table is run here: <code>make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
 
 
+def finish(config):
+    path = find(config).path
+    path.mkdir(parents=True, exist_ok=True)
+    result = {"split": "test", "miou": 0.3, "macc": 0.3, "iou": [0.3], "classes": ["Sky"], "seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def test_numbers_that_stand_higher_up_the_page_are_not_repeated(runs):
+    """LAD Table 9 is a grid over the noise: its default is the LAD of the main comparison, its other places are not."""
+    study = open_study("lad", "quick", "scenes")
+    for row in study.rows("main"):
+        finish(study.config(row, 0))
+    page = BeautifulSoup(study.table("table9").to_html(), "html.parser")
+    assert page.a["href"] == "#main" and "The same runs stand in the main comparison" in page.p.get_text()
+    assert BeautifulSoup(study.table("main").to_html(), "html.parser").select_one("#main table")
+    assert all(table.find_parent("details") for table in page.find_all("table"))
+    finish(next(study.config(row, 0) for row in study.rows("table9") if not study.runs("table9", row.label)))
+    page = BeautifulSoup(study.table("table9").to_html(), "html.parser")
+    assert not page.a and any(not table.find_parent("details") for table in page.find_all("table")), "one run more is a table again"
+
+
 def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(runs):
     """FAKD Table 1 names four pairs of networks; at `quick` one pair of another width is run, once for both starts."""
     study = open_study("fakd", "quick", "scenes")
     for row in study.rows("table1"):
         if not row.network or row.network == "pspnet/resnet18":
-            path = find(study.config(row, 0)).path
-            path.mkdir(parents=True, exist_ok=True)
-            result = {"split": "test", "miou": 0.3, "macc": 0.3, "iou": [0.3], "classes": ["Sky"], "seconds_per_step": 0.1, "teacher_seconds_per_step": 0.0}
-            (path / "result.json").write_text(json.dumps(result))
+            finish(study.config(row, 0))
     page = BeautifulSoup(study.table("table1").to_html(), "html.parser")
     for fold in page.find_all("details"):
         fold.extract()

@@ -1,4 +1,4 @@
-// The bar of links: its menus close when one looks elsewhere; and a switch. Light or dark is the reader's choice, kept for all pages; without one, what the system says. Without scripts: the system's.
+// The bar of links: its menus close when one looks elsewhere; and a switch. In a chart the arrow keys go from mark to mark. Light or dark is the reader's choice, kept for all pages; without one, what the system says. Without scripts: the system's.
 (() => {
   const root = document.documentElement;
   const kept = () => { try { return localStorage.getItem("segkd-theme"); } catch { return null; } };
@@ -17,6 +17,13 @@
     show();
     const menus = [...document.querySelectorAll("details.menu")];
     document.addEventListener("click", (event) => menus.forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; }));
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape") menus.forEach((menu) => { menu.open = false; }); });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") menus.forEach((menu) => { menu.open = false; });
+      const chart = event.target.closest("figure.chart"), step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!chart || !step) return;
+      const marks = [...chart.querySelectorAll("i")];
+      marks.at((marks.indexOf(event.target) + (event.target === chart && step < 0 ? 0 : step)) % marks.length).focus();
+      event.preventDefault();
+    });
   });
 })();
