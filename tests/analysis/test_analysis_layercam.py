@@ -1,6 +1,5 @@
 """LayerCAM per input: the split is exact, the maps are LayerCAM's, shares sum to one, the network stays as it was."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,40 +38,64 @@ def model():
     return network()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_split_convolution_equals_the_whole(bias):
+    torch.manual_seed(0)
+    conv, x = (nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=bias), torch.randn(2, 4, 17, 12))
+    torch.testing.assert_close(lc.SplitConv(conv)(x), conv(x), rtol=0, atol=1e-5)
+
+
+def test_split_parts_see_only_their_input():
+    split, x = lc.SplitConv(nn.Conv2d(4, 8, 3, bias=True)), torch.randn(1, 4, 9, 9)
+    other = torch.cat([x[:, :3], torch.randn(1, 1, 9, 9)], 1)
+    assert (
+        torch.equal(split.image(x[:, :3]), split.image(other[:, :3])) and split.image.bias is split.label.bias is None
+    )
+    assert not torch.allclose(split(x), split(other))
+
+
 def test_a_network_without_label_channel_is_refused():
-    data = packed()
     with pytest.raises(UserError, match="3 input channels"):
-        lc.layercam(network(in_channels=3), data.images[0], data.labels[0], noise, 1)
-
-
-class Cut(nn.Module):
-    """The network whose first convolution is the sum of one over the image and one over the label, as grad-cam needs it."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, conv = copy.deepcopy(model), model.encoder.first_conv
-        self.image, self.label = (nn.Conv2d(n, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False) for n in (3, 1))
-        self.image.weight, self.label.weight = (nn.Parameter(w.clone()) for w in conv.weight.split([3, 1], 1))
-        self.model.encoder.first_conv.register_forward_hook(lambda m, i, o: self.image(i[0][:, :3]) + self.label(i[0][:, 3:]))
-
-    def forward(self, x):
-        return resize_scores(self.model(x).logits, tuple(x.shape[-2:]))
+        lc.InputLayerCAM(network(in_channels=3))
 
 
 @pytest.mark.parametrize("encoder, width", [("resnet18", 0.125), ("mobilenet_v2", 0.25)])
-def test_maps_are_grad_cams_before_they_are_scaled(encoder, width):
-    """grad-cam scales each map to 0..1: the scale that shares need is gone in its answer, so its maps are taken before."""
-    from pytorch_grad_cam import LayerCAM
+def test_network_with_split_convolution_gives_the_same_scores(encoder, width):
+    model, x = network(encoder, width), torch.rand(1, 4, 32, 40)
+    split = lc.InputLayerCAM(model).cam.model
+    with torch.no_grad():
+        torch.testing.assert_close(split(x), resize_scores(model(x).logits, (32, 40)), rtol=0, atol=1e-5)
 
-    model, data = network(encoder, width), packed()
-    x, mask = network_input(*one(data.images[0], data.labels[0]), noise), torch.from_numpy(data.labels[0] == 1)
-    cut = Cut(model)
-    cam = LayerCAM(cut, [cut.image, cut.label])
-    cam(x, targets=[lambda answer: (answer[1] * mask).sum()])
-    seen = cam.activations_and_grads
-    for ours, activation in zip(lc.split_maps(model, x, 1, mask), seen.activations, strict=True):
-        (wanted,) = cam.get_cam_image(x, None, None, activation.numpy(), seen.gradients[0].numpy(), False)
-        np.testing.assert_allclose(ours, np.maximum(wanted, 0), rtol=1e-3, atol=1e-5 * wanted.max())
+
+def direct_maps(model, x, target, mask):
+    """LayerCAM from the formula, without hooks: one gradient, two linear parts of the first convolution."""
+    seen = []
+    conv = model.encoder.first_conv
+    handle = conv.register_forward_hook(lambda m, i, o: seen.extend([i[0], o]))
+    score = (resize_scores(model(x).logits, tuple(x.shape[-2:]))[0, target] * mask).sum()
+    handle.remove()
+    inputs, output = seen
+    gradient = torch.autograd.grad(score, output)[0].clamp(min=0)
+    zero = torch.zeros_like(inputs)
+    image_only = torch.cat([inputs[:, :3], zero[:, 3:]], 1)
+    halves = (image_only, inputs - image_only)
+    parts = [nn.functional.conv2d(v, conv.weight, None, conv.stride, conv.padding) for v in halves]
+    return [(gradient * part).sum(1)[0].clamp(min=0).detach() for part in parts]
+
+
+def test_maps_are_layercam_before_and_after_scaling(model):
+    from pytorch_grad_cam.utils.image import scale_cam_image
+
+    data = packed()
+    x, mask = (network_input(*one(data.images[0], data.labels[0]), noise), torch.from_numpy(data.labels[0] == 1))
+    cam = lc.InputLayerCAM(model)
+    ours, expected = cam(x, 1, mask), direct_maps(model, x, 1, mask)
+    for a, b in zip(ours, expected):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.max()))
+    # grad-cam's own answer is the mean of the two maps, each scaled to 0..1: the scale that shares need is gone there
+    score = lambda out: (out[1] * mask).sum()
+    mean = np.mean([scale_cam_image(m[None].numpy(), (40, 32))[0] for m in expected], axis=0)
+    np.testing.assert_allclose(cam.cam(x, targets=[score])[0], scale_cam_image(mean[None])[0], atol=1e-3)
 
 
 def test_shares_sum_to_one_and_maps_have_image_size(model):
@@ -118,8 +141,6 @@ def test_a_class_that_is_not_there_is_refused(model):
 
 class Copycat(nn.Module):
     """Scores class c where the label channel is c: the shortcut of a clean label in its purest form."""
-
-    align_corners = True
 
     def __init__(self):
         super().__init__()
