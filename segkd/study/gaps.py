@@ -44,7 +44,7 @@ def show(reason: str) -> None:
     """The sentence in place of the cell's output."""
     from IPython.display import display
 
-    display({GAP: {"reason": reason}, "text/plain": f"Not shown here. {reason}"}, raw=True)
+    display({GAP: {"reason": reason}, "text/plain": f"Not shown here: {reason}"}, raw=True)
 
 
 def gaps_of(cell) -> list[str]:

@@ -203,7 +203,7 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
             dot = {"student": study.profile.student.name, "format": made.format, "method": run.config.method, "ms": 1e3 * made.seconds, "mIoU %": 100 * score, "MiB": made.bytes / 2**20, "run": run.id}  # fmt: skip
             axes.scatter(dot["ms"], dot["mIoU %"], 30 + 12 * dot["MiB"], **look)
             dots.append(dot)
-        axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, -11), textcoords="offset points", fontsize=8)
     for row in studies[0].rows(TABLE):
         scores = [100 * run.result["miou"] for run in runs_of(studies[0], row.label)]
         if row.role != "student":

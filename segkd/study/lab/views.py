@@ -137,7 +137,8 @@ def differences(study: Study, table: str, row: str) -> pd.DataFrame:
     ``paper``: the same of the numbers that the paper prints, NaN where it prints none; ``runs``: the setting's ids.
     """
     miou, found, (axis, *_) = scores_by_seed(study, table), study.all_tables[table], study.all_tables[table].axes
-    printed = study.summary(table, row).set_index("row")["paper gain"]
+    summary = study.summary(table, row).set_index("row")
+    printed = summary["paper gain"].fillna(summary["paper gain (computed)"])
     nothing = pd.Series(dtype=float)
     lines = [
         {axis: one.level[axis], **vars(paired(miou.get(one.label, nothing), miou.get(row, nothing))), "paper": printed[one.label]}

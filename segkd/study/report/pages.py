@@ -140,7 +140,7 @@ def _prepare(node) -> list[tuple[str, str]]:
             for output in cell.outputs:
                 if GAP in output.get("data", {}):
                     reason = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(output["data"][GAP]["reason"]))
-                    output["data"] = {"text/html": f'<p class="gap"><b>Not shown here.</b> {reason}</p>'}
+                    output["data"] = {"text/html": f'<p class="gap"><b>Not shown here:</b> {reason}</p>'}
     return contents if len(contents) > 2 else []
 
 

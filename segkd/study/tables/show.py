@@ -28,10 +28,9 @@ FORMATS = {
     "time ratio": "{:.2f}", "extra parameters": "{:,.0f}", "params M": "{:.1f}", "GMACs": "{:.1f}",
 }  # fmt: skip
 NOTES = {  # what a column means, said below a table that has it
-    "± 95 %": "± 95 %: t interval of the mean over seeds",
     "gain": "gain: over {reference}, paired by seed; mean and reference are those of the same seeds",
-    "gain at equal time": "gain at equal time: an estimate, over a baseline that trains as long by the clock, interpolated linearly "
-    f"between its own length and {LONGER:g} times that (*: over the longer one, though the method takes longer still; n: on so many of the seeds)",
+    "gain at equal time": f"gain at equal time: over a baseline as long by the clock, an estimate (*: over one {LONGER:g} times as long, though the method "
+    "takes longer still; n: on so many of the seeds)",
     "extra parameters": "extra parameters: what the method trains or holds beside the student",
     "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
 }
@@ -78,7 +77,7 @@ def view(
     same = above[0] and len(here)
     link = f'<a href="#{escape(above[0])}">{escape(above[1])}</a>'
     parts = [f"<p><b>Run here:</b> {escape('; '.join(here['row']))}. The same runs stand in {link} with their numbers.</p>"] if same else []
-    here, comparable = here[:0] if same else here, comparable and not same
+    costs, here, comparable = here, here[:0] if same else here, comparable and not same
     if len(here):
         parts += [f"<p><b>Run here:</b> {escape(ran)}</p>"] if ran else []
         columns = _shown(here, (*SCORES, *(PAPER if comparable else ())))
@@ -87,9 +86,9 @@ def view(
     if lacking := int((summary["runs"] == 0).sum() - small.sum()):
         which = f"{lacking} more row{'s are' if lacking > 1 else ' is'} not run here" if len(here) or same else f"Nothing of this table is run here{' but its teacher' if idle else ''}"
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
-    if len(columns := _shown(here, COST)) > 1:
+    if len(columns := _shown(costs, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
-        parts.append(folded("What it costs", with_runs(_style(here[columns], notes), titles)))
+        parts.append(folded("What it costs", with_runs(_style(costs[columns], notes), titles)))
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
@@ -142,7 +141,7 @@ def _in_words(frame: pd.DataFrame) -> pd.DataFrame:
 def _style(frame: pd.DataFrame, notes: Sequence[str], rename: Callable[[str], str] = str) -> pd.io.formats.style.Styler:
     formats = {c: FORMATS[c] if c in FORMATS else _as_printed(frame[c]) for c in frame if c in (*FORMATS, *PAPER)}
     style = frame.style.hide(axis="index").format(formats, na_rep="–", escape="html")
-    style = style.format_index(lambda name: rename(name).replace(" %", f"{TIE}%"), axis="columns", escape="html")
+    style = style.format_index(lambda name: rename(name).replace("± 95 %", f"±{TIE}95{TIE}%").replace(" %", f"{TIE}%"), axis="columns", escape="html")
     below = [{"selector": "caption", "props": "caption-side: bottom; text-align: left"}]
     return style.set_caption(escape(". ".join(notes) + ".")).set_table_styles(below) if notes else style
 

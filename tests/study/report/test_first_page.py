@@ -68,7 +68,7 @@ def test_warning_stands_once_above_everything(page):
 
 def test_gap_is_a_sentence_with_the_command(page):
     (gap,) = BeautifulSoup(page.read_text(), "html.parser").select(".gap")
-    assert gap.get_text() == "Not shown here. no run; make reproduce <makes> it" and gap.code.get_text() == "make reproduce"
+    assert gap.get_text() == "Not shown here: no run; make reproduce <makes> it" and gap.code.get_text() == "make reproduce"
 
 
 def test_page_knows_its_headline_numbers_and_study(page):
