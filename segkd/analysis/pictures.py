@@ -30,13 +30,13 @@ def colorize(label, palette) -> np.ndarray:
 
 
 @styled
-def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: int = 2):
-    """Images of a packed set beside their labels, ``pairs`` of them side by side, with a class legend below."""
+def dataset_sheet(packed, indices: Sequence[int]):
+    """Images of a packed set beside their labels, two of them side by side, with a class legend below."""
     cells, titles = [], []
     for i in indices:
         cells += [np.asarray(packed.images[i]), colorize(packed.labels[i], packed.palette)]
-        titles += [packed.names[i] if hasattr(packed, "names") else f"image {i}", "label"]
-    figure = _grid(cells, columns=2 * pairs, titles=titles)
+        titles += [packed.names[i], "label"]
+    figure = _grid(cells, columns=4, titles=titles)
     labels = [packed.labels[i] for i in indices]
     _class_legend(figure, packed.classes, packed.palette, labels)
     pixels = label_pixels(labels)[: len(packed.classes)]
@@ -45,7 +45,7 @@ def dataset_sheet(packed, indices: Sequence[int] = (0, 1, 2, 3, 4, 5), pairs: in
 
 
 @styled
-def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequence[str] | None = None):
+def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequence[str]):
     """One row per image: the image, its label, then the prediction of each network (HWD Fig. 4, RDD Fig. 5 and 6).
 
     ``images`` N of (H, W, 3) uint8, ``labels`` N of (H, W), ``predictions`` {name: N of (H, W)}. Void is black in the label
@@ -54,8 +54,7 @@ def prediction_sheet(images, labels, predictions: dict, palette, classes: Sequen
     columns = _columns(images, labels, predictions, palette)
     cells = [column[i] for i in range(len(images)) for column in columns.values()]
     figure = _grid(cells, columns=len(columns), titles=list(columns))
-    if classes is not None:
-        _class_legend(figure, classes, palette, labels, predictions)
+    _class_legend(figure, classes, palette, labels, predictions)
     return tell(figure, f"{len(images)} images, their labels and predictions", _right(labels, predictions))
 
 
@@ -72,17 +71,12 @@ def _columns(images, labels, predictions: dict, palette) -> dict[str, list[np.nd
 
 
 @styled
-def map_sheet(
-    rows: Sequence[dict] | dict[str, dict],
-    shared: Sequence[str] = (),
-    legend: str | dict | None = None,
-    columns: int | None = None,
-):
+def map_sheet(rows: Sequence[dict] | dict[str, dict], shared: Sequence[str] = (), legend: dict | None = None, columns: int | None = None):
     """Rows of named maps: RGB uint8 as they are, masks in two tones, numbers by intensity with their range beneath.
 
     ``rows``: dicts of the same keys, each value (H, W, 3) uint8, (H, W) bool or (H, W) float; {name: row} writes the
     names at the left. The number maps named in ``shared`` have one colour scale over the whole sheet, others one per map.
-    ``legend``: a line of text, or {name: RGB 0..255} as colour patches. ``columns``: breaks the maps of a single row into
+    ``legend``: {name: RGB 0..255} as colour patches. ``columns``: breaks the maps of a single row into
     lines of so many. For RDD Fig. 3 and 4 and FAKD Fig. 3.
     """
     names, rows = (list(rows), list(rows.values())) if isinstance(rows, dict) else ([], rows)
@@ -94,10 +88,8 @@ def map_sheet(
     limits = [_limits(together if name in shared else row[name]) for row in rows for name in titles]
     figure = _grid(cells, columns=columns or len(titles), titles=titles, limits=limits)
     _name_rows(figure, names, len(titles))
-    if isinstance(legend, dict):
+    if legend:
         _patches(figure, [(name, np.asarray(rgb) / 255) for name, rgb in legend.items()])
-    elif legend:
-        figure.supxlabel(legend, fontsize=_font(figure))
     means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if np.asarray(rows[0][name]).ndim == 2}
     words = [f"{name} {100 * value:.1f} % of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
     return tell(figure, f"Maps, {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(titles)}", f"On average: {listed(words, 12)}." if words else "")
@@ -110,7 +102,7 @@ def _name_rows(figure, names: Sequence[str], columns: int) -> None:
 
 
 @styled
-def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], palette, classes: Sequence[str] | None = None):
+def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], palette, classes: Sequence[str]):
     """Two rows per image: all of it with a frame around its window, then that window (HWD Fig. 4, RDD Fig. 5 and 6).
 
     ``predictions`` {name: N of (H, W)}, the rest as for `prediction_sheet`; ``windows``: (top, left, height, width) of each
@@ -130,13 +122,12 @@ def zoom_sheet(predictions: dict, images, labels, windows: Sequence[tuple], pale
             frame = {"fill": False, "edgecolor": "white", "lw": 1.6}
             axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame))
             axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, **frame | {"edgecolor": "black", "lw": 0.7}))
-    if classes is not None:
-        _class_legend(figure, classes, palette, labels, predictions)
+    _class_legend(figure, classes, palette, labels, predictions)
     return tell(figure, f"{len(images)} images, their labels and predictions, each with a window enlarged", _right(labels, predictions))
 
 
 @styled
-def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str] | None = None):
+def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str]):
     """How LAD's privileged input arises (LAD Fig. 3): the label, then each of ``parts`` in the order given.
 
     ``parts``: {title: (H, W) float}, such as class-wise noised label, pixel noise and their sum, in units of the
@@ -144,8 +135,7 @@ def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str] | None
     """
     cells = [colorize(label, palette), *(np.asarray(p, dtype=float) for p in parts.values())]
     figure = _grid(cells, columns=len(cells), titles=["label", *parts], limits=[_limits(c) for c in cells])
-    if classes is not None:
-        _class_legend(figure, classes, palette, [label])
+    _class_legend(figure, classes, palette, [label])
     spread = [f"{name} {np.std(part):.2g}" for name, part in parts.items()]
     return tell(figure, "A label and the noise that hides it", f"Standard deviation over the pixels: {listed(spread)}.")
 
@@ -194,9 +184,9 @@ def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
         axis.text(0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=_font(axis.figure) - 1)
 
 
-def _class_legend(figure, classes: Sequence[str], palette, labels, predictions: dict | None = None) -> None:
+def _class_legend(figure, classes: Sequence[str], palette, labels, predictions: dict = {}) -> None:  # noqa: B006  only read
     """Colour patches of the classes that occur in labels or predictions, and black for void if it does, below the sheet."""
-    pixels = label_pixels([*labels, *(one for maps in (predictions or {}).values() for one in maps)])
+    pixels = label_pixels([*labels, *(one for maps in predictions.values() for one in maps)])
     present = np.flatnonzero(pixels[:IGNORE])
     named = sorted(present[np.argsort(-pixels[present], kind="stable")][:SHOWN_CLASSES])
     entries = [(classes[c], np.asarray(palette[c]) / 255) for c in named]

@@ -99,10 +99,10 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     write_whole(path, lambda p: p.write_bytes(buffer.getvalue()))
 
 
-def save_checkpoint(directory: Path, state: dict, keep: int = 2) -> None:
-    """Write ``checkpoint-<step>.pt`` and remove all but the newest ``keep``."""
+def save_checkpoint(directory: Path, state: dict) -> None:
+    """Write ``checkpoint-<step>.pt`` and remove all but the newest two."""
     write_whole(directory / f"checkpoint-{state['step']:07d}.pt", lambda p: _save(p, state))
-    for old in checkpoints(directory)[keep:]:
+    for old in checkpoints(directory)[2:]:
         old.unlink(missing_ok=True)
 
 

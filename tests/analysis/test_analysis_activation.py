@@ -13,8 +13,6 @@ from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
-
 
 class Net(nn.Module):
     """The colours less one half at stride 2 as feature; scores are a mixture of all input channels."""

@@ -1,6 +1,5 @@
 """Boundaries: bands, distances and boundary IoU against pixel-by-pixel counting in plain Python."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +14,6 @@ from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
 MAPS = arrays(np.int64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.sampled_from([0, 0, 0, 1, 2, 255]))
 
 

@@ -11,8 +11,6 @@ from segkd.analysis import channels
 from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction
 
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
-
 
 def activation(scores, tau):
     """exp(z / tau) over its sum over all positions."""

@@ -9,7 +9,6 @@ import pytest
 from segkd.analysis import chart, cost, forest, pictures, plots, style, sweeps
 from segkd.study.tables.statistics import t_estimate
 
-matplotlib.use("Agg")
 SCORES = pd.DataFrame({"row": ["baseline", "baseline", "CWD", "CWD"], "seed": [0, 1, 0, 1], "miou": [0.40, 0.42, 0.44, 0.45]})
 SCORES.attrs = {"csv": "results.csv", "runs": {"CWD": ["cwd-s0-1", "cwd-s1-2"]}}
 

@@ -1,6 +1,5 @@
 """Gain against difficulty: levels from other seeds, rank correlations against scipy."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +7,6 @@ from scipy.stats import spearmanr
 
 from segkd.analysis import class_gains
 
-matplotlib.use("Agg")
 CLASSES = ["Sky", "Pole", "Car", "Tree"]
 
 

@@ -1,6 +1,5 @@
 """Difficulty: cases, weights and shares of made networks against counting in plain numpy."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +12,6 @@ from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 

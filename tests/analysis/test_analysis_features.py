@@ -1,6 +1,5 @@
 """Pixel features: a balanced sample that all networks share, its embedding and its silhouette."""
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,9 +12,6 @@ from segkd.data.augment import to_batch
 from segkd.data.store import Meta, Packed
 from segkd.prediction import Prediction, labels_to_grid
 from segkd.registry import UserError
-
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
 
 class Net(nn.Module):

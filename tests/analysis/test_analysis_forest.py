@@ -2,14 +2,12 @@
 
 import math
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
 from segkd.analysis.forest import LOOKS, forest, numbers
 
-matplotlib.use("Agg")
 NAN = math.nan
 
 

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,9 +13,6 @@ from segkd.data.store import Meta, Packed
 from segkd.models import create_model
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
-
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
 
 
 def noise(labels, generator=None):

@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 from segkd.analysis import pictures
 from segkd.registry import UserError
 
-matplotlib.use("Agg")
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
 CLASSES = ["Road", "Car", "Pole"]
 
@@ -64,7 +63,7 @@ def test_prediction_sheet_has_a_column_per_network():
 
 def test_map_sheet_shares_a_scale_only_where_asked():
     rows = [{"a": np.full((4, 4), k / 10), "b": np.eye(4) * k, "mask": np.eye(4) > 0} for k in (1, 5)]
-    images = [axis.images[0] for axis in pictures.map_sheet(rows, shared=["a"], legend="white: chosen").axes]
+    images = [axis.images[0] for axis in pictures.map_sheet(rows, shared=["a"]).axes]
     assert images[0].get_clim() == images[3].get_clim() == (0.1, 0.5)
     assert images[1].get_clim() == (0, 1) and images[4].get_clim() == (0, 5)
     with pytest.raises(UserError, match="same keys"):
@@ -73,11 +72,8 @@ def test_map_sheet_shares_a_scale_only_where_asked():
 
 def test_label_noise_sheet_gives_the_ranges():
     label = packed().labels[0]
-    found = texts(
-        pictures.label_noise_sheet(
-            label, PALETTE, {"noised": np.linspace(-2, 1.5, label.size).reshape(label.shape)}, CLASSES
-        )
-    )
+    noised = np.linspace(-2, 1.5, label.size).reshape(label.shape)
+    found = texts(pictures.label_noise_sheet(label, PALETTE, {"noised": noised}, CLASSES))
     assert {"label", "noised", "-2 to 1.5", "Road", "void"} <= set(found)
 
 
@@ -108,12 +104,12 @@ def test_map_sheet_breaks_a_row_into_lines():
 
 def test_sheets_without_a_run_say_so():
     data = packed(1)
-    assert "no finished run yet" in texts(pictures.zoom_sheet({}, data.images, data.labels, [(0, 0, 2, 2)], PALETTE))
+    assert "no finished run yet" in texts(pictures.zoom_sheet({}, data.images, data.labels, [(0, 0, 2, 2)], PALETTE, CLASSES))
 
 
 def test_legend_names_the_largest_classes_of_many():
     labels = np.repeat(np.arange(40, dtype=np.uint8), np.arange(1, 41))[None, None]
     names = [f"class {i}" for i in range(40)]
-    data = SimpleNamespace(images=np.zeros((*labels.shape, 3), np.uint8), labels=labels, classes=names, palette=np.zeros((40, 3)))
+    data = SimpleNamespace(images=np.zeros((*labels.shape, 3), np.uint8), labels=labels, classes=names, palette=np.zeros((40, 3)), names=["one"])
     found = texts(pictures.dataset_sheet(data, [0]))
     assert {"class 15", "class 39", "and 15 smaller ones"} <= set(found) and "class 14" not in found

@@ -8,7 +8,6 @@ import pytest
 from segkd.analysis import plots, style, sweeps
 from segkd.registry import UserError
 
-matplotlib.use("Agg")
 CLASSES = ["Sky", "Pole", "Car"]
 
 

@@ -1,6 +1,5 @@
 """Images of several sizes: every measure of a split is that of its pixels, counted image by image in numpy."""
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -12,8 +11,6 @@ from segkd.metrics import scores
 from segkd.prediction import Prediction
 from segkd.study.lab import page_tables, views
 
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny networks: a second thread only waits
 SIZES = np.array([(8, 6), (5, 9), (12, 7), (6, 8)])
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -149,14 +146,14 @@ def test_sheets(packed):
     """Every picture keeps its shape, and the legend counts all of them."""
     maps = {"CWD": [np.zeros(size, np.uint8) for size in SIZES]}
     sheets = [
-        (pictures.dataset_sheet(packed, range(4), pairs=1), 2), (pictures.prediction_sheet(packed.images, packed.labels, maps, PALETTE, packed.classes), 3),
+        (pictures.dataset_sheet(packed, range(4)), 2), (pictures.prediction_sheet(packed.images, packed.labels, maps, PALETTE, packed.classes), 3),
     ]  # fmt: skip
     for figure, columns in sheets:
         drawn = [axis.images[0].get_array().shape[:2] for axis in figure.axes if axis.images]
         assert drawn == [tuple(size) for size in SIZES for _ in range(columns)]
         assert [t.get_text() for t in figure.legends[0].get_texts()] == ["road", "car", "pole", "void"]
     windows = [(0, 0, 2, 3)] * 2
-    zoom = pictures.zoom_sheet({"CWD": [maps["CWD"][i] for i in (2, 0)]}, packed.images[[2, 0]], packed.labels[[2, 0]], windows, PALETTE)
+    zoom = pictures.zoom_sheet({"CWD": [maps["CWD"][i] for i in (2, 0)]}, packed.images[[2, 0]], packed.labels[[2, 0]], windows, PALETTE, packed.classes)
     assert [axis.images[0].get_array().shape[:2] for axis in zoom.axes[::3]] == [(12, 7), (2, 3), (8, 6), (2, 3)]
     rows = [{"a": np.full(size, float(k))} for k, size in enumerate(SIZES)]
     assert {axis.images[0].get_clim() for axis in pictures.map_sheet(rows, shared=["a"]).axes} == {(0.0, 3.0)}

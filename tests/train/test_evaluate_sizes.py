@@ -82,7 +82,6 @@ def test_own_sizes_need_a_crop_to_train_on(folder, monkeypatch):
 def test_an_image_too_small_is_named_before_the_first_step(folder, monkeypatch):
     """Of test, of a student, whose teacher would be trained first: it names the image, and no run is begun."""
     monkeypatch.setenv("SEGKD_DATA", str(folder))
-    monkeypatch.setenv("SEGKD_RUNS", str(folder / "runs"))
     monkeypatch.setattr(runs, "ROOT", folder)
     small = dataclasses.replace(RunConfig().network, name="pspnet/resnet18", width=0.125)
     data, schedule = DataConfig("camvid", size=None, crop=(32, 32)), Schedule(steps=1, batch_size=2, validations=1)

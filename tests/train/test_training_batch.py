@@ -8,8 +8,7 @@ import torch
 from segkd.config import DataConfig, RunConfig, Schedule
 from segkd.data.store import pack
 from segkd.train.loop import training_batch
-
-CPU = torch.device("cpu")
+from tests.train.harness import CPU
 
 
 @pytest.fixture(scope="module")

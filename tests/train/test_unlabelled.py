@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.config import DataConfig, RunConfig
 from segkd.data import create_dataset
 from segkd.data.folder import content
 from segkd.data.scenes import split_scene
@@ -18,9 +18,10 @@ from segkd.study.lab.own_data import write_example
 from segkd.train import loop
 from segkd.train.loop import training_batch
 from segkd.train.trainee import Trainee, build_network
+from tests.train import harness
+from tests.train.harness import CPU, NETWORK, Stop, stop_at, weights
 
-STUDENT, SCHEDULE = NetworkConfig("pspnet/resnet18", 0.125), Schedule(steps=4, batch_size=2, lr=0.02, validations=1)
-CPU = torch.device("cpu")
+SCHEDULE = dataclasses.replace(harness.SCHEDULE, steps=4, validations=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def config(folder, tmp_path, monkeypatch):
+def config(folder):
     """``config(method, **changes)``: a student with three images without labels beside the two of a batch."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     data = DataConfig("folder", (48, 64), scale=(1.0, 1.5), root=str(folder), content=content(folder))
-    teacher = RunConfig(data, dataclasses.replace(STUDENT, width=0.1875), SCHEDULE)
+    teacher = RunConfig(data, dataclasses.replace(NETWORK, width=0.1875), SCHEDULE)
     return lambda method, **changes: dataclasses.replace(
-        RunConfig(data, STUDENT, SCHEDULE, method, teacher=teacher, unlabelled=3), **changes
+        RunConfig(data, NETWORK, SCHEDULE, method, teacher=teacher, unlabelled=3), **changes
     )
 
 
@@ -94,25 +94,15 @@ def test_value_and_gradient_of_a_step_by_plain_formulas(config, method):
         assert torch.allclose(one.grad, two.grad, rtol=1e-8, atol=1e-12), name
 
 
-class Stop(Exception):
-    pass
-
-
 def test_resumed_exactly_and_alone_as_in_a_cohort(config, monkeypatch, tmp_path):
     pair = [config("dist"), config("mgd+maskd")]
-    weights = lambda r: (r.path / "model.safetensors").read_bytes()
     straight = [weights(r) for r in run_cohort(pair, "cpu")]
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
-
-    def stop(run_id, row):
-        if row["step"] == 3:
-            raise Stop
-
     run(pair[0].teacher, "cpu")
     for one, expected in zip(pair, straight):
         with pytest.raises(Stop):
-            run(one, "cpu", stop)
+            run(one, "cpu", stop_at(3))
         assert not find(one).done and weights(run(one, "cpu")) == expected
     plain = dataclasses.replace(pair[0], unlabelled=0)
     assert weights(run(plain, "cpu")) != straight[0] and plain.id != pair[0].id and cohort_key(plain) != cohort_key(pair[0])
@@ -128,7 +118,7 @@ def test_resumed_exactly_and_alone_as_in_a_cohort(config, monkeypatch, tmp_path)
         ("cwd", {"data": DataConfig("scenes", (48, 64))}, "data set 'scenes' has no split of images without labels"),
     ],
 )
-def test_what_needs_labels_is_refused_before_anything_is_written(config, method, changes, words, tmp_path):
+def test_what_needs_labels_is_refused_before_anything_is_written(config, method, changes, words, runs):
     with pytest.raises(UserError, match=words):
         run(config(method, **changes), "cpu")
-    assert not (tmp_path / "runs").exists()
+    assert not runs.exists()

@@ -37,9 +37,9 @@ PLAIN, ASSISTED = views.TEACHER, "teacher (label-assisted)"
 IMAGES = 8  # test images behind a share of pixels
 
 
-def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments, table: str = "main"):
+def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments):
     """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
-    return make(study, *arguments) if views.with_runs(study, table, rows) == list(rows) else pd.DataFrame()
+    return make(study, *arguments) if views.with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
 
 
 def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:
@@ -71,6 +71,8 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
 
     A row for each draw; the last map is KL(the other row's answer || this one) at each pixel, in nats.
     """
+    from segkd.analysis.pictures import colorize
+
     run, test = views.first_run(study, "main", ASSISTED), study.packed(study.data.split)
     network, index = run.load_model(), min(index, len(test) - 1)
     kind = teacher_kind(run.config, network.info)
@@ -80,27 +82,19 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
     logs = [resize_scores(network(x.to(device)).logits, labels.shape[-2:]).log_softmax(1)[0].cpu() for x in seen]
     return [
         {
-            "image": test.images[index], "label channel": x[0, 3].numpy(), "answer": _coloured(own.argmax(0).numpy(), test),
+            "image": test.images[index], "label channel": x[0, 3].numpy(), "answer": colorize(own.argmax(0).numpy(), test.palette),
             "KL from the other answer": (other.exp() * (other - own)).sum(0).numpy(),
         }
         for x, own, other in zip(seen, logs, logs[::-1])
     ]  # fmt: skip
 
 
-def _coloured(label: np.ndarray, packed) -> np.ndarray:
-    from segkd.analysis.pictures import colorize
-
-    return colorize(label, packed.palette)
-
-
-def bound_by_sampling(
-    strengths: Sequence[float] = (0.0, 0.5, 1.0, 2.5), draws: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def bound_by_sampling(strengths: Sequence[float], draws: int = 2000) -> pd.DataFrame:
     """FAKD's theorem in numbers: CWD without noise, its mean over sampled feature noise, and the closed form above it.
 
     One image of random features, 3 classes on a 6 x 6 grid; all values in cross-entropy form.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
     feature, weight, teacher = 2 * normal(1, 4, 6, 6), normal(3, 4), 4 * normal(1, 3, 6, 6)
     labels = torch.randint(3, (1, 6, 6), generator=random)
@@ -119,17 +113,17 @@ def bound_by_sampling(
 
 
 @torch.no_grad()
-def class_spread(study: Study, row: str = "CWD") -> pd.DataFrame:
-    """How wide each class lies in the features of a student: columns class and spread, the deviation of its own score.
+def class_spread(study: Study) -> pd.DataFrame:
+    """How wide each class lies in the features of the student of CWD: columns class and spread, the deviation of its own score.
 
     sqrt(w_c' Sigma_c w_c) in logits, over a few training images (FAKD's quantity at lambda = 1).
     """
-    network, train = views.model(study, "main", row), study.packed("train")
+    network, train = views.model(study, "main", "CWD"), study.packed("train")
     device, statistics = next(network.parameters()).device, None
     for _, images, labels in batches(train.first(2 * IMAGES), device=device):
         found = network(images)
         if found.feature is None or found.classifier is None:
-            raise UserError(f"class_spread: the network of row '{row}' shows no feature before its classifier; choose another")
+            raise UserError("class_spread: the network of row 'CWD' shows no feature before its classifier; choose another")
         statistics = statistics or ClassStatistics(train.num_classes, found.feature.shape[1]).to(device)
         statistics.update(found.feature, labels)
     own = variance_table(found.classifier[0], statistics)[:-1].diagonal().sqrt()
