@@ -29,7 +29,7 @@ def test_a_chart_says_its_finding_its_runs_and_its_file():
 
 def test_a_chart_is_transparent_unless_its_colours_stand_for_numbers():
     """matplotlib writes the ground as the path patch_1 or patch_2, with no fill where it is transparent."""
-    heat = plots.grid_heat(pd.DataFrame({"alpha": [0, 0.5, 1], "class_noise": "a", "teacher": [0.1, 0.2, 0.3]}))
+    heat = plots.grid_heat(pd.DataFrame({"alpha": [0, 0.5, 1], "class_noise": "a", "teacher": [0.1, 0.2, 0.3]}), x="alpha", y="class_noise")
     for figure, scale in ((plots.comparison(SCORES), False), (heat, True)):
         data, said = told(figure)
         assert said["scale"] is scale and ("fill: #ffffff" in data["image/svg+xml"].split("patch_2")[0]) is scale
