@@ -31,7 +31,7 @@ def kept_of(html: Path, of: str) -> Kept:
     said = said_in(text)
     if said["of"] != of:
         return Kept()
-    cells = {name: (code, shown) for name, code, shown in CELL.findall(text) if shown.strip() and 'class="gap"' not in shown}
+    cells = {name: (code, shown) for name, code, shown in CELL.findall(text) if 'class="gap"' not in shown}
     frames = FRAMES.search(text)
     return Kept(cells, list(map(tuple, said["numbers"])), frames[1] if frames else "")
 
@@ -60,7 +60,8 @@ def fill(node, html: Path, of: str) -> Kept:
     for cell in filled:
         code, shown = kept.cells[cell["id"]]
         older = "" if code == code_hash(cell.source) else " Its code has changed since."
-        cell.metadata.update(kept=f'<p class="kept">{SAID}{older}</p>{NOTE.sub("", shown)}', code=code)
+        note = f'<p class="kept">{SAID}{older}</p>' if shown.strip() else ""  # a cell that only sets names shows nothing
+        cell.metadata.update(kept=note + NOTE.sub("", shown), code=code)
     headline = any("headline" in cell.metadata.get("tags", []) for cell in filled)
     frames = any('id="look"' in cell.metadata["kept"] for cell in filled)
     return Kept(numbers=kept.numbers if headline else [], frames=kept.frames if frames else "")

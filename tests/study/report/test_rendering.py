@@ -74,12 +74,12 @@ def test_what_networks_showed_is_kept_when_they_are_gone(tmp_path, monkeypatch):
     texts = []
     for network, more, digest in (("1", "", "a"), ("", "", "b"), ("", "  # said otherwise", "c"), ("1", "", "d")):
         monkeypatch.setenv("NETWORK", network)
-        cells = [new_markdown_cell(f"# Page: {digest}"), new_code_cell("PROFILE = ''", metadata={"tags": ["parameters"]}), new_code_cell(here + show + more, id="sees")]
+        cells = [new_markdown_cell(f"# Page: {digest}"), new_code_cell("PROFILE = ''", metadata={"tags": ["parameters"]}), new_code_cell(here + "model = 1", id="sets"), new_code_cell(here + show + more, id="sees")]
         cells += [new_code_cell(f"'made {digest}'"), new_code_cell(here + "{'seen': '7'}", id="head", metadata={"tags": ["headline"]})]
         nbformat.write(new_notebook(cells=cells), tmp_path / "page.ipynb")
         pages, notes = make_pages(replace(making, digest=digest))
         texts.append(making.html("page").read_text())
-        assert len(pages) == 1 and notes == ([] if network else ["**Page**: 2 places are kept from an earlier rendering: no network"])
+        assert len(pages) == 1 and notes == ([] if network else ["**Page**: 3 places are kept from an earlier rendering: no network"])
     for text, kept, changed, digest in zip(texts, (0, 2, 2, 0), (0, 0, 1, 0), "abcd"):
         assert text.count("<b>&lt;what the network sees</b>") == 1 and f"made {digest}" in text and said_in(text)["numbers"] == [["seen", "7"]]
         assert text.count('<p class="kept">') == kept and text.count("Its code has changed since.") == changed and 'class="gap"' not in text
