@@ -38,7 +38,7 @@ def dataset_sheet(packed, indices: Sequence[int]):
         titles += [packed.names[i], "label"]
     figure = _grid(cells, columns=4, titles=titles)
     labels = [packed.labels[i] for i in indices]
-    _class_legend(figure, packed.classes, packed.palette, labels)
+    _class_legend(figure, packed.classes, packed.palette, labels, {})
     pixels = label_pixels(labels)[: len(packed.classes)]
     share = [f"{packed.classes[c]} {100 * pixels[c] / max(pixels.sum(), 1):.0f} %" for c in np.argsort(-pixels)]
     return tell(figure, f"{len(labels)} images beside their labels", f"Of the labelled pixels: {listed(share)}.")
@@ -135,7 +135,7 @@ def label_noise_sheet(label, palette, parts: dict, classes: Sequence[str]):
     """
     cells = [colorize(label, palette), *(np.asarray(p, dtype=float) for p in parts.values())]
     figure = _grid(cells, columns=len(cells), titles=["label", *parts], limits=[_limits(c) for c in cells])
-    _class_legend(figure, classes, palette, [label])
+    _class_legend(figure, classes, palette, [label], {})
     spread = [f"{name} {np.std(part):.2g}" for name, part in parts.items()]
     return tell(figure, "A label and the noise that hides it", f"Standard deviation over the pixels: {listed(spread)}.")
 
@@ -184,7 +184,7 @@ def draw_map(axis, cell, limits: tuple[float, float] | None = None) -> None:
         axis.text(0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=_font(axis.figure) - 1)
 
 
-def _class_legend(figure, classes: Sequence[str], palette, labels, predictions: dict = {}) -> None:  # noqa: B006  only read
+def _class_legend(figure, classes: Sequence[str], palette, labels, predictions: dict) -> None:
     """Colour patches of the classes that occur in labels or predictions, and black for void if it does, below the sheet."""
     pixels = label_pixels([*labels, *(one for maps in predictions.values() for one in maps)])
     present = np.flatnonzero(pixels[:IGNORE])

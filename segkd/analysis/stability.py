@@ -12,6 +12,7 @@ from segkd.train.evaluate import batches
 
 DRAWS = 3
 
+
 def mean_pairwise_kl(scores: Tensor) -> Tensor:
     """KL(p_i || p_j) averaged over all m * m ordered pairs of draws, for each pixel: (m, B, C, h, w) to (B, h, w).
 

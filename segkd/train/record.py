@@ -63,10 +63,10 @@ def environment(device: torch.device | str = "cpu") -> dict:
 
 
 def commit() -> str:
-    """Commit of the source tree, with ``+`` where the package has changes; 'unknown' outside a checkout or without git."""
+    """Commit of the source tree, with ``+`` where it has changes beside those of results; 'unknown' outside a checkout or without git."""
     ask = lambda *a: subprocess.run(["git", *a], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: E731
     try:
-        head, changes = ask("rev-parse", "--short", "HEAD"), ask("status", "--porcelain", "-uno", "--", ":/segkd")
+        head, changes = ask("rev-parse", "--short", "HEAD"), ask("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)reports", ":(top,exclude)README.md")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "")

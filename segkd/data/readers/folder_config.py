@@ -28,7 +28,7 @@ def _is_below(path: str) -> bool:
 
 Some = That(bool, "that is not empty")
 Name = Annotated[str, Some, That(bool, "(put yes, no and numbers in quotes)")]
-Path = Annotated[str, Some, That(_is_below, "and does not lead out of the data set")]
+Below = Annotated[str, Some, That(_is_below, "and does not lead out of the data set")]
 Endings = Annotated[list[Annotated[str, That(lambda end: end and "/" not in end, "such as .png or _mask.png")]], Some]
 Share = Annotated[float, That(lambda x: 0 < x <= 1, "above 0, at most 1")]
 Byte = Annotated[int, That(lambda x: 0 <= x <= 255, "from 0 to 255")]
@@ -52,8 +52,8 @@ class Description:
     classes: Annotated[list, Some]
     masks_hold: Literal["index", "palette", "colours"] = "index"
     ignore: Any = None
-    images: Path = "images"
-    masks: Path = "masks"
+    images: Below = "images"
+    masks: Below = "masks"
     image_ends: Endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
     mask_ends: Endings = (".png", ".bmp", ".tif", ".tiff")
     splits: Annotated[dict, Some] = field(default_factory=lambda: {split: split for split in SPLITS})
@@ -186,7 +186,7 @@ def _folder(path: str, where: str, key: str, kind: str) -> str:
 
 def _splits(said: dict, where: str) -> tuple[str, dict[str, str | float]]:
     """What the splits are, and each one's folder, list or share."""
-    splits = fit_all(said, dict.fromkeys((*SPLITS, UNLABELLED), Share | Path), "split", f"{where}: splits.")
+    splits = fit_all(said, dict.fromkeys((*SPLITS, UNLABELLED), Share | Below), "split", f"{where}: splits.")
     kinds = {"share" if isinstance(value, float) else "list" if value.endswith(".txt") else "folder" for value in splits.values()}
     if len(kinds) > 1:
         raise UserError(f"{where}: splits must all be sub-folders, all lists (.txt) or all shares above 0, not {said!r}")

@@ -34,9 +34,7 @@ class Link:
     group: str = ""
 
 
-def render(
-    executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequence[str] = (), of: str = ""
-) -> Path:
+def render(executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequence[str] = (), of: str = "") -> Path:
     """Write the executed notebook as one HTML file; ``nav``: the report's pages in their order, this one is marked.
 
     Nothing is loaded from the net, nothing active of the notebook gets through (the one script is the house's own, named by

@@ -24,8 +24,9 @@ GROUPS = {"papers": "Papers", "analysis": "Analyses", "analysis/cost": "Ship", O
 class Making:
     """How the pages of one report are made. ``labels``: notebook (as below notebooks/, no suffix) to its name in the bar.
 
-    ``of``: the study, its run of CWD with seed 0. ``digest``: what every page depends on. ``banners``: warnings for the top of each. ``gaps``: a cell that needs what is
-    not here shows what the page before showed there, else the reason, instead of stopping its page.
+    ``of``: the study, by its run of CWD with seed 0. ``digest``: what every page depends on. ``banners``: warnings for the top
+    of each. ``gaps``: a cell that needs what is not here shows what the page before showed there, else the reason, instead of
+    stopping its page.
     """
 
     folder: Path
@@ -59,7 +60,8 @@ def make_pages(making: Making) -> tuple[list[report.Page], list[str]]:
     """All pages in the order of ``labels``, and what is missing, a sentence (Markdown) each."""
     stale = {name: report.stamp(making.source(name), making.given(name), [making.digest]) for name in making.labels}
     stale = {name: stamp for name, stamp in stale.items() if not report.is_fresh(making.executed(name), stamp)}
-    _side_by_side("notebook", _execute, [(name, making, stamp) for name, stamp in stale.items()])
+    longest = sorted(stale, key=lambda name: name not in GROUPS)  # cost measures and one's own data trains: they begin first
+    _side_by_side("notebook", _execute, [(name, making, stale[name]) for name in longest])
     states = {name: _state(name, making) for name in making.labels}
     shown = {name: label for name, label in making.labels.items() if states[name][0]}
     group = lambda name: GROUPS.get(name) or GROUPS.get(Path(name).parent.name, "")  # noqa: E731

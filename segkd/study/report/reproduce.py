@@ -186,7 +186,6 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     banners = tuple(warning(folder, name) for name in altered(folder))
     of = study.config(Row("CWD", "cwd"), 0).id  # whose hash is over data, both networks and the schedule
     making = Making(folder, labels, parameters, of, inputs_digest(studies, runs), gaps, banners)
-    build_site(folder.parent)  # which every page links to
     pages, notes = make_pages(making)
     found = findings_of(study)
     first = first_page(study, runs.values(), folder, found, notes, keep(folder, found), banners)
