@@ -162,8 +162,8 @@ class MemoryBank(nn.Module):
         step, number = torch.arange(rows.shape[1], device=rows.device), number.clamp_max(rows.shape[1])
         full = pointer + number >= size
         start = torch.where(full, size - number, pointer)
-        slot = ((start[:, None] + step) % size)[:, :, None].expand_as(rows)
-        queue.scatter_(1, slot, torch.where((step < number[:, None])[:, :, None], rows, queue.gather(1, slot)))
+        place = torch.arange(len(queue), device=rows.device)[:, None], (start[:, None] + step) % size
+        queue[place] = torch.where((step < number[:, None])[:, :, None], rows, queue[place])
         pointer.copy_(torch.where(full, 0, start + number))
 
     def _take_in(self, label: int, vectors: Tensor, members: Tensor, generator: torch.Generator | None) -> None:
