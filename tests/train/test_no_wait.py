@@ -114,13 +114,14 @@ def test_the_queues_hold_what_the_rules_say(legacy, device):
     assert not torch.equal(there_bank.pixels.here[:2], here.pixels[:2])  # drawn otherwise
 
 
-def test_a_batch_waits_for_nothing(device):
+@pytest.mark.parametrize("sizes", [None, torch.tensor([[40, 60], [33, 60], [40, 41]])])
+def test_a_batch_waits_for_nothing(sizes, device):
     """All options of the augmentation, images of their own sizes too: the numbers of the CPU up to the way of interpolating."""
     draws = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (3, 40, 60, 3), generator=draws, dtype=torch.uint8)
     labels = torch.randint(0, 3, (3, 5, 6), generator=draws, dtype=torch.uint8).repeat_interleave(8, 1).repeat_interleave(10, 2)
     labels[0, :36] = 1  # one class rules: its crop is drawn again
-    options = {"continuous": True, "cat_max_ratio": 0.75, "photometric": True, "sizes": torch.tensor([[40, 60], [33, 60], [40, 41]])}
+    options = {"continuous": True, "cat_max_ratio": 0.75, "photometric": True, "sizes": sizes}
     make = lambda *batch: augment(*batch, torch.Generator().manual_seed(2), (32, 32), **options)
     wanted = make(images, labels)
     images, labels = there(images), there(labels)
