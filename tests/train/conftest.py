@@ -41,11 +41,11 @@ class There(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Computes what is there, and notes in ``waits`` what a GPU would be waited for."""
+    """Computes what is there, notes in ``waits`` what a GPU would be waited for, and counts what is begun there."""
 
     def __init__(self):
         super().__init__()
-        self.waits = []
+        self.waits, self.launches = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -53,6 +53,7 @@ class Device(TorchDispatchMode):
         there, to = [x for x in tensors if isinstance(x, There)], kwargs.get("device")
         if not there and (to is None or torch.device(to) != THERE):
             return func(*args, **kwargs)
+        self.launches += not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)  # not of a view
         kwargs = kwargs | ({} if to is None else {"device": torch.device("cpu")})
         args, kwargs, mine = *tree_map_only(There, lambda x: x.here, (args, kwargs)), (args, kwargs)
         if func is aten._to_copy.default and to is not None:
