@@ -130,13 +130,13 @@ def _identity(values: dict) -> dict:
     return {key: value for key, value in kept.items() if key not in LATER or value != LATER[key]}
 
 
-def differences(values: dict, others: dict, where: str = "") -> list[str]:
+def id_differences(values: dict, others: dict, where: str = "") -> list[str]:
     """Where two runs' values make another id of them: ``schedule.lr is 0.1 instead of 0.02`` (first, then second)."""
     ours, theirs, found = _identity(values), _identity(others), []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            found += differences(one, other, f"{where}{key}.")
+            found += id_differences(one, other, f"{where}{key}.")
         elif one != other:
             found.append(f"{where}{key} is {json.dumps(one)} instead of {json.dumps(other)}")
     return found

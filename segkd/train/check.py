@@ -14,7 +14,7 @@ from segkd.registry import UserError, unknown
 from segkd.train.trainee import method_of
 
 
-def check(config: RunConfig) -> None:
+def check_config(config: RunConfig) -> None:
     """Find mistakes before anything is written: unknown names, a method without the teacher that it needs."""
     if method_of(config).needs_teacher and config.teacher is None:
         raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
@@ -25,7 +25,7 @@ def check(config: RunConfig) -> None:
     check_model_name(config.network.name)
     _check_start(config.network)
     if config.teacher is not None:
-        check(config.teacher)
+        check_config(config.teacher)
 
 
 def _check_content(data: DataConfig) -> None:

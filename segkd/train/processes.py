@@ -31,7 +31,7 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[torch.device]:
+def process_group(device: str = "auto") -> Iterator[torch.device]:
     """Inside, this process trains together with the others that torchrun started; gives its device.
 
     One GPU for each process of a machine with NCCL, else the CPU with gloo. UserError: fewer GPUs than processes.

@@ -18,7 +18,7 @@ def executed(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
 
     def run(name: str, **parameters: object) -> dict[str, list[dict]]:
-        path = report.execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
+        path = report.run_notebook(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
         cells = json.loads(path.read_text())["cells"]
         return {"".join(c["source"]): c["outputs"] for c in cells if c["cell_type"] == "code"}
 

@@ -39,7 +39,7 @@ IMAGES = 8  # test images behind a share of pixels
 
 def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments):
     """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
-    return make(study, *arguments) if views.with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
+    return make(study, *arguments) if views.rows_with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
 
 
 def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:
@@ -138,7 +138,7 @@ def _pairs(study: Study, student: str, indices: Iterable[int]) -> list[tuple[Pre
     chosen = [index for index in indices if index < len(test)]
     runs = (views.first_run(study, "main", row) for row in (student, PLAIN))
     labels = [torch.from_numpy(test.labels[index].copy()).long()[None] for index in chosen]
-    return list(zip(*(views.predict(run, test, chosen) for run in runs), labels))
+    return list(zip(*(views.predict_images(run, test, chosen) for run in runs), labels))
 
 
 def weight_steps(study: Study, index: int = 0, student: str = "CWD") -> pd.DataFrame:
@@ -166,7 +166,7 @@ def weight_settings(study: Study, settings: Mapping[str, Mapping], index: int = 
     return frame.sort_values(frame.columns[1], ascending=False, ignore_index=True)
 
 
-def divergence_ratios(study: Study, student: str = "CWD") -> pd.DataFrame:
+def td_over_ntd(study: Study, student: str = "CWD") -> pd.DataFrame:
     """TD, NTD and their ratio for each class over a few test images (HWD Table I); columns as `channels.divergence_ratios`."""
     from segkd.analysis.channels import divergence_ratios as measured
 
@@ -204,7 +204,7 @@ def differences(study: Study, methods: Sequence[str]) -> pd.io.formats.style.Sty
     measured = if_run(study, needed, _effects, methods)
     if not measured.empty:
         return variants.variants_table(measured).set_properties(subset=["source"], **{"min-width": "16rem"})
-    switches = [d for d in variants.differences(methods) if d.source]
+    switches = [d for d in variants.switches(methods) if d.source]
     return shown(pd.DataFrame({
         "switch": [f"{d.part}: {d.what.replace('_', ' ')}" for d in switches],
         "other": [str(d.changed[d.what]) for d in switches], "source": [d.source for d in switches],

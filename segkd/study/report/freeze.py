@@ -31,7 +31,7 @@ def freeze(studies: list[Study], folder: Path, more: Iterable[RunConfig] = ()) -
     frame = results(studies, runs)
     _update(folder / "results.csv", frame.to_csv(index=False, float_format="%.9g").encode())
     _update(folder / "curves.csv", curves(runs).to_csv(index=False, float_format="%.5g").encode())
-    _write_images(folder / "images.npz", image_counts(runs))
+    _write_images(folder / "images.npz", _image_counts(runs))
     _update(folder / "study.json", _json(facts(studies[0], runs, folder)))
     _write_hashes(folder)
     return frame
@@ -87,7 +87,7 @@ def _column(name: str) -> tuple[int, str]:
     return (first.index(name) if name in first else len(first)), name
 
 
-def image_counts(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
+def _image_counts(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
     """Arrays of ``images.npz``: ``labels`` (N, C) once, for each run (N, 2, C): true positives and predicted pixels.
 
     A run whose labels differ from those of the first (another size) keeps all three rows.

@@ -20,7 +20,7 @@ from segkd.study.report.overview import Page, build_index
 from segkd.study.report.pages import render
 
 __all__ = [
-    "Page", "ReportError", "build_index", "execute", "is_fresh", "parameters_of", "render", "stamp",
+    "Page", "ReportError", "build_index", "is_fresh", "parameters_of", "render", "run_notebook", "stamp",
 ]
 
 
@@ -48,7 +48,7 @@ def parameters_of(notebook: Path) -> dict[str, object]:
     return found
 
 
-def execute(
+def run_notebook(
     notebook: Path, output: Path, parameters: Mapping[str, object], title: str | None = None, *,
     cwd: Path | None = None, progress: bool = False, environment: Mapping[str, str] | None = None, gaps: bool = False, stamp: str = "",
 ) -> Path:

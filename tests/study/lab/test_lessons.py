@@ -32,7 +32,7 @@ def study(tmp_path_factory):
 def predicted(study, row, indices):
     """Logits (B, C, h, w) in float64 and labels (B, H, W)."""
     test = study.packed(study.data.split)
-    found = views.predict(views.first_run(study, "main", row), test, indices)
+    found = views.predict_images(views.first_run(study, "main", row), test, indices)
     return torch.cat([one.logits for one in found]).double().numpy(), test.labels[indices]
 
 
