@@ -51,7 +51,7 @@ class DataConfig(Checked):
     eval_limit: Count | None = None
     split: Literal["test", "val"] = "test"  # the declared split: its score is the result
     root: str | None = None  # where the set lies; None: under $SEGKD_DATA or data/raw
-    content: str = ""  # of a described folder, `segkd.data.folder.content`: another folder is another run
+    content: str = ""  # of a described folder, `segkd.data.readers.folder.content`: another folder is another run
     continuous_scale: bool = False  # these three are mmseg's augmentation; see segkd/data/augment.py for who uses what
     cat_max_ratio: Annotated[float, That(lambda x: 0 < x <= 1, "> 0 and <= 1")] = 1.0  # a crop is drawn again while one class fills so much of it; mmseg 0.75, 1 is no cap
     photometric: bool = False  # brightness, contrast, saturation and hue

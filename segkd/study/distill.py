@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from segkd.config import ROOT, RunConfig
-from segkd.data.folder import content
 from segkd.data.overview import command
+from segkd.data.readers.folder import content
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.execute.executor import default_devices, execute

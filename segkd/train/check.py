@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig
 from segkd.data import create_dataset, list_datasets
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import splits_of
 from segkd.models import check_model_name

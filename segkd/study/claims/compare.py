@@ -93,7 +93,7 @@ def _allowed(floors: Mapping[str, Floor], role: str, n: int = 1) -> float:
     return reach(floors, [role if role == "student" else "teacher"], (1, -1), n)
 
 
-def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None) -> Iterator[str]:
+def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor]) -> Iterator[str]:
     """Where runs differ: whether the mean of a row over its seeds does by more than rounding may make.
 
     In float32 other processors round otherwise. Where no floor is committed, that is taken to be as bad as another seed: the
@@ -103,7 +103,7 @@ def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None
         if group["same"].all():
             continue
         gap, of = 100 * (group["here"] - group["committed"]).mean(), " of rounding"
-        most = _allowed(floors, group["role"].iloc[0], len(group)) if floors else math.nan
+        most = _allowed(floors, group["role"].iloc[0], len(group))
         if math.isnan(most):
             most, of = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group)), ""
         fits = "no tolerance from one seed" if math.isnan(most) else f"{'within' if abs(gap) <= most else 'BEYOND'} ± {most:.2f}{of}"

@@ -15,8 +15,8 @@ from segkd.analysis.side_by_side import Look, look, side_by_side_figure, stage_l
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.registry import UserError
-from segkd.runs import Run, find, teacher_kind
-from segkd.study.lab.views import target_class
+from segkd.runs import Run, find
+from segkd.study.lab.views import loaded, target_class
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import feed
 
@@ -138,7 +138,7 @@ class Explorer:
             split = f"the {study.data.split} split of {study.dataset}"
             raise UserError(f"image {image}: {split} has images 0 to {len(self.packed) - 1}")
         self.start = target_class(study)
-        self._load = lru_cache(NETWORKS)(lambda key: _loaded(self.runs[key]))
+        self._load = lru_cache(NETWORKS)(lambda key: loaded(self.runs[key]))
         self._look, self._cam = lru_cache(LOOKS)(self._look_at), lru_cache(LOOKS)(self._explain)
         self.image = IntSlider(
             image, 0, len(self.packed) - 1, description="image", continuous_update=False, layout=Layout(width="320px"),
@@ -218,9 +218,3 @@ class Explorer:
             f"on all {self.runs[key].result['images']} images" for letter, key in zip("AB", keys)
         )  # fmt: skip
         self.status.value = f"{totals}; drawn in {time.perf_counter() - begin:.1f} s"
-
-
-def _loaded(run: Run) -> tuple[torch.nn.Module, object]:
-    """A run's network and how it is fed."""
-    network = run.load_model()
-    return network, teacher_kind(run.config, network.info) if run.result["label_input"] else None

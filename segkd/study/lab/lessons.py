@@ -38,7 +38,7 @@ IMAGES = 8  # test images behind a share of pixels
 
 
 def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments):
-    """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
+    """``make(study, *arguments)`` where each of these rows of the main table has a finished run, else an empty frame."""
     return make(study, *arguments) if views.rows_with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
 
 

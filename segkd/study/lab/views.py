@@ -15,7 +15,7 @@ from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
 from segkd.losses.lad import LabelNoise
-from segkd.losses.method import create_method
+from segkd.losses.method import TeacherKind, create_method
 from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
@@ -209,11 +209,16 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
     return label, train.palette, parts, train.classes
 
 
+def loaded(run: Run) -> tuple[torch.nn.Module, TeacherKind | None]:
+    """A run's network, and how a label-assisted teacher is fed at evaluation; None: with the image alone."""
+    network = run.load_model()
+    return network, teacher_kind(run.config, network.info) if run.result["label_input"] else None
+
+
 @torch.no_grad()
 def predict_images(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
     """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
-    network = run.load_model()
-    kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    network, kind = loaded(run)
     device = next(network.parameters()).device
     with like(network):
         batches = (to_batch(*packed.take([i])[:2]) for i in indices)

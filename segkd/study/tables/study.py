@@ -10,7 +10,7 @@ import pandas as pd
 
 from segkd.config import DataConfig, RunConfig
 from segkd.data.catalog import DATASETS
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.data.store import Packed
 from segkd.data.verify import splits_of
 from segkd.losses.method import create_method

@@ -84,7 +84,7 @@ def test_a_network_is_read_and_asked_once(menus, monkeypatch):
 
     menus.image.value = 3
     menus.image.value = 1
-    for name in ("look", "layercam", "_loaded"):
+    for name in ("look", "layercam", "loaded"):
         monkeypatch.setattr(explorer, name, lambda *a: pytest.fail("asked again"))
     menus.image.value = 3
     assert menus.image.value == 3 and "drawn in" in menus.status.value

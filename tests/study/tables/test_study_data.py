@@ -10,7 +10,7 @@ import segkd
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data import list_datasets
 from segkd.data.catalog import DATASETS
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.registry import UserError
 from segkd.runs import split_of
 from segkd.study.lab import views
