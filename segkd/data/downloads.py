@@ -40,9 +40,9 @@ class Archive:
         return (folder / self.name).exists() or (folder / uncompressed(self.name)).exists()
 
 
-def known_archives(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:
+def known_archives() -> dict[str, tuple[Archive, ...]]:
     """Data set -> its archives."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return {name: tuple(Archive(file, **entry) for file, entry in archives.items()) for name, archives in values.items()}
 
 

@@ -19,8 +19,7 @@ from segkd.data.overlap import check_overlap
 from segkd.data.packing import first_pixels, measure_sizes, same_size, write_pack
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
-from segkd.metrics import label_pixels
-from segkd.metrics import IGNORE
+from segkd.metrics import IGNORE, label_pixels
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change

@@ -219,24 +219,24 @@ def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)
 
 
-def paired_by_seed(study: Study, row: str, reference: str = "baseline") -> pd.DataFrame:
-    """mIoU of a row and of its reference on the seeds that have both, and their difference, in points."""
+def paired_by_seed(study: Study, row: str) -> pd.DataFrame:
+    """mIoU of a row and of the baseline on the seeds that have both, and their difference, in points."""
     scores = views.scores_by_seed(study, "main")
-    if not {row, reference} <= set(scores):
+    if not {row, "baseline"} <= set(scores):
         return pd.DataFrame()
-    found = scores[[reference, row]].dropna().reset_index().rename_axis(columns=None)
-    return found.assign(difference=found[row] - found[reference])
+    found = scores[["baseline", row]].dropna().reset_index().rename_axis(columns=None)
+    return found.assign(difference=found[row] - found["baseline"])
 
 
-def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, reference: str = "baseline") -> pd.DataFrame:
+def seeds_needed(study: Study, effect: float = 1.0) -> pd.DataFrame:
     """How many seeds would show an ``effect`` (points of mIoU): the least n with a t half width below it.
 
-    From the deviation of the paired differences to the reference; rows with fewer than two seeds are left out.
+    From the deviation of the paired differences to the baseline; rows with fewer than two seeds are left out.
     """
-    scores = views.scores_by_seed(study, table)
+    scores = views.scores_by_seed(study, "main")
     lines = []
-    for row in scores.columns.drop(reference, errors="ignore") if reference in scores else ():
-        gap = (scores[row] - scores[reference]).dropna()
+    for row in scores.columns.drop("baseline") if "baseline" in scores else ():
+        gap = (scores[row] - scores["baseline"]).dropna()
         if len(gap) > 1:
             sd = float(gap.std(ddof=1))
             lines.append({

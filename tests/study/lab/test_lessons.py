@@ -19,14 +19,11 @@ ROWS = ["CWD", lessons.PLAIN, lessons.ASSISTED]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(shared_runs):
     """The joint comparison at the smallest scale, with CWD and both teachers trained."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     found = open_study("all", "smoke", methods="cwd", tables="main")
     found.run()
-    yield found
-    patch.undo()
+    return found
 
 
 def predicted(study, row, indices):

@@ -11,14 +11,11 @@ from segkd.study.tables.study import open_study
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(shared_runs):
     """A smoke study of RDD with one trained row, its teacher and nothing else."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     made = open_study("rdd", "smoke", tables="main", methods="kd+rdd", devices="cpu")
     made.run()
-    yield made
-    patch.undo()
+    return made
 
 
 def test_rows_without_a_run_are_named(study, capsys):
