@@ -113,7 +113,5 @@ def device(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    """An empty folder of runs; the packed data is shared by all tests."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
+def own_runs(runs):
+    """An empty folder of runs for every test; the packed data is shared by all."""

@@ -203,7 +203,7 @@ def test_pages_measure_there_what_they_measure_here(device):
         yield features.pixel_features(student, split, 5)
         yield layercam.input_ablation(assisted, split, noise)
         yield layercam.layercam(assisted, image, label, noise, 1).image_share
-        yield side_by_side.layercam(student, x.clone(), everywhere, 1)
+        yield side_by_side.stage_layercam(student, x.clone(), everywhere, 1)
         yield side_by_side.look(student, x, label)
         yield stability.noise_sensitivity(assisted, split, noise)
         yield variants.variant_effects(variants.Witnesses(student, teacher, assisted, split, 2), ["cwd", "at"])

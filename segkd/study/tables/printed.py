@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from segkd.losses.rows import ROW_HYPER, ROWS
-from segkd.models.zoo import NETWORKS
+from segkd.models import list_models
 from segkd.study.tables.reported import SETTING, network_of, note_of, reported_values, short_name
 from segkd.study.tables.table import Row, Table
 
@@ -112,7 +112,7 @@ def settings(paper: str, key: str, dataset: str = "") -> list[Line]:
 
 def here(line: Line) -> bool:
     """Whether a setting's networks are in the zoo; RDD Table 1 also cites six others."""
-    return all(line[role] in ("", "unknown") or network_of(line[role]) in NETWORKS for role in ("student", "teacher"))
+    return all(line[role] in ("", "unknown") or network_of(line[role]) in list_models() for role in ("student", "teacher"))
 
 
 @lru_cache(maxsize=256)

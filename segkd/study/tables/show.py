@@ -174,7 +174,7 @@ def as_table(values: dict) -> pd.io.formats.style.Styler:
     return frame.style.hide(axis="index").hide(axis="columns").format(escape="html")
 
 
-def facts_of(setting: Setting, seeds: list[int], few: list[str], own_teacher: str | None) -> dict[str, str]:
+def setting_facts(setting: Setting, seeds: list[int], few: list[str], own_teacher: str | None) -> dict[str, str]:
     """What a study runs: data, networks, schedule, each in words.
 
     ``few``: tables of which only the first seed is trained; ``own_teacher``: about a teacher from a file.
