@@ -61,7 +61,7 @@ def gains_of(study: Study) -> dict[str, Measured]:
 def _gains(gains: Mapping[str, Measured], floors: Mapping[str, Floor]) -> str:
     if not gains:
         return ""
-    inside = [label for label, found in gains.items() if about_floor([found], floors)[0]]
+    inside = [label for label, found in gains.items() if found.estimate.n > 1 and about_floor([found], floors)[0]]
     words = {label: "inconclusive" if label in inside else found.estimate.verdict for label, found in gains.items()}
     side = lambda word: sorted((label for label in gains if words[label] == word), key=lambda label: -abs(gains[label].estimate.mean))  # noqa: E731
     numbers = lambda labels: "; ".join(f"{label} {said(gains[label].estimate)}" for label in labels)  # noqa: E731
