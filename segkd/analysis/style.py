@@ -41,8 +41,8 @@ METHOD_COLOURS = {
     "at": "#117733",
     "dsd": "#999933",
     "dist": "#AA4499",
-    "mgd": "#DDCC77",
-    "maskd": "#88CCEE",
+    "mgd": "#8C564B",
+    "maskd": "#6A7FC1",
     "fitnet": "#661100",
     "fakd_pd": "#CC6677",
 }

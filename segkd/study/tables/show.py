@@ -17,14 +17,14 @@ from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks
 CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
-SCORES = ("row", "mIoU %", "gain", "95 % interval", "verdict", "± 95 %", "reference %", "runs", "gain at equal time", "mAcc %")
+SCORES = ("row", "val mIoU %", "mIoU %", "gain", "95 % interval", "verdict", "± 95 %", "reference %", "runs", "gain at equal time", "mAcc %")
 COST = ("row", "ms a step", "time ratio", "extra parameters")
 PAPER = (
     "paper mIoU %", "paper gain", "paper gain (computed)", "paper mAcc %", "paper params M", "paper params M (recounted)", "paper GMACs",
     "paper GMACs (recounted)", "paper ms a step", "paper minutes", "paper time ratio", "paper KL between draws, x 100",
 )  # fmt: skip
 FORMATS = {
-    "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
+    "val mIoU %": "{:.1f}", "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
     "time ratio": "{:.2f}", "extra parameters": "{:,.0f}",
 }  # fmt: skip
 NOTES = {  # what a column means, said below a table that has it
@@ -117,9 +117,14 @@ def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, s
 def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
     """What the runs of a table have in common, in words: images, student, start."""
     students = dict.fromkeys(c.network.label for c in configs.values() if not c.network.extra_channels and (c.teacher or len(configs) == 1))
-    starts = dict.fromkeys(c.network.weights or "random" for c in configs.values())
+    starts = dict.fromkeys(start(c.network.weights) for c in configs.values())
     size = f" at {data.size[0]}x{data.size[1]}" if data.size else ""
-    return f"{data.name}{size}; student {' or '.join(students)}, {' or '.join(starts)} start" if students else f"{data.name}{size}"
+    return f"{data.name}{size}; student {' or '.join(students)}, from {' or '.join(starts)}" if students else f"{data.name}{size}"
+
+
+def start(weights: str | None) -> str:
+    """What a network starts from, in words."""
+    return {None: "random weights", "imagenet": "ImageNet weights"}.get(weights, f"the weights '{weights}'")
 
 
 def folded(title: str, style: pd.io.formats.style.Styler) -> str:
@@ -196,6 +201,6 @@ def facts_of(setting: Setting, seeds: list[int], few: list[str], own_teacher: st
         f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
         f"auxiliary weight {schedule.aux_weight:g}{more}",
         "seeds": ", ".join(map(str, seeds)) + (f" ({', '.join(few)}: {seeds[0]} alone)" if few and len(seeds) > 1 else ""),
-        "start": p.student.weights or "random weights, the same for all methods of a seed",
+        "start": f"{start(p.student.weights)}, the same for all methods of a seed",
     }
     return found | ({"protocol": setting.protocol().source} if p.own_protocols else {})

@@ -101,6 +101,14 @@ def test_a_table_says_what_was_run_and_folds_the_rest():
     assert "33.85" in beside and "<details" not in beside
 
 
+def test_the_tuning_table_shows_the_val_scores_that_chose():
+    table, (label, other) = paper_tables("all", None)["tuning"], [row.label for row in paper_tables("all", None)["tuning"].rows][:2]
+    results = pd.DataFrame(lines(label, 0, 0.3) + lines(other, 0, 0.31) + [{"row": label, "seed": 0, "metric": "val_last", "value": 0.4}])
+    made = view(summary(table, results, label), table, {}, {label: ["run-a"], other: ["run-b"]}).to_html()
+    assert [cell.get_text() for cell in BeautifulSoup(made, "html.parser").find_all("tr")[1].find_all("td")][1:3] == ["40.0", "30.0"]
+    assert "val" not in view(summary(paper_tables("hwd", None)["main"], pd.DataFrame(lines("HWD", 0, 0.5)), None), paper_tables("hwd", None)["main"], {}, {}).to_html()
+
+
 @pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
 def test_mixed_results_are_refused(column, values):
     mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
@@ -154,7 +162,7 @@ def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(runs):
         fold.extract()
     rows = [cells[0].get_text() for line in page.find_all("tr") if (cells := line.find_all("td"))]
     assert rows == ["teacher (plain, larger): pspnet/resnet18 (width 0.25)", "baseline", "SKD", "IFVD", "CIRKD", "CWD", "FAKD"]
-    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), random start"
+    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), from random weights"
     assert not re.search("R101|R18|PSPNet|from scratch", page.get_text())
 
 
