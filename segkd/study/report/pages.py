@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from itertools import groupby
 from pathlib import Path
 
@@ -138,7 +138,8 @@ def _prepare(node, numbers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
                 cell.outputs[-1]["data"] = {"text/html": said}
                 if "kept" in cell.metadata:
                     cell.metadata["kept"] = NOTE.match(cell.metadata["kept"])[0] + said
-            cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
+            drawn = re.search("<desc>(.*?)</desc>", "".join(output.get("data", {}).get("image/svg+xml", "") for output in cell.outputs))
+            cell.metadata.update(first_line=_code_label(cell), alt=unescape(drawn[1]) if drawn else f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
             for output in cell.outputs:
                 if GAP in output.get("data", {}):
                     reason = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(output["data"][GAP]["reason"]))
