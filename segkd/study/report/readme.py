@@ -47,7 +47,7 @@ def _section(path: Path) -> str:
         f"Data: {facts['data']}. Student {facts['student']}, teacher {facts['teacher']}. {facts['schedule']}. Seeds {facts['seeds']}.",
         facts["shows"] + "\n",
         *_sentences(folder),
-        "| row | seeds | mIoU % (± sd over seeds) | gain over the baseline of the same seeds (95 % interval) | verdict | mean of last five validations % |",
+        "| row | seeds | mIoU % (± sd over seeds) | gain over the baseline of the same seeds (95 % interval) | verdict | val %, last step |",
         "| --- | --- | --- | --- | --- | --- |",
         *_rows(read_results(path)),
     ]
@@ -71,7 +71,7 @@ def _rows(results: pd.DataFrame) -> list[str]:
     main, tables = comparison_rows("main"), ("main", "rivals")
     shown = results[(results["paper"] == COMPARISON) & results["table"].isin(tables)].drop_duplicates(["row", "seed", "metric"])
     value = lambda metric: shown[shown["metric"] == metric].set_index(["row", "seed"])["value"] * 100  # noqa: E731
-    score, last5 = value("miou"), value("val_last5")
+    score, val = value("miou"), value("val_last")
     lines = []
     for row in comparison_rows(*tables).values():
         if row.label not in score.index.get_level_values("row"):
@@ -85,5 +85,5 @@ def _rows(results: pd.DataFrame) -> list[str]:
             found = paired(own, base)
             gain, verdict = str(found), found.verdict
         spread = f" ± {own.std(ddof=1):.1f}" if len(own) > 1 else ""
-        lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {last5[row.label].mean():.1f} |")
+        lines.append(f"| {row.label} | {len(own)} | {own.mean():.1f}{spread} | {gain} | {verdict} | {val[row.label][own.index].mean():.1f} |")
     return lines
