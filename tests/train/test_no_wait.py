@@ -11,6 +11,7 @@ from segkd.analysis import activation, boundary, channels, difficulty, features,
 from segkd.config import RunConfig
 from segkd.data.augment import augment
 from segkd.data.resident import Resident
+from segkd.losses import METHODS as registered
 from segkd.losses import list_methods
 from segkd.losses.cirkd import MemoryBank, cross_image_kl
 from segkd.losses.class_statistics import ClassStatistics
@@ -42,7 +43,7 @@ OPTIONS = {  # so that the device's own draws are of no account
     "lad+cwd": {"lad": {"alpha": 0.0, "teaching_alpha": 0.0}}, "fakd_pd": {"fakd_pd": {"covariance": "full"}},
 }  # fmt: skip
 METHODS = ["baseline", "lad+cwd", *(name for name in list_methods() if name != "lad")]
-OFFICIAL = ["rdd", "skd", "mgd", "lad+cwd", "cirkd"]
+OFFICIAL = ["lad+cwd", *(name for name in METHODS[1:] if name in list_methods() and registered.get(name).official)]
 FAST = {("lad+cwd", "paper"), ("cirkd", "paper"), ("fakd_pd", "paper"), ("rdd", "official"), ("mgd", "paper")}
 CASES = [*((m, "paper") for m in METHODS), *((m, "official") for m in OFFICIAL)]
 
