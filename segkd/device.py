@@ -10,8 +10,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A small ``tensor`` on ``device``. From the CPU a GPU takes it from pinned memory: any other copy would wait for the GPU."""
     if tensor.device.type != "cpu":
         return tensor.to(device)
-    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
-    return tensor.to(device, non_blocking=True)
+    tensor = tensor.contiguous()  # of an expanded one no page can be pinned
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def bincount(values: Tensor, bins: int) -> Tensor:

@@ -42,7 +42,7 @@ def bundle(figure, csv: str = "", include=None, exclude=None) -> tuple[dict, dic
     said = getattr(figure, "said", None)
     if said is None:
         return {}, {}
-    told = {"alt": f"{said['kind']}. {said['message']}".strip(), "caption": said["message"], "csv": said["csv"] or csv}
+    told = {"alt": ". ".join(filter(None, (said["kind"], said["message"]))), "caption": said["message"], "csv": said["csv"] or csv}
     if said["marks"] is None:
         return {}, {SAID: told}
     dpi, buffer = figure.dpi, io.StringIO()

@@ -62,10 +62,11 @@ def gain_figure(df: pd.DataFrame):
         own = df[df["method"] == method].groupby("class", sort=False)
         x, y, sd = own["level"].mean(), own["gain"].mean(), own["gain"].std(ddof=1)
         axes.errorbar(x, y, sd if sd.notna().any() else None, fmt="o", ms=5, color=method_colour(method), elinewidth=0.8)
-        lowest = -np.inf
+        lowest = {}  # of the names on either side
         for name in y[y.abs().nlargest(3).index].sort_values().index:
-            lowest = max(y[name], lowest + reach)
-            axes.annotate(name, (x[name], lowest), (4, 2), textcoords="offset points", fontsize=7.5, color="#444444")
+            right = x[name] > x.max() / 2
+            lowest[right] = max(y[name], lowest.get(right, -np.inf) + reach)
+            axes.annotate(name, (x[name], lowest[right]), (-4 if right else 4, 2), textcoords="offset points", ha="right" if right else "left", fontsize=7.5, color="#444444")
         marks += [(axes, x[c], x[c], y[c], y[c], f"{method}, {c}: {points(y[c])}, baseline {x[c]:.1f} %{runs_of(df, method)}") for c in y.index if x[c] == x[c]]
         axes.axhline(0, color="#333333", lw=1)
         axes.set_title(method)

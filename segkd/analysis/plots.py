@@ -232,28 +232,28 @@ def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: flo
 
 
 def smoothing_values(betas: tuple[float, ...] = (0.01, 0.1, 0.4, 0.7, 0.99)) -> pd.DataFrame:
-    """HWD's smoothing exp((1 - beta^w) / (1 - beta)) on w in [-2, 2]: columns w, beta, value; beta 1 is its limit exp(w)."""
-    w = np.linspace(-2, 2, 201)
-    curves = {beta: np.exp((1 - beta**w) / (1 - beta)) for beta in betas} | {1.0: np.exp(w)}
-    return pd.concat([pd.DataFrame({"w": w, "beta": beta, "value": value}) for beta, value in curves.items()], ignore_index=True)
+    """HWD's smoothing exp((1 - beta^g) / (1 - beta)) on g in [-2, 2]: columns g, beta, value; beta 1 is its limit exp(g)."""
+    g = np.linspace(-2, 2, 201)
+    curves = {beta: np.exp((1 - beta**g) / (1 - beta)) for beta in betas} | {1.0: np.exp(g)}
+    return pd.concat([pd.DataFrame({"g": g, "beta": beta, "value": value}) for beta, value in curves.items()], ignore_index=True)
 
 
 @styled
 def smoothing_curve(curves: pd.DataFrame):
-    """The smoothing of HWD's weights over w, one line per beta. ``curves``: as `smoothing_values` gives them (HWD Fig. 3)."""
+    """The smoothing of HWD's weights over g, one line per beta. ``curves``: as `smoothing_values` gives them (HWD Fig. 3)."""
     import matplotlib.pyplot as plt
 
     betas = [beta for beta in curves["beta"].unique() if beta != 1]
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.92, len(betas)))):
-        axes.plot("w", "value", data=curves[curves["beta"] == beta], color=shade, label=f"β = {beta:g}")
-    axes.plot("w", "value", "k--", data=curves[curves["beta"] == 1], lw=1, label="exp(w), the limit β → 1")
-    axes.set(xlabel="normalised divergence w", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))
+        axes.plot("g", "value", data=curves[curves["beta"] == beta], color=shade, label=f"β = {beta:g}")
+    axes.plot("g", "value", "k--", data=curves[curves["beta"] == 1], lw=1, label="exp(g), the limit β → 1")
+    axes.set(xlabel="standardised divergence g", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))
     axes.legend()
-    ends = curves[np.isclose(curves["w"], 2)].set_index("beta")["value"]
-    said = f"Twice the usual divergence weighs {ends[betas[0]]:.1f} at β = {betas[0]:g} and {ends[1]:.1f} in the limit; all curves meet at w = 0 and w = 1."
-    marks = [(axes, line.w, line.w, line.value, line.value, f"β = {line.beta:g}, w = {line.w:g}: {line.value:.3g}") for line in curves[::25].itertuples()]
-    return tell(figure, "Curves: smoothed weight over the normalised divergence", said, marks)
+    ends = curves[np.isclose(curves["g"], 2)].set_index("beta")["value"]
+    said = f"A divergence of two deviations above the mean weighs {ends[betas[0]]:.1f} at β = {betas[0]:g} and {ends[1]:.1f} in the limit; all curves meet at g = 0 and g = 1."
+    marks = [(axes, line.g, line.g, line.value, line.value, f"β = {line.beta:g}, g = {line.g:g}: {line.value:.3g}") for line in curves[::25].itertuples()]
+    return tell(figure, "Curves: smoothed weight over the standardised divergence", said, marks)
 
 
 def _in_percent(values: pd.Series) -> pd.Series:

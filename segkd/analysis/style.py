@@ -41,8 +41,8 @@ METHOD_COLOURS = {
     "at": "#117733",
     "dsd": "#999933",
     "dist": "#AA4499",
-    "mgd": "#DDCC77",
-    "maskd": "#88CCEE",
+    "mgd": "#8C564B",
+    "maskd": "#6A7FC1",
     "fitnet": "#661100",
     "fakd_pd": "#CC6677",
 }
@@ -106,14 +106,14 @@ def styled(draw: Callable) -> Callable:
 
 
 def note(text: str):
-    """A figure that holds a line or two of text, in the place of an empty one."""
+    """A figure that holds a line or two of text, in the place of an empty one; on a page the text alone."""
     import matplotlib.pyplot as plt
 
     lines = textwrap.wrap(text, 90)
     figure, axes = plt.subplots(figsize=(max(5, 0.11 * max(map(len, lines))), 0.5 + 0.3 * len(lines)))
     axes.set_axis_off()
     axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color="#666666")
-    return tell(figure, text)
+    return tell(figure, "", text)
 
 
 def _spell(figure) -> None:

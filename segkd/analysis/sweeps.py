@@ -9,6 +9,8 @@ from segkd.analysis.chart import listed, tell
 from segkd.analysis.style import MARKERS, colours, note, percent_factor, styled
 from segkd.metrics import points
 
+SYMBOLS = {"lambda": "λ", "beta": "β", "tau'": "τ′", "mu": "μ"}  # settings as the texts write them
+
 
 @styled
 def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = None, y: tuple[str, str] = ("miou", "mIoU (%)")):
@@ -51,6 +53,7 @@ def gain_curve(df: pd.DataFrame, x: str, reference: str):
     """
     import matplotlib.pyplot as plt
 
+    df, x = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x)
     here = df[df["n"] > 0]
     if len(here) < 3:
         return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {x} run here: too few for a curve, see the table")

@@ -123,7 +123,11 @@ def _name(difference: Difference) -> str:
 
 def _shown(difference: Difference, method) -> str:
     value = method.hyper()[difference.part].get(difference.what, "")
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.{3 if abs(value) < 1 else 6}g}" if isinstance(value, float) else str(value)
+
+
+def _words(text: str) -> str:
+    return {"None": "unset", "True": "yes", "False": "no"}.get(text, text).replace("_", " ")
 
 
 def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tuple[float, Tensor]:
@@ -183,7 +187,7 @@ def variants_figure(effects: pd.DataFrame):
     """Length and direction of the gradient after each switch, one line a difference; ``effects`` as `variant_effects`."""
     import matplotlib.pyplot as plt
 
-    names = zip(effects["method"], effects["difference"], effects["other"])
+    names = zip(effects["method"], effects["difference"].map(_words), effects["other"].map(_words))
     labels = [f"{method}: {what} = {other}" if other else f"{method}: {what}" for method, what, other in names]
     rows, hues = range(len(effects)), [method_colour(name) for name in effects["method"]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * len(effects)), sharey=True)
@@ -199,15 +203,15 @@ def variants_figure(effects: pd.DataFrame):
     told = [f"{label}: length ×{ratio:.3g}, cosine {cosine:.3f}" for label, ratio, cosine in zip(labels, effects["gradient ratio"], effects["gradient cosine"])]
     marks = [(axes, *axes.get_xlim(), y - 0.4, y + 0.4, text) for axes in (left, right) for y, text in enumerate(told)]
     found = headline(effects)
-    said = f"Of {len(told)} switches {found['gradient turned (cosine below 0.9)']} turn the gradient (cosine below 0.9); most {found['turned most']}."
+    said = f"Of {found['differences switched one at a time']} switches {found['gradient turned (cosine below 0.9)']} turn the gradient (cosine below 0.9); most {found['turned most']}."
     return tell(figure, "Dots: what each switch does to length and direction of the gradient", said, marks)
 
 
 def variants_table(effects: pd.DataFrame) -> pd.io.formats.style.Styler:
     """``effects`` ready to show, in few enough columns for a page."""
-    joined = [f"{a} → {b}" if b else "" for a, b in zip(effects["default"], effects["other"])]
+    joined = [f"{_words(a)} → {_words(b)}" if b else "" for a, b in zip(effects["default"], effects["other"])]
     shown = pd.DataFrame({
-        "switch": effects["method"] + ": " + effects["difference"].str.replace("_", " "), "default → other": joined,
+        "switch": effects["method"] + ": " + effects["difference"].map(_words), "default → other": joined,
         "loss ×": effects["loss ratio"], "gradient ×": effects["gradient ratio"], "cosine": effects["gradient cosine"],
         "source": effects["source"],
     })  # fmt: skip
@@ -225,5 +229,5 @@ def headline(effects: pd.DataFrame) -> dict[str, str]:
         "differences switched one at a time": str(len(single)),
         "gradient longer or shorter by half": str(int(long.sum())),
         "gradient turned (cosine below 0.9)": str(int(turned.sum())),
-        "turned most": f"{most['method']}: {most['difference']} = {most['other']} (cosine {most['gradient cosine']:+.2f})",
+        "turned most": f"{most['method']}: {_words(most['difference'])} = {_words(most['other'])} (cosine {most['gradient cosine']:+.2f})",
     }

@@ -106,7 +106,7 @@ class LADHyper:
     """Hyper-parameters of LAD's teacher."""
 
     alpha: NotNegative = 0.01  # LAD paper section 4.1 and Table 9; 0.03 in the code's teacher stage
-    teaching_alpha: NotNegative | None = None  # noise when it teaches; None = alpha (paper); 0.02 in the code
+    teaching_alpha: NotNegative | None = None  # noise when it teaches; unset: alpha (paper); 0.02 in the code
     class_noise: bool = True  # LAD Eq. 5; Table 9 without
     teaching_codes: Literal["same", "fixed"] = "same"  # paper: drawn as in training; the code: fixed, 0.1 apart
     consistency: NotNegative = 1.0  # lambda: LAD paper section 4.1; 5 in the code

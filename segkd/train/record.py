@@ -39,6 +39,7 @@ def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
 def begin_peak(device: torch.device) -> None:
     """From now on `peak_mib` is that of what follows; on a CPU it stays that of the process."""
     if device.type == "cuda":
+        torch.cuda.init()  # a device by its number, "cuda:0", is not known before
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -83,7 +83,7 @@ def test_a_sweep_has_the_papers_values_beside_it():
     crosses = next(line for line in figure.axes[0].lines if line.get_marker() == "x")
     assert list(crosses.get_ydata()) == [1.24, 1.48, -1.87]
     caption = told(figure)[1]["caption"]
-    assert caption == "Told apart from CWD: lambda 0.5: +1.0 (+0.5 to +1.5), lambda 2.5: −3.0 (−4.0 to −2.0), of 3 settings. The paper's largest is +1.48 at lambda 1."
+    assert caption == "Told apart from CWD: λ 0.5: +1.0 (+0.5 to +1.5), λ 2.5: −3.0 (−4.0 to −2.0), of 3 settings. The paper's largest is +1.48 at λ 1."
     assert told(sweeps.gain_curve(frame.assign(paper=np.nan), "lambda", "CWD"))[1]["caption"].endswith("The paper draws its curve without numbers.")
 
 

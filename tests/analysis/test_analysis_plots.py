@@ -115,12 +115,12 @@ def test_small_plots_draw():
     line = plots.smoothing_curve(plots.smoothing_values((0.5,))).axes[0].lines[0]
     assert np.interp(1.0, line.get_xdata(), line.get_ydata()) == pytest.approx(
         np.e, rel=1e-3
-    )  # any beta gives e at w = 1
+    )  # any beta gives e at g = 1
 
 
 def test_smoothing_values_have_their_limits():
     frame = plots.smoothing_values((1e-9, 0.1, 1 - 1e-7))
-    value = lambda beta, w: float(frame[(frame["beta"] == beta) & np.isclose(frame["w"], w)]["value"].iloc[0])  # noqa: E731
+    value = lambda beta, w: float(frame[(frame["beta"] == beta) & np.isclose(frame["g"], w)]["value"].iloc[0])  # noqa: E731
     assert value(0.1, 0.5) == pytest.approx(np.exp((1 - 0.1**0.5) / 0.9), rel=1e-12)
     assert value(1 - 1e-7, -1.5) == pytest.approx(value(1.0, -1.5), rel=1e-5) == pytest.approx(np.exp(-1.5))
     assert value(1e-9, 1.0) == pytest.approx(np.e) and value(1e-9, -0.5) < 1e-100  # flat above 0, nothing below

@@ -64,7 +64,7 @@ def test_every_switch_of_every_method_is_listed_with_its_source():
 
 def test_table_figure_and_headline(effects):
     html = variants.variants_table(effects).to_html()
-    assert "pixel_mean → element_mean" in html and "cosine" in html
+    assert "pixel mean → element mean" in html and "cosine" in html
     figure = variants.variants_figure(effects)
     assert len(figure.axes[0].get_yticklabels()) == len(effects)
     assert len(variants.headline(effects)) == 4

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from segkd.analysis import forest
 from segkd.study.claims.floor import Floor, study_floors
 from segkd.study.claims.measure import Measured, measure
-from segkd.study.claims.parts import Cell, over
-from segkd.study.claims.premises import NOT_MET, OPEN, premise
-from segkd.study.claims.tests import baseline, cwd, fakd, hwd, kd, lad, rdd
+from segkd.study.claims.measures import RATIO, unit_of
+from segkd.study.claims.parts import Cell, Comparison, over
+from segkd.study.claims.premises import MET, NOT_MET, OPEN, premise, state_of
+from segkd.study.claims.tests import FAKD, HWD, RDD, baseline, cwd, fakd, hwd, kd, lad, rdd
 from segkd.study.claims.verdicts import about_floor, about_seeds
 from segkd.study.tables.papers import comparison_rows, single_methods
 from segkd.study.tables.statistics import Estimate, points, smallest_effect
@@ -22,19 +24,21 @@ LONGER, UNTRAINED, SHUFFLED = "baseline, 1.5 times as long", "CWD, untrained tea
 
 @dataclass(frozen=True)
 class Question:
-    """A paper's method, the row that lacks just its idea, and the premises without which the comparison says nothing."""
+    """A paper's method, the row that lacks just its idea, the premises without which the comparison says nothing, and the test of
+    what the method rests on."""
 
     cell: Cell
     without: Cell
     premises: tuple[str, ...]
     code: str = ""  # the row of its released code's form, where that is another one
+    rests_on: Comparison | None = None
 
 
 QUESTIONS = {
     "lad": Question(lad, cwd, ("label_teacher", "label_used", "image_used")),
-    "fakd": Question(fakd, cwd, ("teacher",)),
-    "hwd": Question(hwd, cwd, ("teacher",), "HWD, as its code"),
-    "rdd": Question(rdd, kd, ("teacher",), "RDD, as its code"),
+    "fakd": Question(fakd, cwd, ("teacher",), rests_on=FAKD["fakd-13"].comparisons[0]),
+    "hwd": Question(hwd, cwd, ("teacher",), "HWD, as its code", HWD["hwd-09"].comparisons[0]),
+    "rdd": Question(rdd, kd, ("teacher",), "RDD, as its code", RDD["rdd-17"].comparisons[0]),
 }
 
 
@@ -61,7 +65,7 @@ def gains_of(study: Study) -> dict[str, Measured]:
 def _gains(gains: Mapping[str, Measured], floors: Mapping[str, Floor]) -> str:
     if not gains:
         return ""
-    inside = [label for label, found in gains.items() if about_floor([found], floors)[0]]
+    inside = [label for label, found in gains.items() if found.estimate.n > 1 and about_floor([found], floors)[0]]
     words = {label: "inconclusive" if label in inside else found.estimate.verdict for label, found in gains.items()}
     side = lambda word: sorted((label for label in gains if words[label] == word), key=lambda label: -abs(gains[label].estimate.mean))  # noqa: E731
     numbers = lambda labels: "; ".join(f"{label} {said(gains[label].estimate)}" for label in labels)  # noqa: E731
@@ -77,7 +81,11 @@ def _gains(gains: Mapping[str, Measured], floors: Mapping[str, Floor]) -> str:
 def _caveats(found: Sequence[Measured], floors: Mapping[str, Floor]) -> list[str]:
     """What stands between differences that leave zero out and a headline, as the claims have it."""
     reasons = (about_floor(found, floors)[1], about_seeds(found)) if found else ()
-    return [text[:1].upper() + text[1:] for text in reasons if text]
+    return [_begun(text) for text in reasons if text]
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _time(study: Study, best: str) -> str:
@@ -102,10 +110,10 @@ def of_paper(study: Study, paper: str) -> str:
     if not found.estimate.n:
         return f"Not run: {found.missing}. `{study.missing('main') or 'make reproduce'}`."
     premises = [premise(study, name) for name in question.premises]
-    broken = [f"{one}. {one.follows}" for one in premises if one.state == NOT_MET]
+    broken = [_begun(f"{one}. {one.follows}") for one in premises if one.state == NOT_MET]
     still = [f"Open premise: {one}." for one in premises if one.state == OPEN]
     settled = not broken and found.estimate.verdict in ("higher", "lower") and not about_floor([found], floors)[0]
-    parts = [_verdict(question, found.estimate, bool(broken), settled), *(broken or still), _code(study, question)]
+    parts = [_verdict(question, found.estimate, bool(broken), settled), *(broken or still), _mechanism(study, question.rests_on), _code(study, question)]
     return " ".join(filter(None, [*parts, *(f"{text}." for text in _caveats([found] if settled else [], floors))]))
 
 
@@ -128,6 +136,16 @@ def _seeds(e: Estimate) -> str:
     enough = next((n for n in range(2, MOST_SEEDS + 1) if smallest_effect(e.sd, n) <= 1), None)
     words = f"about {enough}" if enough else f"more than {MOST_SEEDS}"
     return f"; for one point it takes {words} seeds, if the spread stays as it is" if e.n > 2 else ""
+
+
+def _mechanism(study: Study, one: Comparison | None) -> str:
+    """Whether what the method rests on shows in its networks: a likely reason for what came out."""
+    if one is None or not (e := measure(study, one).estimate).n:
+        return ""
+    shows = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(e, one.limit)]
+    own = math.exp if unit_of(one.measure) == RATIO else float
+    line = {"unit": unit_of(one.measure), "effect": own(e.mean), "low": own(e.low), "high": own(e.high), "n": e.n}
+    return f"What it rests on {shows} here ({one.what}: {forest.numbers(line)})."
 
 
 def _code(study: Study, question: Question) -> str:

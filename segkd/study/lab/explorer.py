@@ -73,7 +73,7 @@ def how_to_train(study: Study) -> str:
     choice = "" if study.dataset == "scenes" else f" DATASET={study.dataset}"
     methods = f" METHODS={','.join(study.methods)}" if study.methods else ""
     return (
-        f"`make reproduce PROFILE={profile.name}{choice}{methods}` trains them and keeps them (a whole study at "
+        f"`make reproduce PROFILE={profile.name}{choice}{methods}` trains the others and keeps them (a whole study at "
         f"this profile needs {profile.needs}); `study.run()` in a cell does the same here."
     )
 

@@ -144,7 +144,7 @@ def shortcut_headline(shares: pd.DataFrame, stability: pd.DataFrame) -> dict[str
     found = {}
     if len(shares):
         means = shares.groupby("method", sort=False)["image_share"].mean()
-        found |= {f"share of the image, {name}": f"{value:.2f}" for name, value in means.items()}
+        found |= {f"share of the image, {name}": f"{100 * value:.0f} %" for name, value in means.items()}
     if len(stability):
         low, high = stability["mkl"].min(), stability["mkl"].max()
         found["pairwise KL between noise draws, x 100"] = f"{100 * low:.1f} to {100 * high:.1f}"

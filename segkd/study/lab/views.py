@@ -281,7 +281,7 @@ def hard_easy(frame: pd.DataFrame) -> pd.DataFrame:
     gain = gains(frame)
     half = gain["class"].isin(hard).map({True: "hard half", False: "easy half"})
     table = gain.assign(half=half).groupby(["method", "half"], sort=False)["gain"].mean().unstack("half")
-    return table[["hard half", "easy half"]].drop(index=TEACHER, errors="ignore").round(2)
+    return table[["hard half", "easy half"]].drop(index=TEACHER, errors="ignore").rename_axis(columns=None)
 
 
 def hard_easy_headline(table: pd.DataFrame) -> dict[str, str]:

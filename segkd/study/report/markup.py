@@ -138,7 +138,7 @@ def _align_tables(text: str) -> str:
             cell["tabindex"] = "-1"  # a finger on it shows what the mouse does
         for text in table.find_all(string=HYPHEN):
             if text.find_parent("code") is None:
-                text.replace_with(HYPHEN.sub(lambda found: f"−{found[1]}" if float(found[1]) else found[1], text))
+                text.replace_with(with_minus(text))
         rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
         rows = _merge_index_names(rows)
         _align_columns(rows)
@@ -147,14 +147,17 @@ def _align_tables(text: str) -> str:
     return str(soup)
 
 
+def with_minus(text: str) -> str:
+    """A hyphen before a number as a minus, before zero as nothing."""
+    return HYPHEN.sub(lambda found: f"−{found[1]}" if float(found[1]) else found[1], text)
+
+
 def _merge_index_names(rows: list[list]) -> list[list]:
-    """pandas prints the names of the index in a heading row of their own; move them up where the places are empty."""
+    """pandas prints the names of the index in a heading row of their own; move them up, in place of the name of the columns."""
     heads = [row for row in rows if row and row[0].find_parent("thead")]
     if len(heads) < 2 or len(heads[-1]) != len(heads[-2]):
         return rows
     upper, lower = heads[-2:]
-    if any(a.get_text(strip=True) and b.get_text(strip=True) for a, b in zip(upper, lower)):
-        return rows
     if lower[-1].get_text(strip=True) or not any(b.get_text(strip=True) for b in lower):
         return rows
     for above, below in zip(upper, lower):

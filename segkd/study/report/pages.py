@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from itertools import groupby
 from pathlib import Path
 
 from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
-from segkd.study.report.kept import code_hash, fill_gaps
-from segkd.study.report.markup import clean_html, markdown_html
+from segkd.study.report.kept import NOTE, code_hash, fill_gaps
+from segkd.study.report.markup import clean_html, markdown_html, with_minus
 from segkd.study.report.page_size import fit
 from segkd.train.state import write_whole
 
@@ -48,8 +48,8 @@ def render(executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequen
 
     node = read(executed, as_version=4)
     kept = fill_gaps(node, Path(html), of)
-    numbers = numbers_of(node) or kept.numbers
-    contents, frames = _prepare(node), _frames(node) or kept.frames
+    numbers = [(name, with_minus(value)) for name, value in numbers_of(node) or kept.numbers]
+    contents, frames = _prepare(node, numbers), _frames(node) or kept.frames
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
     config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
@@ -59,6 +59,7 @@ def render(executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequen
     )
     exporter.register_filter("clean", clean_html)
     exporter.register_filter("markdown", markdown_html)
+    exporter.register_filter("minus", with_minus)
     resources = {
         "nav": menus(nav, Path(html).name), "beside": beside(nav, Path(html).name), "contents": contents, "banners": banners,
         "shell": shell("theme", *(["look"] if frames else [])), "look": frames, "about": json.dumps({"numbers": numbers, "of": of}),
@@ -117,11 +118,11 @@ def write(html: Path, body: str) -> Path:
     return html
 
 
-def _prepare(node) -> list[tuple[str, str]]:
+def _prepare(node, numbers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Drop what no reader needs, give code its label, pictures their text, text its HTML; returns the h2 headings."""
     from bs4 import BeautifulSoup
 
-    heading, contents, numbers = "", [], numbers_of(node)
+    heading, contents = "", []
     node.cells = [cell for cell in node.cells if cell.source.strip()]
     for cell in node.cells:
         if cell.cell_type == "markdown":
@@ -133,8 +134,12 @@ def _prepare(node) -> list[tuple[str, str]]:
         if cell.cell_type == "code":
             if numbers and "headline" in cell.metadata.get("tags", []):
                 said = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers)
-                cell.outputs[-1]["data"] = {"text/html": f'<dl class="facts">{said}</dl>'}
-            cell.metadata.update(first_line=_code_label(cell), alt=f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
+                said = f'<dl class="facts">{said}</dl>'
+                cell.outputs[-1]["data"] = {"text/html": said}
+                if "kept" in cell.metadata:
+                    cell.metadata["kept"] = NOTE.match(cell.metadata["kept"])[0] + said
+            drawn = re.search("<desc>(.*?)</desc>", "".join(output.get("data", {}).get("image/svg+xml", "") for output in cell.outputs))
+            cell.metadata.update(first_line=_code_label(cell), alt=unescape(drawn[1]) if drawn else f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
             for output in cell.outputs:
                 if GAP in output.get("data", {}):
                     reason = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(output["data"][GAP]["reason"]))

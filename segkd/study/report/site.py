@@ -13,6 +13,7 @@ from segkd.study.tables.frozen import facts_of, read_results
 from segkd.study.tables.papers import COMPARISON, comparison_rows
 from segkd.study.tables.results import paired
 
+ABOUT = ("data", "student", "teacher", "start")  # in what the studies differ
 TEXT = (
     "Each report is one study: the same methods and the same protocol for all of them, at one size on one data set. The table sets the "
     "paired gains over the baseline of the same seeds beside each other, in points of mIoU with their 95 % interval and the number of seeds."
@@ -24,7 +25,8 @@ def build_site(reports: Path = ROOT / "reports") -> Path:
     folders = kept_reports(reports)
     pages = [Page(folder / "index.html", folder.name) for folder in folders if (folder / "index.html").exists()]
     notes = [f"**{folder.name}**: only its numbers are here; `make report PROFILE={facts_of(folder)['profile']} DATASET={facts_of(folder)['dataset']}` makes its pages" for folder in folders if not (folder / "index.html").exists()]
-    table = pd.DataFrame({folder.name: _gains(folder) for folder in folders}).reindex(list(comparison_rows("main", "rivals"))).dropna(how="all")
+    about = lambda folder: {key: facts_of(folder)[key].partition(";")[0] for key in ABOUT}  # noqa: E731
+    table = pd.DataFrame({folder.name: about(folder) | _gains(folder) for folder in folders}).reindex([*ABOUT, *comparison_rows("main", "rivals")]).dropna(how="all")
     style = table.fillna("").style.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
     return build_index(reports, pages, Overview("segkd: all studies", TEXT, table=style.to_html(), notes=notes))
 

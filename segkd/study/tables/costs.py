@@ -21,7 +21,7 @@ from segkd.study.tables.reported import network_of, reported, table_lines
 from segkd.study.tables.table import Row, Table
 from segkd.train.trainee import network_info
 
-COUNTS = {"params_m": ("params M", "params", 1e6), "flops_g": ("GMACs", "macs_paper", 1e9)}
+COUNTS = {"params_m": ("paper params M (recounted)", "params", 1e6), "flops_g": ("paper GMACs (recounted)", "macs_paper", 1e9)}
 PRINTED = {  # metrics beside mIoU that some tables print, and the columns that show them
     "macc": "paper mAcc %", "params_m": "paper params M", "flops_g": "paper GMACs", "dtime_ms": "paper ms a step",
     "train_minutes": "paper minutes", "mkl_x100": "paper KL between draws, x 100",
@@ -52,14 +52,14 @@ def _method_parameters(spec: str, hyper: str, student: NetworkInfo, teacher: Net
 def step_ms(configs: Mapping[str, RunConfig], runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, float], bool]:
     """Milliseconds of a step by row, the teacher's pass included, and whether all are of steps measured by themselves.
 
-    ``runs``: a row's `results.metrics_by_seed`, for the rows that have some. Measured by themselves (`step_times.rounds`) where all
-    of these are: the clock of a run also counts what else the machine did, and runs trained at different hours differ by
-    more than methods do. Else all by that clock, so that one table has one clock: the median over a row's runs, since one
-    beside which the machine did other work does not make a method slow.
+    ``runs``: a row's `results.metrics_by_seed`, for the rows that have some. Measured by themselves (`step_times.rounds`) where any
+    of these is, NaN for the others: the clock of a run also counts what else the machine did, and runs trained at different
+    hours differ by more than methods do. Else all by that clock, so that one table has one clock: the median over a row's
+    runs, since one beside which the machine did other work does not make a method slow.
     """
     known, kinds = step_times.rounds(step_times.ALONE), {label: step_times.digest(configs[label]) for label in runs}
-    if alone := all(kind in known for kind in kinds.values()):
-        return {label: median(known[kind]) for label, kind in kinds.items()}, alone
+    if alone := any(kind in known for kind in kinds.values()):
+        return {label: median(known.get(kind, [math.nan])) for label, kind in kinds.items()}, alone
     clock = ["seconds_per_step", "teacher_seconds_per_step"]
     return {label: 1000 * float(own[clock].sum(axis=1, min_count=1).median()) for label, own in runs.items()}, alone
 

@@ -17,28 +17,28 @@ from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks
 CAMVID_NOTE = {"camvid": "; CamVid's val is one clip from inside a training sequence"}
-SCORES = ("row", "mIoU %", "gain", "95 % interval", "verdict", "± 95 %", "reference %", "runs", "gain at equal time", "mAcc %")
-COST = ("row", "ms a step", "time ratio", "extra parameters", "params M", "GMACs")
+SCORES = ("row", "val mIoU %", "mIoU %", "gain", "95 % interval", "verdict", "± 95 %", "reference %", "runs", "gain at equal time", "mAcc %")
+COST = ("row", "ms a step", "time ratio", "extra parameters")
 PAPER = (
-    "paper mIoU %", "paper gain", "paper gain (computed)", "paper mAcc %", "paper params M", "paper GMACs", "paper ms a step",
-    "paper minutes", "paper time ratio", "paper KL between draws, x 100",
+    "paper mIoU %", "paper gain", "paper gain (computed)", "paper mAcc %", "paper params M", "paper params M (recounted)", "paper GMACs",
+    "paper GMACs (recounted)", "paper ms a step", "paper minutes", "paper time ratio", "paper KL between draws, x 100",
 )  # fmt: skip
 FORMATS = {
-    "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
-    "time ratio": "{:.2f}", "extra parameters": "{:,.0f}", "params M": "{:.1f}", "GMACs": "{:.1f}",
+    "val mIoU %": "{:.1f}", "mIoU %": "{:.1f}", "± 95 %": "{}", "reference %": "{:.1f}", "gain": points, "mAcc %": "{:.1f}", "ms a step": "{:.0f}",
+    "time ratio": "{:.2f}", "extra parameters": "{:,.0f}",
 }  # fmt: skip
 NOTES = {  # what a column means, said below a table that has it
     "gain": "gain: over {reference}, paired by seed; mean and reference are those of the same seeds",
     "gain at equal time": f"gain at equal time: over a baseline as long by the clock, an estimate (*: over one {LONGER:g} times as long, though the method "
     "takes longer still; n: on so many of the seeds)",
     "extra parameters": "extra parameters: what the method trains or holds beside the student",
-    "GMACs": "GMACs and params M: ours by the papers' counting rule, of their networks at full width",
+    "paper GMACs (recounted)": "recounted: of the paper's networks, by its own counting rule",
 }
 CLOCKS = {
     True: "ms a step: training time, the teacher's pass included, each measured by itself (benchmarks/results/methods.md)",
     False: "ms a step: by the clock of the runs, the teacher's pass included; other work may have run beside",
 }
-NOT_MEASURED = ("row", "extra", "params", "GMACs")  # how columns begin that no run stands behind
+NOT_MEASURED = ("row", "extra", "paper")  # how columns begin that no run stands behind
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def view(
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
-        parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [], lambda c: c.removeprefix("paper "))))
+        parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [NOTES[c] for c in columns if c in NOTES], lambda c: c.removeprefix("paper "))))
     html = "\n".join(parts)
     return TableView(f'<div id="{escape(key)}">{html}</div>' if key else html)
 
@@ -117,9 +117,14 @@ def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, s
 def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
     """What the runs of a table have in common, in words: images, student, start."""
     students = dict.fromkeys(c.network.label for c in configs.values() if not c.network.extra_channels and (c.teacher or len(configs) == 1))
-    starts = dict.fromkeys(c.network.weights or "random" for c in configs.values())
+    starts = dict.fromkeys(start_words(c.network.weights) for c in configs.values())
     size = f" at {data.size[0]}x{data.size[1]}" if data.size else ""
-    return f"{data.name}{size}; student {' or '.join(students)}, {' or '.join(starts)} start" if students else f"{data.name}{size}"
+    return f"{data.name}{size}; student {' or '.join(students)}, from {' or '.join(starts)}" if students else f"{data.name}{size}"
+
+
+def start_words(weights: str | None) -> str:
+    """What a network starts from, in words."""
+    return {None: "random weights", "imagenet": "ImageNet weights"}.get(weights, f"the weights '{weights}'")
 
 
 def folded(title: str, style: pd.io.formats.style.Styler) -> str:
@@ -156,7 +161,7 @@ def with_runs(style: pd.io.formats.style.Styler, runs: Mapping[str, Sequence[str
     """The table with a title attribute for each measured cell. ``runs``: ids by the row's label (column ``row``)."""
     shown = style.data
     ids = [", ".join(runs.get(label, ())) for label in shown["row"]]
-    tips = pd.DataFrame({column: "" if column.startswith((*NOT_MEASURED, "paper")) else ids for column in shown}, index=shown.index)
+    tips = pd.DataFrame({column: "" if column.startswith(NOT_MEASURED) else ids for column in shown}, index=shown.index)
     return style.set_tooltips(tips, as_title_attribute=True)
 
 
@@ -196,6 +201,6 @@ def setting_facts(setting: Setting, seeds: list[int], few: list[str], own_teache
         f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
         f"auxiliary weight {schedule.aux_weight:g}{more}",
         "seeds": ", ".join(map(str, seeds)) + (f" ({', '.join(few)}: {seeds[0]} alone)" if few and len(seeds) > 1 else ""),
-        "start": p.student.weights or "random weights, the same for all methods of a seed",
+        "start": f"{start_words(p.student.weights)}, the same for all methods of a seed",
     }
     return found | ({"protocol": setting.protocol().source} if p.own_protocols else {})

@@ -39,6 +39,7 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
             {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": spread, "± 95 %": half_width(spread, len(values))}
             | _gain(values, other, base)
             | _paper(*paper[row.label], paper[base][0] if base in paper else math.nan)
+            | ({"val mIoU %": 100 * value[row.label]["val_last"].mean()} if row.tuning is not None and row.label in value else {})
         )
     return pd.DataFrame(lines)
 

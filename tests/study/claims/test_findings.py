@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from segkd.study.claims import findings
+from segkd.study.claims import findings, measures
 from segkd.study.claims.floor import Floor
 from segkd.study.claims.parts import Cell
-from segkd.study.claims.tests import baseline, cwd, hwd, label_teacher, lad, teacher
+from segkd.study.claims.tests import baseline, cwd, fakd, hwd, kd, label_teacher, lad, rdd, teacher
 from segkd.study.tables.papers import comparison_rows
 from segkd.study.tables.statistics import Spread, points, smallest_effect, t_estimate
 from segkd.study.tables.study import open_study
@@ -56,6 +56,19 @@ def test_what_rounding_may_make_is_no_finding(study, fake, monkeypatch):
     assert findings.of_paper(study, "hwd").endswith("The rounding floor is not measured. 3 seeds: a headline needs 5.")
 
 
+@pytest.mark.parametrize("values, shows", [
+    ((0.31, 0.3, 0.29), "shows here (XOR pixels: teacher sure − student sure, at the end: +0.30 (+0.28 to +0.32), n = 3)."),
+    ((-0.31, -0.3, -0.29), "does not show here (XOR"), ((0.3, -0.3, 0.1), "may or may not show here (XOR"),
+])  # fmt: skip
+def test_whether_what_a_method_rests_on_shows_in_its_networks(study, fake, monkeypatch, values, shows):
+    fake(study, (kd, BASE), (rdd, BASE), (cwd, BASE), (fakd, BASE))
+    monkeypatch.setitem(measures.SINGLE, "xor_balance", (measures.PLAIN, lambda run: values[run.config.seed]))
+    monkeypatch.setitem(measures.SINGLE, "activation", (measures.RATIO, lambda run: 2 + run.config.seed / 10 if "fakd" in run.id else 1.0))
+    assert f"What it rests on {shows}" in findings.of_paper(study, "rdd")
+    assert "What it rests on shows here (FAKD / CWD, activation on rare classes: ×2.1 (" in findings.of_paper(study, "fakd")
+    assert "rests on" not in findings.of_paper(study, "lad")
+
+
 def test_an_open_premise_is_named(study, fake):
     fake(study, (cwd, BASE), (hwd, BASE), (teacher, over([3.0, -1.0, 1.0])))
     assert "Open premise: plain teacher − student: +1.0" in findings.of_paper(study, "hwd")
@@ -65,7 +78,7 @@ def test_without_its_premise_a_result_is_no_test(study, fake, uses):
     fake(study, (cwd, BASE), (lad, BASE), (label_teacher, over([-1.0, -0.96, -1.04])))
     found = findings.of_paper(study, "lad")
     assert found.startswith("**Premise not met**, so LAD less CWD, 0.0 (3 seeds), is no test of LAD.")
-    assert "label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
+    assert "Label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
     fake(study, (teacher, over([-3.0] * 3)), (hwd, BASE))
     assert findings.of_paper(study, "hwd").startswith("**Premise not met**, so HWD less CWD")
 

@@ -129,7 +129,7 @@ def test_headings_do_not_skip_a_level_and_parts_have_names(index):
     assert levels[0] == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:]))
     names = {found["id"] for found in index.select("[id]")}
     assert {found["aria-labelledby"] for found in index.select("[aria-labelledby]")} <= names
-    assert index.html["lang"] == "en" and index.select_one("a.skip")["href"] == "#main" and index.main["id"] == "main"
+    assert index.html["lang"] == "en" and index.select_one("a.skip")["href"] == "#content" and index.main["id"] == "content"
     assert all(image.has_attr("alt") for image in index.find_all("img")) and index.find("label", attrs={"for": "query"})
 
 

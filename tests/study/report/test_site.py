@@ -9,12 +9,15 @@ from segkd.study.report.pages import all_studies
 from segkd.study.report.site import build_site
 
 
+ABOUT = {"data": "scenes at 96x128; more", "student": "fcn/resnet18", "teacher": "fcn/resnet50", "start": "random weights"}
+
+
 def results(folder, profile, rows):
     folder.mkdir(parents=True)
     head = {"profile": profile, "dataset": "scenes", "paper": "all", "table": "main", "metric": "miou"}
     lines = [head | {"row": row, "seed": seed, "run": f"{row}-{seed}", "value": v / 100} for row, vs in rows.items() for seed, v in enumerate(vs)]
     pd.DataFrame(lines).to_csv(folder / "results.csv", index=False)
-    (folder / "study.json").write_text(json.dumps({"profile": profile, "dataset": "scenes", "classes": [], "split": "test", "train_shares": []}))
+    (folder / "study.json").write_text(json.dumps({"profile": profile, "dataset": "scenes", "classes": [], "split": "test", "train_shares": []} | ABOUT))
 
 
 def test_all_reports_on_one_page(tmp_path):
@@ -24,6 +27,7 @@ def test_all_reports_on_one_page(tmp_path):
     assert all_studies(tmp_path / "a-scenes") == [], "no way up to what is not there"
     page = BeautifulSoup(build_site(tmp_path).read_text(), "html.parser")
     rows = {line.th.get_text(): [cell.get_text() for cell in line.find_all("td")] for line in page.select("tbody tr")}
+    assert [rows.pop(name) for name in ABOUT] == [[value.partition(";")[0]] * 2 for value in ABOUT.values()]
     assert rows == {"baseline": ["32.0 % mIoU, n = 3", "20.0 % mIoU, n = 1"], "KD": ["", "−1.0, n = 1"], "CWD": ["+2.1 (+0.8 to +3.4), n = 2", ""]}
     assert [card["href"] for card in page.select("a.card")] == ["a-scenes/index.html"]
     assert "make report PROFILE=b DATASET=scenes" in page.select_one(".notes").get_text()

@@ -41,7 +41,7 @@ def test_equal_time_is_interpolated_between_the_two_lengths():
 
 
 def test_a_table_has_one_clock(tmp_path, monkeypatch):
-    """Steps measured by themselves where all rows with runs are, else the runs' own time for all of them."""
+    """Steps measured by themselves where any row's are, and no other beside them; else the runs' own time for all of them."""
     student, taught = RunConfig(), RunConfig(network=NetworkConfig("deeplabv3/resnet50"))
     configs = {"baseline": student, "KD": replace(student, method="kd", teacher=taught), "CWD": replace(student, method="cwd", teacher=taught)}
     table = ["kind,rounds", f"{digest(configs['baseline'])},90 100 101", f"{digest(configs['KD'])},150.5 180 150"]
@@ -49,10 +49,9 @@ def test_a_table_has_one_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "methods.csv")
     clock = pd.DataFrame({"seconds_per_step": [0.1, 0.3, 0.1], "teacher_seconds_per_step": [0.05, 0.05, 0.05]})
     assert step_ms(configs, {"baseline": clock, "KD": clock}) == ({"baseline": 100.0, "KD": 150.5}, True)
-    both = pytest.approx(150)
-    assert step_ms(configs, {"baseline": clock, "CWD": clock}) == ({"baseline": both, "CWD": both}, False)
+    assert step_ms(configs, {"baseline": clock, "CWD": clock}) == (pytest.approx({"baseline": 100.0, "CWD": math.nan}, nan_ok=True), True)
     monkeypatch.setattr(step_times, "ALONE", tmp_path / "none.csv")
-    assert step_ms(configs, {"KD": clock}) == ({"KD": both}, False)
+    assert step_ms(configs, {"KD": clock}) == ({"KD": pytest.approx(150)}, False)
 
 
 @pytest.mark.parametrize("spec", ["cwd", "cwd+skd", "mgd", "kd+cirkd", "kd+fitnet"])
@@ -102,6 +101,14 @@ def test_a_table_says_what_was_run_and_folds_the_rest():
     assert "33.85" in beside and "<details" not in beside
 
 
+def test_the_tuning_table_shows_the_val_scores_that_chose():
+    table, (label, other) = paper_tables("all", None)["tuning"], [row.label for row in paper_tables("all", None)["tuning"].rows][:2]
+    results = pd.DataFrame(lines(label, 0, 0.3) + lines(other, 0, 0.31) + [{"row": label, "seed": 0, "metric": "val_last", "value": 0.4}])
+    made = view(summary(table, results, label), table, {}, {label: ["run-a"], other: ["run-b"]}).to_html()
+    assert [cell.get_text() for cell in BeautifulSoup(made, "html.parser").find_all("tr")[1].find_all("td")][1:3] == ["40.0", "30.0"]
+    assert "val" not in view(summary(paper_tables("hwd", None)["main"], pd.DataFrame(lines("HWD", 0, 0.5)), None), paper_tables("hwd", None)["main"], {}, {}).to_html()
+
+
 @pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
 def test_mixed_results_are_refused(column, values):
     mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
@@ -112,10 +119,11 @@ def test_mixed_results_are_refused(column, values):
 def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(runs):
     study = open_study("rdd", "quick", "camvid", student="pspnet/resnet18")
     found = study.summary("table4").set_index("row")
-    assert found.loc["baseline", "GMACs"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
+    assert found.loc["baseline", "paper GMACs (recounted)"] == pytest.approx(45.6, abs=0.05) == found.loc["baseline", "paper GMACs"]
     assert (found["runs"] == 0).all() and found.loc["SKD", "extra parameters"] > 1e6
     page = study.table("table4").to_html()
     assert "Nothing of this table is run here: <code>make reproduce PROFILE=quick DATASET=camvid TABLES=rdd/table4" in page
+    assert "What it costs" not in page and "GMACs (recounted)" in page, "counts of the paper's networks stand with its own"
 
 
 def finish(config):
@@ -154,7 +162,7 @@ def test_no_row_is_called_by_a_network_that_its_runs_do_not_have(runs):
         fold.extract()
     rows = [cells[0].get_text() for line in page.find_all("tr") if (cells := line.find_all("td"))]
     assert rows == ["teacher (plain, larger): pspnet/resnet18 (width 0.25)", "baseline", "SKD", "IFVD", "CIRKD", "CWD", "FAKD"]
-    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), random start"
+    assert page.p.get_text() == "Run here: scenes at 96x128; student pspnet/resnet18 (width 0.125), from random weights"
     assert not re.search("R101|R18|PSPNet|from scratch", page.get_text())
 
 
