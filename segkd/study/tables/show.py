@@ -38,6 +38,7 @@ CLOCKS = {
     True: "ms a step: training time, the teacher's pass included, each measured by itself (benchmarks/results/methods.md)",
     False: "ms a step: by the clock of the runs, the teacher's pass included; other work may have run beside",
 }
+START = {None: "random weights", "imagenet": "ImageNet weights"}  # what a network starts from, in words
 NOT_MEASURED = ("row", "extra", "paper")  # how columns begin that no run stands behind
 
 
@@ -117,14 +118,9 @@ def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, s
 def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
     """What the runs of a table have in common, in words: images, student, start."""
     students = dict.fromkeys(c.network.label for c in configs.values() if not c.network.extra_channels and (c.teacher or len(configs) == 1))
-    starts = dict.fromkeys(start(c.network.weights) for c in configs.values())
+    starts = dict.fromkeys(START.get(c.network.weights, c.network.weights) for c in configs.values())
     size = f" at {data.size[0]}x{data.size[1]}" if data.size else ""
     return f"{data.name}{size}; student {' or '.join(students)}, from {' or '.join(starts)}" if students else f"{data.name}{size}"
-
-
-def start(weights: str | None) -> str:
-    """What a network starts from, in words."""
-    return {None: "random weights", "imagenet": "ImageNet weights"}.get(weights, f"the weights '{weights}'")
 
 
 def folded(title: str, style: pd.io.formats.style.Styler) -> str:
@@ -201,6 +197,6 @@ def facts_of(setting: Setting, seeds: list[int], few: list[str], own_teacher: st
         f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
         f"auxiliary weight {schedule.aux_weight:g}{more}",
         "seeds": ", ".join(map(str, seeds)) + (f" ({', '.join(few)}: {seeds[0]} alone)" if few and len(seeds) > 1 else ""),
-        "start": f"{start(p.student.weights)}, the same for all methods of a seed",
+        "start": f"{START.get(p.student.weights, p.student.weights)}, the same for all methods of a seed",
     }
     return found | ({"protocol": setting.protocol().source} if p.own_protocols else {})
