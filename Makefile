@@ -79,9 +79,9 @@ bench: env  ## run the benchmarks
 gpu-check: env  ## on one GPU, in at most 13 minutes: its tests, then the speed targets, written as they are measured
 	@$(BIN)/python benchmarks/gpu.py --tests
 
-gpu-study: env  ## MINUTES=12 OUT=folder: train the next runs of PROFILE=gpu DATASET=camvid; goes on from OUT, here or elsewhere
+gpu-study: env  ## MINUTES=12 OUT=folder: train the next runs of PROFILE=gpu DATASET=camvid on one GPU; goes on from OUT, here or elsewhere
 	@$(if $(OUT),,$(error OUT is the folder that the session leaves: make gpu-study OUT=folder))$(BIN)/segkd session --minutes $(if $(filter file,$(origin MINUTES)),12,"$(MINUTES)") --out "$(OUT)" --profile $(if $(filter file,$(origin PROFILE)),gpu,"$(PROFILE)") \
-	  --dataset $(if $(filter file,$(origin DATASET)),camvid,"$(DATASET)")
+	 --dataset $(if $(filter file,$(origin DATASET)),camvid,"$(DATASET)") $(if $(DEVICES),--device "$(DEVICES)")
 
 clean:  ## delete caches and rendered pages; never runs/ nor data/
 	@rm -rf .pytest_cache .hypothesis build *.egg-info reports/*/pages

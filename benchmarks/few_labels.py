@@ -28,8 +28,8 @@ from PIL import Image
 
 from segkd.config import ROOT, DataConfig, RunConfig
 from segkd.data import create_dataset
-from segkd.data.folder import content
 from segkd.data.packing import resize
+from segkd.data.readers.folder import content
 from segkd.data.sampler import batch_indices
 from segkd.runs import run_cohort
 from segkd.study.tables.profiles import CPU_SCALE, get_profile

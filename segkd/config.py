@@ -51,7 +51,7 @@ class DataConfig(Checked):
     eval_limit: Count | None = None
     split: Literal["test", "val"] = "test"  # the declared split: its score is the result
     root: str | None = None  # where the set lies; None: under $SEGKD_DATA or data/raw
-    content: str = ""  # of a described folder, `segkd.data.folder.content`: another folder is another run
+    content: str = ""  # of a described folder, `segkd.data.readers.folder.content`: another folder is another run
     continuous_scale: bool = False  # these three are mmseg's augmentation; see segkd/data/augment.py for who uses what
     cat_max_ratio: Annotated[float, That(lambda x: 0 < x <= 1, "> 0 and <= 1")] = 1.0  # a crop is drawn again while one class fills so much of it; mmseg 0.75, 1 is no cap
     photometric: bool = False  # brightness, contrast, saturation and hue
@@ -130,13 +130,13 @@ def _identity(values: dict) -> dict:
     return {key: value for key, value in kept.items() if key not in LATER or value != LATER[key]}
 
 
-def differences(values: dict, others: dict, where: str = "") -> list[str]:
+def id_differences(values: dict, others: dict, where: str = "") -> list[str]:
     """Where two runs' values make another id of them: ``schedule.lr is 0.1 instead of 0.02`` (first, then second)."""
     ours, theirs, found = _identity(values), _identity(others), []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            found += differences(one, other, f"{where}{key}.")
+            found += id_differences(one, other, f"{where}{key}.")
         elif one != other:
             found.append(f"{where}{key} is {json.dumps(one)} instead of {json.dumps(other)}")
     return found

@@ -10,11 +10,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A small ``tensor`` on ``device``. From the CPU a GPU takes it from pinned memory: any other copy would wait for the GPU."""
     if tensor.device.type != "cpu":
         return tensor.to(device)
-    tensor = tensor.pin_memory() if device.type == "cuda" else tensor
-    return tensor.to(device, non_blocking=True)
+    tensor = tensor.contiguous()  # of an expanded one no page can be pinned
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def counted(values: Tensor, bins: int) -> Tensor:
+def bincount(values: Tensor, bins: int) -> Tensor:
     """How often each of 0 ... ``bins`` - 1 is among ``values``, int64 (bins,). On a GPU `torch.bincount` waits for the largest."""
     values = values.flatten()
     return torch.bincount(values, minlength=bins) if values.device.type == "cpu" else torch.histc(values, bins, 0, bins)

@@ -38,7 +38,7 @@ def examine() -> list[Finding]:
     return [*found, _device(device), _precision(device), _compiler(device), _cores(), _memory(), _disk(), *_missing(), *_places()]
 
 
-def lines() -> list[str]:
+def doctor_lines() -> list[str]:
     """`examine` as text, the advice below what it is about."""
     found = [(f"{what:10} {value}", advice and f"{'':10} -> {advice}") for what, value, advice in examine()]
     return [line for pair in found for line in pair if line]

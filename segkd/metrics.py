@@ -45,11 +45,11 @@ def pixel_counts(predicted: Tensor | int, labels: Tensor, num_classes: int) -> T
     """
     import torch
 
-    from segkd.device import counted
+    from segkd.device import bincount
 
     rows = IGNORE + 1
     image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    return counted((rows * image + labels) * num_classes + predicted, len(labels) * rows * num_classes).view(-1, rows, num_classes)
+    return bincount((rows * image + labels) * num_classes + predicted, len(labels) * rows * num_classes).view(-1, rows, num_classes)
 
 
 def label_pixels(labels) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkd.device import send
 from segkd.metrics import IGNORE
 
 
@@ -87,7 +88,7 @@ def labels_to_grid(labels: Tensor, size: tuple[int, int]) -> Tensor:
 def _nearest(old: int, new: int, device: torch.device) -> Tensor:
     """For each of ``new`` points the index of the point that torch's nearest resizing of ``old`` points takes."""
     index = torch.arange(old, dtype=torch.float32)
-    return F.interpolate(index[None, None], size=new, mode="nearest")[0, 0].long().to(device)
+    return send(F.interpolate(index[None, None], size=new, mode="nearest")[0, 0].long(), device)
 
 
 def class_index(labels: Tensor, classes: int) -> Tensor:
@@ -120,4 +121,4 @@ def interpolation(old: int, new: int, align_corners: bool, dtype: torch.dtype, d
     matrix = torch.zeros(new, old, dtype=torch.float64)
     matrix.scatter_add_(1, below.long()[:, None], (1 - share)[:, None])
     matrix.scatter_add_(1, above.long()[:, None], share[:, None])
-    return matrix.to(device, dtype)
+    return send(matrix.to(dtype), device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segkd.prediction import Prediction
 from segkd.registry import UserError
 from segkd.runs import Run, cohort_of, find
-from segkd.train.failure import REPORT, TENSORS, plain
+from segkd.train.failure import REPORT, TENSORS, json_number
 from segkd.train.loop import own_batch, start, taught
 from segkd.train.runtime import check_schedule, computing, derive, pick_device
 from segkd.train.state import locked, read_json
@@ -48,12 +48,12 @@ def replay(run: Run, device: str | None = None) -> Iterator[str]:
         except NonFiniteStep as error:
             raise UserError(f"{error}: on this machine it stops earlier than it did") from error
         images, labels, prediction = seen(step)
-        finite = yield from examine(trainee, images, labels, prediction, report["terms"])
+        finite = yield from _examine(trainee, images, labels, prediction, report["terms"])
         if finite:
             yield "finite here; with the weights and the batch that were saved at the failure:"
             images, labels = _saved(run, trainee)
             prediction = None if cohort.teacher is None else cohort.teacher(images, labels, step)
-            yield from examine(trainee, images, labels, prediction, report["terms"])
+            yield from _examine(trainee, images, labels, prediction, report["terms"])
 
 
 def _saved(run: Run, trainee: Trainee) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ def _saved(run: Run, trainee: Trainee) -> tuple[Tensor, Tensor]:
     return tensors["images"], tensors["labels"]
 
 
-def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Prediction | None, reported: dict) -> Iterator[str]:
+def _examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Prediction | None, reported: dict) -> Iterator[str]:
     """Lines on one step without its update; returns (to ``yield from``) whether all of it is finite."""
     torch.manual_seed(derive(trainee.config.seed, trainee.step, "dropout"))
     for name, tensor in (("image", images), ("teacher's output", None if teacher is None else teacher.logits)):
@@ -93,7 +93,7 @@ def examine(trainee: Trainee, images: Tensor, labels: Tensor, teacher: Predictio
 
 
 def _same(value: float, said: float | str | None) -> str:
-    return "as reported" if plain(value) == said else f"reported: {said}"
+    return "as reported" if json_number(value) == said else f"reported: {said}"
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def _state(run: Run) -> str:
     return f"step {max((row.get('step', 0) for row in rows), default=0)}/{run.config.schedule.steps}"
 
 
-def lines() -> list[str]:
+def run_lines() -> list[str]:
     """`run_list` as text."""
     frame = run_list()
     damaged = frame["state"].str.startswith("damaged")

@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segkd.config import ROOT, RunConfig, differences, from_dict, runs_root, to_dict
+from segkd.config import ROOT, RunConfig, from_dict, id_differences, runs_root, to_dict
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.store import Packed, pack
 from segkd.losses.method import TeacherKind
 from segkd.metrics import scores
 from segkd.models.deploy import drop_aux_head, fold_norms
-from segkd.models.weights import describe
+from segkd.models.weights import file_record
 from segkd.prediction import NetworkInfo
 from segkd.registry import UserError
-from segkd.train.check import check
+from segkd.train.check import check_config
 from segkd.train.evaluate import evaluate_each
 from segkd.train.failure import REPORT, TENSORS, RunFailed
 from segkd.train.loop import SNAPSHOT, SNAPSHOTS, Cohort, Report, input_kind, train_cohort
 from segkd.train.processes import from_first, is_first, world_size
-from segkd.train.record import begin_peak, environment, origin, peak_memory
+from segkd.train.record import begin_peak, environment, origin, peak_mib
 from segkd.train.runtime import check_schedule, computing, dtype_of, pick_device
 from segkd.train.state import checkpoints, locked, read_json, read_rows, write_arrays, write_json, write_tensors
 from segkd.train.teacher import Teacher
@@ -129,7 +129,7 @@ def split_of(config: RunConfig, split: str) -> Packed:
     return packed
 
 
-def check_sizes(config: RunConfig) -> None:
+def _check_sizes(config: RunConfig) -> None:
     """UserError where a crop, or an image of val or of the declared split, is smaller than the run's networks take."""
     networks = [network_info(c.network, 1) for c in (config, config.teacher) if c is not None]
     network, data = max(networks, key=lambda info: info.smallest), config.data
@@ -149,7 +149,7 @@ def check_sizes(config: RunConfig) -> None:
 def run(config: RunConfig, device: str = "auto", report: Report | None = None) -> Run:
     """Train (or resume, or simply return) one run, its teacher first.
 
-    In processes that have `joined`, all of them call it, and train it together.
+    In the processes of a `process_group`, all of them call it, and train it together.
     """
     return run_cohort([config], device, report)[0]
 
@@ -174,9 +174,9 @@ def run_cohort(configs: list[RunConfig], device: str = "auto", report: Report | 
         return found
     where = pick_device(device)
     for config in configs:
-        check(config)
+        check_config(config)
         check_schedule(config.schedule, where)
-        check_sizes(config)
+        _check_sizes(config)
     teacher_run = run(_with_network(configs[0].teacher), device, report) if configs[0].teacher else None
     with ExitStack() as stack:
         for r in sorted(found, key=lambda r: r.id) if is_first() else ():  # one order for everybody: no deadlock
@@ -200,7 +200,7 @@ def _agrees(r: Run) -> None:
     """UserError if the run's folder holds the run of another config."""
     path = r.path / "config.json"
     if path.exists():
-        differ = differences(read_json(path, "delete the file: the same command writes it again"), to_dict(r.config))
+        differ = id_differences(read_json(path, "delete the file: the same command writes it again"), to_dict(r.config))
         if differ:
             raise UserError(f"{path} is not of this run: {', '.join(differ)}; move that folder away or mend its config.json")
 
@@ -233,7 +233,7 @@ def cohort_of(group: list[Run], teacher_run: Run | None, device: torch.device) -
     here["data"], here["pixels"], here["processes"], teacher = train.fingerprint, train.pixels, world_size(), None
     if teacher_run is not None:
         teacher = as_teacher(teacher_run.load_model(str(device)), [r.config for r in group])
-        here["teacher"] = {"run": teacher_run.id, **describe(str(teacher_run.path / "model.safetensors"))}
+        here["teacher"] = {"run": teacher_run.id, **file_record(str(teacher_run.path / "model.safetensors"))}
     return Cohort([r.config for r in group], [r.path for r in group], train, val, teacher, device, environment=here, unlabelled=unlabelled)
 
 
@@ -273,7 +273,7 @@ def _finish(r: Run, trainee: Trainee, test: Packed, known_origin: dict) -> None:
         "label_input": trainee.label_assisted, **scores(counts), "confusion": counts.tolist(),
         "val_last": validation[-1], "val_last5": sum(validation[-5:]) / len(validation[-5:]), "val_best": max(validation),
         "seconds_per_step": trainee.time.seconds / steps, "teacher_seconds_per_step": trainee.teacher_time.seconds / steps,
-        "peak_memory_mib": peak_memory(trainee.device), "parameters": sum(p.numel() for p in trainee.model.parameters()),
+        "peak_memory_mib": peak_mib(trainee.device), "parameters": sum(p.numel() for p in trainee.model.parameters()),
         "method": r.config.method, "hyper": trainee.method.hyper(), "origin": known_origin,
     }  # fmt: skip
     for leftover in (REPORT, TENSORS):  # of an attempt that stopped, on another machine or with other code

@@ -1,4 +1,4 @@
-"""For all tests: hypothesis without deadlines (speed is measured in benchmarks, never in a test), and a server of files."""
+"""For all tests: hypothesis without deadlines (speed is measured in benchmarks, never in a test), folders of runs, a server of files."""
 
 import re
 import threading
@@ -9,6 +9,22 @@ from hypothesis import settings
 
 settings.register_profile("segkd", deadline=None)
 settings.load_profile("segkd")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Where this test's runs are; there is none yet."""
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def shared_runs(tmp_path_factory):
+    """Where the runs are that the tests of a module share."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("runs")
+        patch.setenv("SEGKD_RUNS", str(folder))
+        yield folder
 
 
 class Request(BaseHTTPRequestHandler):

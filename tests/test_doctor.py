@@ -43,11 +43,10 @@ def test_trouble_comes_with_a_remedy(monkeypatch, tmp_path):
         assert "CUDA device" in lines["device"][1]
 
 
-def test_a_machine_without_git_and_without_a_compiler(monkeypatch, tmp_path, capsys):
+def test_a_machine_without_git_and_without_a_compiler(runs, monkeypatch, tmp_path, capsys):
     """Also for training: the commit is unknown; compiled training is refused before anything is written."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     assert main(["doctor"]) == 0 and "commit     unknown" in capsys.readouterr().out
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"schedule": {"compile": True}}))

@@ -76,11 +76,10 @@ def test_whole_numbers_keep_the_ids_that_they_had():
     (b'{"schedule": {"lr": NaN}}', "config.schedule.lr: expected float > 0, got nan"), (b"[]", "holds a list, not a mapping"),
     (b"null", "holds a NoneType"), ("{}".encode("utf-16"), "cannot be read"), (b'{"method": "\xe9"}', "cannot be read"), (None, "is not there"),
 ])  # fmt: skip
-def test_a_bad_file_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, text, words):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
+def test_a_bad_file_is_one_line_and_leaves_nothing(runs, tmp_path, capsys, text, words):
     path = tmp_path / "config.json"
     if text is not None:
         path.write_bytes(text)
     assert main(["train", str(path)]) == 2
     said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert words in said and said.count("\n") == 1 and not runs.exists()

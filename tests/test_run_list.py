@@ -13,12 +13,6 @@ DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
 CONFIG = RunConfig(DATA, NetworkConfig("fcn/resnet18", 0.0625), Schedule("adamw", steps=2, batch_size=2, validations=1))
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 def begun(root, seed, steps=()):
     """The folder of a run that got as far as its log says."""
     config = RunConfig(DATA, CONFIG.network, CONFIG.schedule, seed=seed)
@@ -29,9 +23,9 @@ def begun(root, seed, steps=()):
     return folder
 
 
-def test_every_state_has_its_row(root, capsys):
+def test_every_state_has_its_row(runs, capsys):
     done = segkd.run(CONFIG)
-    half, stopped, damaged = begun(root, 1, (1,)), begun(root, 2), begun(root, 3)
+    half, stopped, damaged = begun(runs, 1, (1,)), begun(runs, 2), begun(runs, 3)
     (stopped / "failure.json").write_text("{}")
     (damaged / "config.json").write_text("{")
     states = dict(zip(run_list()["run"], run_list()["state"]))
@@ -48,14 +42,14 @@ def test_every_state_has_its_row(root, capsys):
     (b'[1]\n{"step": 1}\n', "holds a list, not a mapping"), (b"null\n", "holds a NoneType"), (b'{"step": 1}\n{"st', "cannot be read"),
     ('{"step": 1}\n'.encode("utf-16"), "cannot be read"), ('{"kind": "\u00e9"}\n'.encode("latin-1"), "cannot be read"),
 ])  # fmt: skip
-def test_a_damaged_log_is_one_error_and_hides_no_other_run(root, content, words):
-    whole, broken = begun(root, 1, (1,)), begun(root, 2)
+def test_a_damaged_log_is_one_error_and_hides_no_other_run(runs, content, words):
+    whole, broken = begun(runs, 1, (1,)), begun(runs, 2)
     (broken / "metrics.jsonl").write_bytes(content)
     states = dict(zip(run_list()["run"], run_list()["state"]))
     assert states[whole.name] == "step 1/2"
     assert states[broken.name].startswith("damaged: ") and words in states[broken.name] and "delete the run's folder" in states[broken.name]
 
 
-def test_no_runs_is_said(root, capsys):
+def test_no_runs_is_said(runs, capsys):
     assert main(["runs"]) == 0
     assert "no runs under" in capsys.readouterr().out

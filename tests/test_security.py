@@ -190,11 +190,10 @@ def test_attacks_stay_readable_text(attacked):
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/etc", "a\\b", "A", "a b", "a\0b", "-x", ".hidden", "x\n"])
-def test_names_of_runs_stay_below_the_root(tmp_path, monkeypatch, name):
+def test_names_of_runs_stay_below_the_root(runs, tmp_path, name):
     from segkd.registry import UserError
     from segkd.runs import load_run
 
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="the id of a run has only"):

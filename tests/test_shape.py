@@ -26,6 +26,10 @@ FLOORS = [
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command", "distill", "session")  # of study/, from below
+SHARED = {  # names that a family of modules has on purpose
+    "headline": "of an analysis page: what its cell of that tag shows", "register": "of a registry: data sets, encoders",
+    "renamed": "of an encoder: timm's names of its weights as ours",
+}  # fmt: skip
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 # Absolute paths of some machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~/)\]}<])/(?:work|root|home|Users|mnt|opt|tmp)/(?=\w)")
@@ -131,6 +135,20 @@ def test_modules_do_not_go_in_circles():
         tuple(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_public_name_means_one_thing():
+    """No function, class or type stands in two modules; constants in capitals are their module's own."""
+    found = {}
+    for path in sources():
+        for node in tree(path).body:
+            named = getattr(node, "targets", [getattr(node, "target", node)])
+            names = {getattr(one, "name", getattr(one, "id", "_")) for one in named}
+            for name in names:
+                if not name.startswith("_") and not name.isupper():
+                    found.setdefault(name, set()).add(where(path))
+    twice = {name: sorted(paths) for name, paths in found.items() if len(paths) > 1}
+    assert set(twice) == set(SHARED), {name: paths for name, paths in twice.items() if name not in SHARED}
 
 
 def test_only_core_packages_at_module_level():

@@ -16,7 +16,7 @@ LOOK = "application/vnd.segkd.look+json"  # the MIME type by which a page knows 
 
 
 @dataclass(frozen=True)
-class Look:
+class Slider:
     """What the slider shows; in a notebook a sentence stands for it."""
 
     classes: Sequence[str]
@@ -29,8 +29,8 @@ class Look:
         return {LOOK: vars(self), "text/plain": said}
 
 
-def frame(image: np.ndarray, label: np.ndarray, answers: dict[str, torch.Tensor], classes: int) -> dict:
-    """One frame of `Look`: ``image`` (H, W, 3) uint8, ``label`` (H, W), ``answers``: log-probabilities (C, H, W) by name.
+def slider_frame(image: np.ndarray, label: np.ndarray, answers: dict[str, torch.Tensor], classes: int) -> dict:
+    """One frame of `Slider`: ``image`` (H, W, 3) uint8, ``label`` (H, W), ``answers``: log-probabilities (C, H, W) by name.
 
     Maps are kept as grey PNG whose value is the class, confidence (the largest probability) as grey in 255 steps at half
     size; ``iou`` in percent, in this frame, None for a class that is in neither map.

@@ -44,7 +44,7 @@ def look(network: nn.Module, x: Tensor, label: np.ndarray) -> Look:
     return Look(predicted.numpy().astype(np.uint8), (1 - sure).numpy(), found["iou"], found["miou"])
 
 
-def layercam(network: nn.Module, x: Tensor, mask: np.ndarray, target: int) -> np.ndarray:
+def stage_layercam(network: nn.Module, x: Tensor, mask: np.ndarray, target: int) -> np.ndarray:
     """LayerCAM (Jiang et al., 2021) at the encoder's last stage: where the score of class ``target`` comes from.
 
     ``x`` (1, channels, H, W); the score is summed over ``mask`` (H, W) bool. Returns (H, W) >= 0 at image size, unscaled:
@@ -69,7 +69,7 @@ def error_picture(image: np.ndarray, label: np.ndarray, predicted: np.ndarray, o
 
 
 @styled
-def side_by_side(
+def side_by_side_figure(
     image: np.ndarray,
     label: np.ndarray,
     sides: Sequence[tuple[str, Look, np.ndarray]],

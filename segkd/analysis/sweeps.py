@@ -45,7 +45,7 @@ def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = 
 
 
 @styled
-def differences(df: pd.DataFrame, x: str, reference: str):
+def gain_curve(df: pd.DataFrame, x: str, reference: str):
     """Points of mIoU by which each setting lies above ``reference``, with its 95 % interval over seeds (HWD Fig. 6, 7).
 
     ``df``: columns ``x``, n, mean, low, high and, if the paper prints them, ``paper``: its own differences, as crosses. Hollow,

@@ -73,7 +73,7 @@ class Witnesses:
         return [part.to(next(network.parameters()).device) for part in self.batch(step)]
 
 
-def differences(methods: Sequence[str] | None = None) -> Iterator[Difference]:
+def switches(methods: Sequence[str] | None = None) -> Iterator[Difference]:
     """Every switch of the methods (None: all): one field at a time, then all of the released code's together."""
     for name in methods or list_methods():
         cls, official = METHODS.get(name), METHODS.get(name).official or {}
@@ -102,7 +102,7 @@ def variant_effects(witnesses: Witnesses, methods: Sequence[str] | None = None) 
     Networks in eval mode.
     """
     lines, plain = [], {}
-    for difference in differences(methods):
+    for difference in switches(methods):
         key = _name(difference), repr(difference.base)
         with like(witnesses.student):
             plain[key] = plain.get(key) or _measure(difference, difference.base, witnesses)

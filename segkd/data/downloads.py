@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from segkd.data.catalog import CHECKOUT, DATASETS, create_dataset
-from segkd.data.files.unpack import forget, plain
+from segkd.data.files.unpack import forget, uncompressed
 from segkd.data.verify import has_manifest, verify
 from segkd.download import fetch
 from segkd.registry import UserError
@@ -37,29 +37,29 @@ class Archive:
 
     def is_in(self, folder: Path) -> bool:
         """Whether it is there, perhaps uncompressed."""
-        return (folder / self.name).exists() or (folder / plain(self.name)).exists()
+        return (folder / self.name).exists() or (folder / uncompressed(self.name)).exists()
 
 
-def table(path: Path = FILE) -> dict[str, tuple[Archive, ...]]:
+def known_archives() -> dict[str, tuple[Archive, ...]]:
     """Data set -> its archives."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return {name: tuple(Archive(file, **entry) for file, entry in archives.items()) for name, archives in values.items()}
 
 
-def place(name: str) -> Path:
+def raw_folder(name: str) -> Path:
     """Where a set is put that has no other place: data/raw and the name that its reader looks for first."""
     about = DATASETS.get(name).about
     return CHECKOUT / "data" / "raw" / (about.folders[0] if about else name)
 
 
 def download(name: str, folder: Path | None = None, archives: Sequence[Archive] | None = None) -> Path:
-    """Fetch what is missing of a set's archives into ``folder`` (default: ``place``), and return it.
+    """Fetch what is missing of a set's archives into ``folder`` (default: ``raw_folder``), and return it.
 
     Archives of known hash are checked by it; others only come for a set whose manifest knows every label, and go again
     if it does not agree. UserError: a file that must be got by hand (before anything is fetched), no room, no network.
     """
-    folder = place(name) if folder is None else Path(folder)
-    archives = table().get(name, ()) if archives is None else archives
+    folder = raw_folder(name) if folder is None else Path(folder)
+    archives = known_archives().get(name, ()) if archives is None else archives
     if not archives:
         raise UserError(f"{name} cannot be downloaded: {DATASETS.get(name).how}")
     missing = [archive for archive in archives if not archive.is_in(folder)]
@@ -88,7 +88,7 @@ def download(name: str, folder: Path | None = None, archives: Sequence[Archive] 
 
 def may_be_fetched(name: str) -> bool:
     """Whether ``download`` brings a set without anything done by hand."""
-    archives = table().get(name, ())
+    archives = known_archives().get(name, ())
     return bool(archives) and not any(archive.why_not(name) for archive in archives)
 
 

@@ -36,8 +36,8 @@ def command(words: list[str], root: Path | None = None, size: str | None = None,
         root = download(name, root)
         yield f"{name}: downloaded into {root}"
     if action in ("all", "verify"):
-        yield from check(name, root, packed_dir)
-    if action == "prepare" or (action == "all" and (size or not drawn(name))):
+        yield from _check(name, root, packed_dir)
+    if action == "prepare" or (action == "all" and (size or not _drawn(name))):
         yield from prepare(name, root, parse_size(size), packed_dir)
 
 
@@ -48,7 +48,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return text and tuple(map(int, text.split("x")))
 
 
-def drawn(name: str) -> bool:
+def _drawn(name: str) -> bool:
     """Whether a set has no files: its images are made at any size."""
     return DATASETS.get(name).at_size is not Dataset.at_size
 
@@ -61,9 +61,9 @@ def prepare(name: str, root: Path | None, size: tuple[int, int] | None, packed_d
         yield f"{name} {split}: {len(packed)} images at {at}, {packed.nbytes / 1e6:.0f} MB in {packed.path}"
 
 
-def check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
+def _check(name: str, root: Path | None, packed_dir: Path) -> Iterator[str]:
     """Compare a set with its manifest, remember that it was right, and say what was compared and what is doubtful."""
-    if drawn(name):
+    if _drawn(name):
         yield f"{name}: drawn when needed, no files to verify"
         return
     found = verify(name, root)
@@ -107,7 +107,7 @@ def _state(name: str, packed_dir: Path) -> tuple[str, str, Path | None, UserErro
     except UserError as error:
         return ("damaged", "-", None, error) if is_here(name) else ("not found", "-", None, None)
     images = "/".join(str(len(split)) for split in splits)
-    if drawn(name):
+    if _drawn(name):
         return "drawn when needed", images, None, None
     place, note = splits[0].source.path, _note(packed_dir, name)
     known = json.loads(note.read_text()) if note.is_file() else {}

@@ -22,7 +22,7 @@ ARRAYS = {"images.npy": (3,), "labels.npy": ()}  # file -> shape of a pixel
 
 
 @dataclass(frozen=True)
-class Job:
+class PackJob:
     """What every worker knows. ``sizes`` int64 (N, 2): (H, W) of each row; ``begin``: see ``first_pixels``."""
 
     dataset: Dataset
@@ -42,7 +42,7 @@ def same_size(sizes: np.ndarray) -> bool:
     return bool((sizes == sizes[0]).all())
 
 
-def measure(dataset: Dataset, chosen: Sequence[int], what: str) -> np.ndarray:
+def measure_sizes(dataset: Dataset, chosen: Sequence[int], what: str) -> np.ndarray:
     """The (H, W) of the images as they are, int64 (N, 2)."""
     if dataset.size is not None:  # drawn, all at one size
         return np.tile(np.int64(dataset.size), (len(chosen), 1))
@@ -54,14 +54,14 @@ def _measure(shared: tuple[Dataset, tuple[int, ...]], row: int) -> tuple[int, in
     return dataset.image_size(chosen[row])
 
 
-def write(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], sizes: np.ndarray) -> None:
+def write_pack(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], sizes: np.ndarray) -> None:
     """Make ``folder`` with images.npy, labels.npy, meta.json, and sizes.npy where sizes differ; the caller holds its lock.
 
     All is written in ``<folder>.part``, which is then renamed; what a killed process left there is thrown away. UserError,
     with nothing left behind: a file that cannot be used, a full disk, a killed worker.
     """
     part = folder.with_name(folder.name + ".part")
-    job = Job(dataset, tuple(chosen), sizes, first_pixels(sizes), part)
+    job = PackJob(dataset, tuple(chosen), sizes, first_pixels(sizes), part)
     what = f"packing {meta['name']} {meta['split']}"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -84,7 +84,7 @@ def write(folder: Path, meta: dict, dataset: Dataset, chosen: Sequence[int], siz
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _allocate(job: Job) -> None:
+def _allocate(job: PackJob) -> None:
     """The arrays, (N, H, W[, 3]) or flat where sizes differ, with all their room at once: later there is none to run out of."""
     job.folder.mkdir(parents=True)
     if shutil.disk_usage(job.folder).free < 4 * job.begin[-1]:
@@ -99,7 +99,7 @@ def _allocate(job: Job) -> None:
         np.save(job.folder / "sizes.npy", job.sizes)
 
 
-def _write_row(job: Job, row: int) -> None:
+def _write_row(job: PackJob, row: int) -> None:
     """Read one image and label, bring them to the row's size, and write them to their place."""
     sample = job.dataset[job.chosen[row]]
     size = tuple(int(n) for n in job.sizes[row])

@@ -72,7 +72,7 @@ def take(packed: Packed, index: np.ndarray, device: torch.device) -> Batch:
     """
     places = _residents.setdefault(packed, {})
     if device not in places:
-        places[device] = place(packed, device)
+        places[device] = make_resident(packed, device)
     resident = places[device]
     if resident is not None:
         return resident.take(index)
@@ -82,7 +82,7 @@ def take(packed: Packed, index: np.ndarray, device: torch.device) -> Batch:
     return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), sizes
 
 
-def place(packed: Packed, device: torch.device) -> Resident | None:
+def make_resident(packed: Packed, device: torch.device) -> Resident | None:
     """A copy on ``device``, or None: the split stays memory-mapped. Where there is a GPU, one line says which and why."""
     choice = os.environ.get("SEGKD_DATA_DEVICE") or "auto"
     if choice not in CHOICES:

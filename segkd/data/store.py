@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from segkd.data.catalog import Dataset, create_dataset
-from segkd.data.files.unpack import locked
+from segkd.data.files.unpack import file_lock
 from segkd.data.overlap import check_overlap
-from segkd.data.packing import first_pixels, measure, same_size, write
+from segkd.data.packing import first_pixels, measure_sizes, same_size, write_pack
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import VALUE_IS_A_CLASS, splits_of
-from segkd.metrics import label_pixels
-from segkd.metrics import IGNORE
+from segkd.metrics import IGNORE, label_pixels
 from segkd.registry import UserError
 
 VERSION = 1  # raise it when the arrays made from the same files change
@@ -135,7 +134,7 @@ def pack(
     folder = Path(packed_dir) / f"{name}-{split}-{at}-n{len(chosen)}-v{VERSION}-{meta.fingerprint[:8]}"
     found = _open(folder, meta)
     if found is None:
-        with locked(folder.with_name(folder.name + ".lock")):
+        with file_lock(folder.with_name(folder.name + ".lock")):
             found = _open(folder, meta)
             if found is None:
                 check_overlap(name, root, splits_of(name, root), split)
@@ -191,11 +190,11 @@ def _make(folder: Path, meta: Meta, dataset: Dataset, chosen: list[int]) -> Pack
     if dataset.form:
         print(f"{meta.name} {meta.split}: {dataset.form}", flush=True)
     native = meta.size is None
-    sizes = measure(dataset, chosen, f"{meta.name} {meta.split}") if native else np.tile(np.int64(meta.size), (len(chosen), 1))
+    sizes = measure_sizes(dataset, chosen, f"{meta.name} {meta.split}") if native else np.tile(np.int64(meta.size), (len(chosen), 1))
     if native and same_size(sizes):
         folder.mkdir(exist_ok=True)
         (folder / "size.json").write_text(json.dumps(sizes[0].tolist()))
         (folder / "meta.json").write_text(json.dumps(asdict(meta)))
     else:
-        write(folder, asdict(meta), dataset, chosen, sizes)
+        write_pack(folder, asdict(meta), dataset, chosen, sizes)
     return _open(folder, meta)

@@ -22,7 +22,8 @@ from segkd.losses.method import METHODS, Term, feature_widths
 from segkd.losses.precision import full_precision, wide, with_gradient
 from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
-BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for the cache
+BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for a CPU's cache
+GPU_BLOCK = 2**26  # there: a gigabyte or so, with all that is made of them
 SAFE = 40.0  # largest score of unit vectors, 1 / temperature, whose exponentials can be summed as they are
 
 
@@ -75,7 +76,8 @@ def _similarity_gradients(rows: Tensor, keys: Tensor, target_rows: Tensor, targe
     """The sum and its gradients, None where none is wanted."""
     flat, target = (x.flatten(0, 1) * scale for x in (keys, target_keys))
     row_gradient, key_gradient = (torch.zeros_like(to) if x.requires_grad else None for x, to in ((rows, rows), (keys, flat)))
-    total, step = rows.new_zeros(()), max(1, BLOCK // max(len(flat), 1))
+    block = BLOCK if rows.device.type == "cpu" else GPU_BLOCK
+    total, step = rows.new_zeros(()), max(1, block // max(len(flat), 1))
     for low in range(0, len(rows), step):
         part = slice(low, low + step)
         gap, divergence = _block(rows[part] @ flat.T, target_rows[part] @ target.T, len(keys), scale > SAFE)
@@ -162,8 +164,8 @@ class MemoryBank(nn.Module):
         step, number = torch.arange(rows.shape[1], device=rows.device), number.clamp_max(rows.shape[1])
         full = pointer + number >= size
         start = torch.where(full, size - number, pointer)
-        slot = ((start[:, None] + step) % size)[:, :, None].expand_as(rows)
-        queue.scatter_(1, slot, torch.where((step < number[:, None])[:, :, None], rows, queue.gather(1, slot)))
+        place = torch.arange(len(queue), device=rows.device)[:, None], (start[:, None] + step) % size
+        queue[place] = torch.where((step < number[:, None])[:, :, None], rows, queue[place])
         pointer.copy_(torch.where(full, 0, start + number))
 
     def _take_in(self, label: int, vectors: Tensor, members: Tensor, generator: torch.Generator | None) -> None:

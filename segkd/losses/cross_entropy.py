@@ -86,6 +86,9 @@ def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, alig
         mass = scores.exp_().sum(0)
         total += (weigh * (mass.log() - at_label)).sum()
         scores *= weigh / mass  # weight * (softmax - one-hot) is the gradient at label size
-        scores.scatter_add_(0, index, -weigh[None])
+        if scores.device.type == "cpu":
+            scores.scatter_add_(0, index, -weigh[None])
+        else:  # to add in one order a GPU sorts, and waits; to set a number it does neither
+            scores.addcmul_(torch.zeros_like(scores).scatter_(0, index, 1.0), weigh, value=-1)
         slot.copy_(rows.T @ (scores @ columns))
     return total, logits, gradient

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segkd.device import counted
+from segkd.device import bincount
 from segkd.fields import NotNegative, Positive
 from segkd.losses.class_statistics import ClassStatistics
 from segkd.losses.context import Context
@@ -184,7 +184,7 @@ def _blocks(group: Tensor, groups: int, length: int) -> tuple[Tensor, Tensor]:
 
     On a GPU, which is not asked how many blocks there are, as many as there may be: the last ones are empty.
     """
-    sizes = counted(group, groups)
+    sizes = bincount(group, groups)
     count = (sizes + length - 1) // length
     number = int(count.sum()) if group.device.type == "cpu" else len(group) // length + groups
     block = torch.arange(number, device=group.device)

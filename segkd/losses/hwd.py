@@ -21,6 +21,7 @@ from segkd.losses.context import Context
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.method import METHODS, Term
 from segkd.losses.precision import full_precision
+from segkd.metrics import pixel_counts
 from segkd.prediction import class_index, labels_to_grid
 from segkd.registry import unknown
 
@@ -91,9 +92,7 @@ def activation_maps(scores: Tensor, temperature: float) -> Tensor:
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class in each image (B, C), for labels (B, h, w)."""
-    index = class_index(labels.flatten(1), num_classes)
-    counts = torch.zeros(len(labels), num_classes + 1, dtype=torch.int64, device=labels.device)
-    return counts.scatter_add_(1, index, torch.ones_like(index))[:, :num_classes]
+    return pixel_counts(0, class_index(labels, num_classes), 1)[:, :num_classes, 0]
 
 
 def standardise(values: Tensor) -> Tensor:

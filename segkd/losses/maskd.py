@@ -54,12 +54,11 @@ def token_dice(teacher_logits: Tensor, tokens: Tensor) -> Tensor:
     return (dice.sum((1, 2)) - dice.diagonal(dim1=1, dim2=2).sum(1)).mean() / max(pairs, 1)
 
 
-def mask_loss(prediction: Prediction, labels: Tensor, tokens: Tensor, align_corners: bool = True) -> Tensor:
+def mask_loss(prediction: Prediction, labels: Tensor, tokens: Tensor) -> Tensor:
     """What the tokens learn from: cross-entropy of the teacher's scores times all masks, plus their dice overlap."""
     logits = prediction.logits
     masked = logits * receptive_masks(logits, tokens).sum(1, keepdim=True)
-    task = weighted_cross_entropy(masked, labels, pixel_weights(labels, None), align_corners)
-    return task + token_dice(logits, tokens)
+    return weighted_cross_entropy(masked, labels, pixel_weights(labels, None)) + token_dice(logits, tokens)
 
 
 @dataclass(frozen=True)

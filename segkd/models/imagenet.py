@@ -41,7 +41,7 @@ def imagenet_state(encoder_name: str, width: float) -> State:
         ) from error
 
 
-def origin(encoder_name: str) -> dict[str, str]:
+def weights_origin(encoder_name: str) -> dict[str, str]:
     """What a run records: the file and its SHA-256, and where it was found."""
     file, package = find_file(encoder_name), ENCODERS.get(encoder_name).package
     if file is None:

@@ -10,7 +10,7 @@ from segkd.models.heads.base import Head, Plan
 from segkd.models.images import IMAGENET, Normalisation, add_normalisation, check_images, normalise
 from segkd.models.layers import inflate, scaled
 from segkd.models.smp import SmpSegmenter, check_smp_name, create_smp, is_smp
-from segkd.models.zoo import ENCODERS, NETWORKS, network_spec
+from segkd.models.zoo import ENCODERS, NETWORKS
 from segkd.prediction import NetworkInfo, Prediction
 from segkd.registry import UserError
 
@@ -64,7 +64,7 @@ class Segmenter(nn.Module):
 
 def list_models() -> list[str]:
     """All networks of the papers, as ``arch/encoder``; those of segmentation-models-pytorch work too, unlisted."""
-    return sorted(NETWORKS)
+    return NETWORKS.names()
 
 
 def check_model_name(name: str) -> None:
@@ -72,7 +72,7 @@ def check_model_name(name: str) -> None:
     if is_smp(name):
         check_smp_name(*name.split("/", 1))
     else:
-        network_spec(name)
+        NETWORKS.get(name)
 
 
 def create_model(
@@ -101,7 +101,7 @@ def create_model(
     if is_smp(arch):
         fixed = {"aux": (aux, None), "output_stride": (output_stride, 8), "head_channels": (head_channels, None)}
         return create_smp(arch, encoder_name, encoder_weights, in_channels, classes, fixed | {"width": (width, 1)})
-    (make_head, fixed_width), spec = network_spec(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
+    (make_head, fixed_width), spec = NETWORKS.get(f"{arch}/{encoder_name}"), ENCODERS.get(encoder_name)
     encoder = spec.build(width, output_stride)
     encoder.name = encoder_name
     if output_stride not in (8, encoder.output_stride):

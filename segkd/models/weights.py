@@ -107,7 +107,7 @@ def _hash(parts) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe(source: str, key: str = "weights") -> dict[str, str]:
+def file_record(source: str, key: str = "weights") -> dict[str, str]:
     """What a run records of a file: its name, the fingerprint of its layout and the hash of its content."""
     state = read_state(split_source(source)[1], key)
     return {"file": Path(source).name, "layout": fingerprint(state), "content": content_hash(state)}

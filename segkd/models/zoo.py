@@ -10,7 +10,7 @@ from segkd.models.encoders.base import Encoder
 from segkd.models.heads.base import Head
 from segkd.models.images import IMAGENET, Normalisation
 from segkd.models.weights import State
-from segkd.registry import Registry, unknown
+from segkd.registry import Registry
 
 
 class Package(NamedTuple):
@@ -45,17 +45,11 @@ class EncoderSpec:
 
 
 ENCODERS: Registry[EncoderSpec] = Registry("encoder")
-NETWORKS: dict[str, tuple[type[Head], int | None]] = {}  # (head, width), by "arch/encoder"
+NETWORKS: Registry[tuple[type[Head], int | None]] = Registry("network")  # (head, width), by "arch/encoder"
 
 
 def register(name: str, spec: EncoderSpec) -> None:
     """File an encoder under ``name`` and its networks under ``arch/name``."""
     ENCODERS.register(name)(spec)
-    NETWORKS.update({f"{arch}/{name}": row for arch, row in spec.heads.items()})
-
-
-def network_spec(name: str) -> tuple[type[Head], int | None]:
-    """Head and width of ``arch/encoder``; UserError with the nearest name otherwise."""
-    if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
-    return NETWORKS[name]
+    for arch, row in spec.heads.items():
+        NETWORKS.register(f"{arch}/{name}")(row)

@@ -48,7 +48,7 @@ def predict(
             if not rows:
                 _claim(out, network)
             write_pictures(out, name, image, made[0], network)
-            rows.append(measured(name, made, label, len(network.classes)))
+            rows.append(_measured(name, made, label, len(network.classes)))
         done += len(chunk)
         _progress(done, len(found), begin)
     if rows:
@@ -73,7 +73,7 @@ def _chunks(found: dict[str, Path], batch: int, bad: list[str]) -> Iterator[list
         yield chunk
 
 
-def measured(name: str, made: Sequence[np.ndarray], label: np.ndarray | None, classes: int) -> dict:
+def _measured(name: str, made: Sequence[np.ndarray], label: np.ndarray | None, classes: int) -> dict:
     """What is kept of an image: pixels of each class a network, share of equal pixels, and with a label confusion and counts."""
     row = {"image": name, "areas": [np.bincount(m.ravel(), minlength=classes)[:classes] for m in made]}
     if len(made) == 2:

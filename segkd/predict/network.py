@@ -72,7 +72,7 @@ def label_maps(network: Network, images: Sequence[np.ndarray], batch: int = 8, t
             part = same[start : start + batch]
             for (index, box, _), made in zip(part, network(np.stack([piece for *_, piece in part]))):
                 rows, columns, inner = box
-                canvas[index][rows, columns] = classes_of(made, canvas[index].shape) if inner is None else classes_of(made)[inner]
+                canvas[index][rows, columns] = _classes_at(made, canvas[index].shape) if inner is None else _classes_at(made)[inner]
     yield from canvas
 
 
@@ -101,7 +101,7 @@ def _spans(length: int, padded: int, tile: int) -> list[tuple[int, slice]]:
     return [(start, slice(low, high)) for start, low, high in zip(starts, cuts, cuts[1:])]
 
 
-def classes_of(made: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+def _classes_at(made: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
     """Scores (C, h, w) or labels (h, w) as classes uint8 at ``size`` (H, W): scores are resized before the best is taken."""
     if made.ndim == 2:
         return _resized(made.astype(np.uint8), size, Image.Resampling.NEAREST)

@@ -31,7 +31,7 @@ def study_lines(
         for device in devices:
             pick_device(device)
         workers = cluster_slots(resources) if executor == "ray" else len(devices)
-        yield from forecast.lines(forecast.forecast(configs, classes_of(dataset), workers), configs, workers)
+        yield from forecast.forecast_lines(forecast.forecast(configs, classes_of(dataset), workers), configs, workers)
         return
     for split in ("train", "val", study.data.split):
         create_dataset(dataset, split=split)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from segkd.config import ROOT, RunConfig
-from segkd.data.folder import content
 from segkd.data.overview import command
+from segkd.data.readers.folder import content
 from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.execute.executor import default_devices, execute
@@ -36,7 +36,7 @@ STEP = 0.45
 
 
 @dataclass(frozen=True)
-class Plan:
+class DistillPlan:
     """What is trained: steps of a student, seeds, how many of the students, and how many seconds that should take."""
 
     steps: int
@@ -81,7 +81,7 @@ def distill(
     kept = read_json(place / "plan.json", "delete it: the same command plans again")
     if kept["asked"] != asked:
         raise UserError(f"{place} is of another call (its plan.json: {kept['asked']}): give another --out")
-    plan, names = Plan(**kept["plan"]), [name.strip() for name in students.split(",")]
+    plan, names = DistillPlan(**kept["plan"]), [name.strip() for name in students.split(",")]
     choice["student"] = ",".join(names[: plan.students])
     yield f"planned for {minutes:g} minutes: {plan} ({choice['student'].replace(',', ', ')}); about {in_words(plan.seconds)}"
     yield from kept["more"]
@@ -101,12 +101,12 @@ def _page(studies: list[Study], place: Path, parameters: dict[str, str]) -> Path
     executed, html = place / "ship.ipynb", place / "ship.html"
     stamp = report.stamp(NOTEBOOK, parameters, [inputs_digest(studies, runs)])
     if not (report.is_fresh(executed, stamp) and html.exists() and (place / "student.onnx").exists()):
-        report.execute(NOTEBOOK, executed, parameters, "Ship", stamp=stamp, environment={"SEGKD_FIGURES": str(place / "figures")})
+        report.run_notebook(NOTEBOOK, executed, parameters, "Ship", stamp=stamp, environment={"SEGKD_FIGURES": str(place / "figures")})
         report.render(executed, html)
     return html
 
 
-def choose(seconds: Callable[[int, int, int], float], budget: float, full: int, students: int) -> Plan:
+def choose(seconds: Callable[[int, int, int], float], budget: float, full: int, students: int) -> DistillPlan:
     """The richest plan that fits ``budget`` seconds; ``seconds(students, seeds, steps)``: what one takes.
 
     Steps come first, up to ``ENOUGH``; then every student, up to ``full`` steps; then seeds, three and five. One student at ``LEAST``
@@ -118,10 +118,10 @@ def choose(seconds: Callable[[int, int, int], float], budget: float, full: int, 
         if steps >= least:
             break
     steps = max(steps, least)
-    return Plan(steps, seeds, count, seconds(count, seeds, steps))
+    return DistillPlan(steps, seeds, count, seconds(count, seeds, steps))
 
 
-def what_more_buys(plan: Plan, minutes: float, better: Callable[[float], Plan]) -> list[str]:
+def what_more_buys(plan: DistillPlan, minutes: float, better: Callable[[float], DistillPlan]) -> list[str]:
     """What was chosen and what more minutes would buy; ``better(minutes)``: the plan of so many."""
     plans = {minutes: plan} | {factor * minutes: better(factor * minutes) for factor in (2, 4, 10)}
     more = [f"MINUTES={time:g} would train {other}" for one, (time, other) in zip(plans.values(), list(plans.items())[1:]) if str(one) != str(other)]

@@ -17,7 +17,7 @@ from segkd.run_list import left_aligned
 from segkd.runs import load_run
 from segkd.study.execute.jobs import Job, plan_jobs, with_teachers
 from segkd.study.execute.progress import in_words
-from segkd.study.tables.step_times import image_size, kind_of
+from segkd.study.tables.step_times import kind_of, train_size
 from segkd.train.trainee import bare_network
 
 OF_THE_KIND, BY_RATE = "finished runs of the kind", "operations"
@@ -30,7 +30,7 @@ def forecast(configs: list[RunConfig], classes: int, workers: int) -> pd.DataFra
     under `runs_root`, else by the rate at which the runs there did their operations (``source`` says which); NaN where
     none is finished. A teacher's pass counts once a cohort. Validation comes on top.
     """
-    step, rate = finished(classes)
+    step, rate = speeds(classes)
     lines = []
     for job in plan_jobs(configs, workers):
         steps, flop = job[0].schedule.steps, operations(job, classes)
@@ -43,7 +43,7 @@ def forecast(configs: list[RunConfig], classes: int, workers: int) -> pd.DataFra
     return pd.DataFrame(lines, columns=["what", "seed", "runs", "steps", "flop", "seconds", "source"])
 
 
-def finished(classes: int) -> tuple[dict[str, tuple[float, float]], float]:
+def speeds(classes: int) -> tuple[dict[str, tuple[float, float]], float]:
     """Medians over the runs under `runs_root`: seconds of a step and of the teacher's pass by `kind_of`; FLOP a second (NaN: no run)."""
     times: dict[str, list[tuple[float, float]]] = {}
     rates = []
@@ -64,9 +64,9 @@ def operations(job: Job, classes: int) -> float:
     Forward, and twice that backward, for each student (a label-assisted teacher has two paths); forward once for their teacher.
     """
     config = job[0]
-    forward = sum(3 * (2 if c.network.extra_channels else 1) * _multiply_adds(c.network, classes, image_size(c)) for c in job)
+    forward = sum(3 * (2 if c.network.extra_channels else 1) * _multiply_adds(c.network, classes, train_size(c)) for c in job)
     if config.teacher is not None:
-        forward += _multiply_adds(config.teacher.network, classes, image_size(config))
+        forward += _multiply_adds(config.teacher.network, classes, train_size(config))
     return 2.0 * config.schedule.steps * config.schedule.batch_size * forward
 
 
@@ -84,7 +84,7 @@ def _what(job: Job) -> str:
     return f"{name}: {', '.join(method if count == 1 else f'{method} ({count})' for method, count in methods.items())}"
 
 
-def lines(frame: pd.DataFrame, wanted: list[RunConfig], workers: int) -> list[str]:
+def forecast_lines(frame: pd.DataFrame, wanted: list[RunConfig], workers: int) -> list[str]:
     """A `forecast` as text, with its totals. ``wanted``: all runs of the study, the finished ones too."""
     everything = len(with_teachers(wanted))
     if frame.empty:

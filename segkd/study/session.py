@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -34,18 +35,21 @@ LARGEST = 65504.0  # in half precision
 NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*?)(\.(?P<number>\d{3})-of-(?P<all>\d{3}))?")
 
 
-def session(minutes: float, profile: str, dataset: str, out: str | Path, device: str = "auto") -> Iterator[str]:
+def session(minutes: float, profile: str, dataset: str, out: str | Path, device: str = "cuda") -> Iterator[str]:
     """Lines on what is done: the folder ``out`` taken over, the next runs trained until the time is up, ``out`` written anew.
 
     Seed by seed: what the premises need (baseline, teachers), then the rest of the joint comparison; then all other tables. As many
-    students step together as would be done in time; one that is not is checkpointed. UserError: no time, unknown names, no data.
+    students step together as would be done in time; one that is not is checkpointed. SIGTERM ends the time. UserError: no time,
+    unknown names, no data, no such device.
     """
     if not minutes > 0:
         raise UserError(f"MINUTES: {minutes:g} leaves no time; give at least 1")
     out = Path(out)
     if (out / "study.json").exists() and (own := [facts_of(out)[key] for key in ("profile", "dataset")]) != [profile, dataset]:
         raise UserError(f"OUT: {out} holds {own[0]} on {own[1]}, not {profile} on {dataset}; give another folder")
-    until, failed = time.monotonic() + 60 * minutes * SHARE, set()
+    until, failed, told = time.monotonic() + 60 * minutes * SHARE, set(), []
+    signal.signal(signal.SIGTERM, lambda *_: told.append("stop"))
+    left = lambda: 0.0 if told else until - time.monotonic()  # noqa: E731
     studies, where = open_studies(profile, dataset, {}), str(pick_device(device))
     for split in ("train", "val", studies[0].data.split):
         create_dataset(dataset, split=split)  # a data set that is not there is said now
@@ -53,10 +57,10 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
     taught_by = {c.teacher.id for c in configs.values() if c.teacher}
     back = [*take_back(out), *thaw(configs.values(), out)]
     yield f"{len(back)} runs taken over from {out}, {sum(find(c).done for c in configs.values())} of {len(configs)} done"
-    while time.monotonic() < until and (job := next_job(configs.values(), taught_by, failed, until - time.monotonic())):
+    while (seconds := left()) > 0 and (job := next_job(configs.values(), taught_by, failed, seconds)):
         try:
             with suppress(OutOfTime):
-                run_cohort(job, where, _clock(until))
+                run_cohort(job, where, _clock(left))
         except RunFailed as error:
             failed |= {c.id for c in job if not find(c).done}
             yield str(error)
@@ -88,9 +92,9 @@ def next_job(configs: Iterable[RunConfig], taught_by: set[str], failed: set[str]
     return begun or together[: max(1, int(fit / max(own, 1e-9)))]
 
 
-def _clock(until: float) -> Callable[[str, dict[str, float]], None]:
+def _clock(left: Callable[[], float]) -> Callable[[str, dict[str, float]], None]:
     def report(run: str, row: dict[str, float]) -> None:
-        if time.monotonic() > until:
+        if left() <= 0:
             raise OutOfTime
 
     return report
@@ -109,8 +113,8 @@ def hand_over(studies: list[Study], configs: Iterable[RunConfig], taught_by: set
 
 
 def _leave(run: Run, out: Path, large: Path, half: bool) -> None:
-    """A run's small files, a large one, and last its result."""
-    folder = out / "runs" / run.id
+    """A run's small files, a large one, and last its result; what an earlier session left of it goes when all are there."""
+    whole, folder = out / "runs" / run.id, out / "runs" / f".{run.id}"
     shutil.rmtree(folder, ignore_errors=True)
     for path in (run.path / name for name in SMALL):
         if path.exists():
@@ -118,6 +122,8 @@ def _leave(run: Run, out: Path, large: Path, half: bool) -> None:
     _write(folder / large.name, _in_half(large) if half else large.read_bytes())
     if run.done:
         write_json(folder / "result.json", run.result | ({"weights": "float16"} if half else {}))
+    shutil.rmtree(whole, ignore_errors=True)
+    folder.rename(whole)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -136,16 +142,21 @@ def _in_half(path: Path) -> bytes:
 
 
 def take_back(out: Path) -> list[str]:
-    """Put the runs that lie whole in ``out`` among those of this machine, where they are not; returns their ids."""
+    """Put the runs that lie whole in ``out`` among those of this machine, where they are not as far; returns their ids."""
     found = []
     for folder in sorted((out / "runs").glob("*")):
-        files = _whole(folder)
-        if files and NAME.fullmatch(folder.name) and not (target := runs_root() / folder.name).exists():
+        files, target = _whole(folder) if NAME.fullmatch(folder.name) else {}, runs_root() / folder.name
+        if _far(files) > _far(path.name for path in target.glob("*")):
             for name in sorted(files, key="result.json".__eq__):  # it says that a run is done
                 data = b"".join(path.read_bytes() for path in files[name])
                 write_whole(target / name, lambda p, data=data: p.write_bytes(data))
             found.append(folder.name)
     return found
+
+
+def _far(names: Iterable[str]) -> str:
+    """How far a run with these files is: its result or newest checkpoint, which compare as steps do; "" before that."""
+    return max((name for name in names if name == "result.json" or name.startswith("checkpoint-")), default="")
 
 
 def _whole(folder: Path) -> dict[str, list[Path]]:

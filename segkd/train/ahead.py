@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-Batch = TypeVar("Batch")
+Made = TypeVar("Made")
 
 
 @contextmanager
-def ahead(make: Callable[[int], Batch], last: int) -> Iterator[Callable[[int], Batch]]:
+def ahead(make: Callable[[int], Made], last: int) -> Iterator[Callable[[int], Made]]:
     """A function that gives ``make(step)`` for steps in turn below ``last``, each begun when the one before it is asked for.
 
     ``make`` has to be a function of the step alone: what it gives is then the same whenever it is called. Its errors come
@@ -19,8 +19,8 @@ def ahead(make: Callable[[int], Batch], last: int) -> Iterator[Callable[[int], B
     """
     thread, begun = ThreadPoolExecutor(1, "batch"), {}
 
-    def batch(step: int) -> Batch:
-        found: Future[Batch] = begun.pop(step, None) or thread.submit(make, step)
+    def batch(step: int) -> Made:
+        found: Future[Made] = begun.pop(step, None) or thread.submit(make, step)
         made = found.result()
         begun.clear()
         if step + 1 < last:

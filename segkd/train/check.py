@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig
 from segkd.data import create_dataset, list_datasets
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.data.readers.folder_config import UNLABELLED
 from segkd.data.verify import splits_of
 from segkd.models import check_model_name
@@ -14,7 +14,7 @@ from segkd.registry import UserError, unknown
 from segkd.train.trainee import method_of
 
 
-def check(config: RunConfig) -> None:
+def check_config(config: RunConfig) -> None:
     """Find mistakes before anything is written: unknown names, a method without the teacher that it needs."""
     if method_of(config).needs_teacher and config.teacher is None:
         raise UserError(f"method '{config.method}' needs a teacher; give the run a teacher config")
@@ -25,7 +25,7 @@ def check(config: RunConfig) -> None:
     check_model_name(config.network.name)
     _check_start(config.network)
     if config.teacher is not None:
-        check(config.teacher)
+        check_config(config.teacher)
 
 
 def _check_content(data: DataConfig) -> None:

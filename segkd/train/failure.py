@@ -36,10 +36,10 @@ def write_failure(
         "run": config.id,
         "step": step,
         "not_finite": error.bad,
-        "terms": {name: plain(value) for name, value in error.values.items()},
+        "terms": {name: json_number(value) for name, value in error.values.items()},
         "lr": poly(config.schedule, step),
         **{key: _drawn(split, count, step, config.seed) for (key, count), split in zip(counts.items(), splits) if count},
-        "gradient_norms": {layer: plain(value) for layer, value in trainee.gradient_norms().items()},
+        "gradient_norms": {layer: json_number(value) for layer, value in trainee.gradient_norms().items()},
         "begun": trainee.begun,
     }
     write_json(folder / REPORT, report)
@@ -56,6 +56,6 @@ def _drawn(split: Packed, count: int, step: int, seed: int) -> dict:
     return {"split": split.split, "indices": indices, "names": [split.names[i] for i in indices]}
 
 
-def plain(value: float) -> float | str:
+def json_number(value: float) -> float | str:
     """A number as JSON can hold it."""
     return value if math.isfinite(value) else str(value)

@@ -31,12 +31,12 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[torch.device]:
+def process_group() -> Iterator[torch.device]:
     """Inside, this process trains together with the others that torchrun started; gives its device.
 
     One GPU for each process of a machine with NCCL, else the CPU with gloo. UserError: fewer GPUs than processes.
     """
-    where = pick_device(device)
+    where = pick_device()
     if where.type == "cuda":
         number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= there:

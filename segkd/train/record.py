@@ -14,35 +14,36 @@ import torch
 from segkd.config import RunConfig
 from segkd.models import imagenet
 from segkd.models.smp import is_smp
-from segkd.models.weights import describe
+from segkd.models.weights import file_record
 
 
 def origin(config: RunConfig, here: dict) -> dict[str, dict[str, str]]:
-    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `describe`).
+    """What a run started from and who taught it, with the fingerprint and the hash of each file (see `file_record`).
 
     ``here``: the environment of the run's cohort, which knows the teacher.
     """
     found, network = {}, config.network
     if network.weights == "imagenet" and not is_smp(network.name):
-        found["weights"] = imagenet.origin(network.name.split("/", 1)[1])
+        found["weights"] = imagenet.weights_origin(network.name.split("/", 1)[1])
     elif network.weights == "imagenet":
         found["weights"] = {"file": "imagenet", "from": "timm " + version("timm")}
     elif network.weights is not None:
-        found["weights"] = describe(network.weights)
+        found["weights"] = file_record(network.weights)
     if network.checkpoint is not None:
-        found["checkpoint"] = describe(network.checkpoint)
+        found["checkpoint"] = file_record(network.checkpoint)
     if "deterministic" in here:
         found["device"] = {key: str(here[key]) for key in ("device", "deterministic")}
     return found | {key: value for key, value in here.items() if key == "teacher"}
 
 
 def begin_peak(device: torch.device) -> None:
-    """From now on `peak_memory` is that of what follows; on a CPU it stays that of the process."""
+    """From now on `peak_mib` is that of what follows; on a CPU it stays that of the process."""
     if device.type == "cuda":
+        torch.cuda.init()  # a device by its number, "cuda:0", is not known before
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> float:
+def peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

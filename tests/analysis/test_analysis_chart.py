@@ -79,12 +79,12 @@ def test_gains_beyond_the_axis_end_in_an_arrow_and_are_kept(tmp_path, monkeypatc
 
 def test_a_sweep_has_the_papers_values_beside_it():
     frame = pd.DataFrame({"lambda": [0.5, 1.0, 2.5], "n": 3, "mean": [1.0, 0.0, -3.0], "low": [0.5, -1.0, -4.0], "high": [1.5, 1.0, -2.0], "paper": [1.24, 1.48, -1.87]})
-    figure = sweeps.differences(frame, "lambda", "CWD")
+    figure = sweeps.gain_curve(frame, "lambda", "CWD")
     crosses = next(line for line in figure.axes[0].lines if line.get_marker() == "x")
     assert list(crosses.get_ydata()) == [1.24, 1.48, -1.87]
     caption = told(figure)[1]["caption"]
     assert caption == "Told apart from CWD: λ 0.5: +1.0 (+0.5 to +1.5), λ 2.5: −3.0 (−4.0 to −2.0), of 3 settings. The paper's largest is +1.48 at λ 1."
-    assert told(sweeps.differences(frame.assign(paper=np.nan), "lambda", "CWD"))[1]["caption"].endswith("The paper draws its curve without numbers.")
+    assert told(sweeps.gain_curve(frame.assign(paper=np.nan), "lambda", "CWD"))[1]["caption"].endswith("The paper draws its curve without numbers.")
 
 
 def test_logarithmic_axes_have_plain_numbers():

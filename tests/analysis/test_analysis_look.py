@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segkd.analysis.look import LOOK, Look, frame
+from segkd.analysis.look import LOOK, Slider, slider_frame
 from segkd.metrics import confusion_matrix, scores
 
 
@@ -22,7 +22,7 @@ def test_a_frame_holds_what_the_networks_said(size):
     random = np.random.default_rng(0)
     image, label = random.integers(0, 255, (*size, 3), dtype=np.uint8), random.choice([0, 1, 2, 255], size).astype(np.uint8)
     logs = torch.from_numpy(random.normal(size=(4, *size))).log_softmax(0)
-    one = frame(image, label, {"b": logs, "a": logs.flip(0)}, 4)
+    one = slider_frame(image, label, {"b": logs, "a": logs.flip(0)}, 4)
     first, second = one["rows"]
     assert one["size"] == list(size) and [first["name"], second["name"]] == ["b", "a"]
     assert (decoded(one["label"]) == label).all() and (decoded(first["map"]) == logs.argmax(0).numpy()).all()
@@ -33,6 +33,6 @@ def test_a_frame_holds_what_the_networks_said(size):
 
 def test_a_notebook_says_where_the_slider_is():
     image, label = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
-    look = Look(["road"], [(0, 0, 0)], [frame(image, label, {"CWD": torch.zeros(1, 4, 4)}, 1)])
+    look = Slider(["road"], [(0, 0, 0)], [slider_frame(image, label, {"CWD": torch.zeros(1, 4, 4)}, 1)])
     bundle = look._repr_mimebundle_()
     assert "1 frames, CWD" in bundle["text/plain"] and json.loads(json.dumps(bundle[LOOK]))["frames"][0]["rows"][0]["iou"] == [100.0]

@@ -75,11 +75,11 @@ def test_comparison_shows_means_and_marks_the_baseline():
 def test_differences_have_intervals_and_single_seeds_are_hollow():
     alphas = [0, 0.001, 0.01, 0.1]
     frame = pd.DataFrame({"alpha": alphas, "n": [3, 3, 3, 1], "mean": [0.0, 1.0, 2.0, 3.0], "low": [-1.0, 0.5, 1.0, np.nan], "high": [1.0, 1.5, 3.0, np.nan]})
-    axes = sweeps.differences(frame, "alpha", "CWD").axes[0]
+    axes = sweeps.gain_curve(frame, "alpha", "CWD").axes[0]
     assert list(axes.get_xticks()) == [0, 1, 2, 3] and [t.get_text() for t in axes.get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
     assert [t.get_text() for t in axes.texts] == ["n = 3", "n = 3", "n = 3", "n = 1"] and "over CWD, same seeds" in axes.get_ylabel()
     assert axes.lines[-1].get_markerfacecolor() == "white" and list(axes.lines[-1].get_ydata()) == [3.0]
-    assert any("too few for a curve" in text for text in texts(sweeps.differences(frame[:2], "alpha", "CWD")))
+    assert any("too few for a curve" in text for text in texts(sweeps.gain_curve(frame[:2], "alpha", "CWD")))
 
 
 def test_sweep_over_names_and_hue():

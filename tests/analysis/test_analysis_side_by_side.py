@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkd.analysis.side_by_side import BOTH, ONLY_HERE, Look, error_picture, layercam, look, side_by_side
+from segkd.analysis.side_by_side import BOTH, ONLY_HERE, Look, error_picture, look, side_by_side_figure, stage_layercam
 from segkd.models import create_model
 from segkd.prediction import resize_scores
 
@@ -64,7 +64,7 @@ def test_layercam_is_grad_cams_before_it_is_scaled():
     seen = cam.activations_and_grads
     raw = cam.get_cam_image(x, None, None, seen.activations[0].numpy(), seen.gradients[0].numpy(), False)[0]
     wanted = torch.nn.functional.interpolate(torch.from_numpy(np.maximum(raw, 0))[None, None], mask.shape, mode="bilinear")[0, 0]
-    np.testing.assert_allclose(layercam(model, x, mask, 3), wanted.numpy(), rtol=1e-4, atol=1e-6 * float(wanted.max()))
+    np.testing.assert_allclose(stage_layercam(model, x, mask, 3), wanted.numpy(), rtol=1e-4, atol=1e-6 * float(wanted.max()))
 
 
 OTHERS = ["deeplabv3plus/mobilenet_v2", "fcn/hrnet_w18_small", "ocrnet/hrnet_w18_small", "stdc/stdc1", "isanet/resnet18"]
@@ -74,7 +74,7 @@ OTHERS = ["deeplabv3plus/mobilenet_v2", "fcn/hrnet_w18_small", "ocrnet/hrnet_w18
 def test_layercam_of_other_networks(name):
     model, (x, label) = network(name, 0.25), example(96, 128)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = layercam(model, x, label == 1, 1)
+    found = stage_layercam(model, x, label == 1, 1)
     assert found.shape == label.shape and np.isfinite(found).all() and (found >= 0).all() and found.max() > 0
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -97,7 +97,7 @@ def test_figure_names_what_it_shows(classes):
     seen = Look(label, draws.random((24, 32)), [0.5] * (classes - 1) + [None], 0.5)
     palette, names = draws.integers(0, 256, (classes, 3)), [f"class {c}" for c in range(classes)]
     sides = [("one", seen, label * 1.0), ("two", seen, label * 0.0)]
-    figure = side_by_side(image, label, sides, palette, names, 1, [seen.iou] * 2)
+    figure = side_by_side_figure(image, label, sides, palette, names, 1, [seen.iou] * 2)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[:5] == ["image", "A: prediction", "A: errors", "A: difficulty", "A: LayerCAM, class 1"]
     assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == names[:-1]

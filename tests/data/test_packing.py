@@ -109,7 +109,7 @@ def test_other_errors_of_the_disk_are_not_called_full(slow, tmp_path, monkeypatc
 def test_what_workers_are_given_can_be_pickled(kit, tmp_path):
     kit.sets["camvid"](tmp_path)
     data, sizes = CamVid(tmp_path), np.full((2, 2), kit.SIZE)
-    job = packing.Job(data, (0, 1), sizes, packing.first_pixels(sizes), tmp_path)
+    job = packing.PackJob(data, (0, 1), sizes, packing.first_pixels(sizes), tmp_path)
     again = pickle.loads(pickle.dumps((packing._write_row, pool._work, pool._start, job)))[-1]
     np.testing.assert_array_equal(again.dataset[1].image, data[1].image)
 

@@ -68,34 +68,34 @@ def test_what_fits_is_copied_once_and_said(packed, gpu, capsys):
     size = 7 * 24 * 32 * 4
     assert packed.nbytes == size
     gpu.free = 2 * size
-    assert resident.place(packed, GPU).images.shape == (7 * 24 * 32, 3)
+    assert resident.make_resident(packed, GPU).images.shape == (7 * 24 * 32, 3)
     assert "copied there once" in capsys.readouterr().out
     gpu.free = 2 * size - 1  # less than half would be left for the networks
-    assert resident.place(packed, GPU) is None
+    assert resident.make_resident(packed, GPU) is None
     out = capsys.readouterr().out
     assert "memory-mapped" in out and "scenes train" in out and "GiB free" in out and out.count("\n") == 1
 
 
 def test_the_variable_decides(packed, gpu, monkeypatch):
     monkeypatch.setenv("SEGKD_DATA_DEVICE", "cpu")
-    assert resident.place(packed, GPU) is None
+    assert resident.make_resident(packed, GPU) is None
     monkeypatch.setenv("SEGKD_DATA_DEVICE", "cuda")
     gpu.free = packed.nbytes
-    assert resident.place(packed, GPU) is not None
+    assert resident.make_resident(packed, GPU) is not None
     gpu.free -= 1
     with pytest.raises(UserError, match="too little for SEGKD_DATA_DEVICE=cuda"):
-        resident.place(packed, GPU)
+        resident.make_resident(packed, GPU)
     with pytest.raises(UserError, match="the run is on cpu"):
-        resident.place(packed, CPU)
+        resident.make_resident(packed, CPU)
     monkeypatch.setenv("SEGKD_DATA_DEVICE", "cudaa")
     with pytest.raises(UserError, match="cuda"):
-        resident.place(packed, CPU)
+        resident.make_resident(packed, CPU)
 
 
 def test_the_decision_is_made_once_and_goes_with_the_split(tmp_path, monkeypatch):
     packed = pack("scenes", "val", (24, 32), packed_dir=tmp_path, limit=3)
-    asked, place = [], resident.place
-    monkeypatch.setattr(resident, "place", lambda *arguments: asked.append(1) or place(*arguments))
+    asked, place = [], resident.make_resident
+    monkeypatch.setattr(resident, "make_resident", lambda *arguments: asked.append(1) or place(*arguments))
     for _ in range(3):
         resident.take(packed, np.array([0]), CPU)
     assert len(asked) == 1

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from segkd.models import create_model
-from segkd.models.weights import content_hash, describe, fingerprint, read_state
+from segkd.models.weights import content_hash, file_record, fingerprint, read_state
 from segkd.registry import UserError
 
 
@@ -127,5 +127,5 @@ def test_fingerprint_is_of_the_layout_and_content_of_the_values(state, tmp_path)
     assert len({fingerprint(s) for s in (state, half, renamed, reshaped)}) == 4
     assert content_hash({"x": torch.ones(2, 3).T}) == content_hash({"x": torch.ones(3, 2)})
     save_file(state, tmp_path / "a.safetensors")
-    found = describe(str(tmp_path / "a.safetensors"))
+    found = file_record(str(tmp_path / "a.safetensors"))
     assert found == {"file": "a.safetensors", "layout": fingerprint(state), "content": content_hash(state)}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkd.models import check_model_name, create_model, list_models
-from segkd.models.heads.fcn import join
+from segkd.models.heads.fcn import join_maps
 from segkd.models.heads.isanet import DOWN, FAR, NEAR, SparseAttention, from_groups, to_groups
 from segkd.models.heads.ocrnet import ObjectAttention, object_regions
 from segkd.registry import UserError
@@ -175,7 +175,7 @@ def test_regions_and_what_pixels_find_in_them():
 
 def test_join_keeps_the_finest_map_first():
     maps = (torch.rand(1, 2, 5, 7), torch.rand(1, 3, 3, 4))
-    joined = join(maps)
+    joined = join_maps(maps)
     assert joined.shape == (1, 5, 5, 7) and torch.equal(joined[:, :2], maps[0])
 
 

@@ -205,11 +205,10 @@ def browser(tmp_path):
 
 
 @pytest.fixture
-def open_notebook(tmp_path, monkeypatch):
+def open_notebook(runs, tmp_path):
     """A function that copies a notebook with other parameters into a folder and opens it in a browser."""
     root = tmp_path / "notebooks"
     root.mkdir()
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     (tmp_path / "home").mkdir()
 
     @contextmanager

@@ -13,12 +13,11 @@ TWO = "pspnet/resnet18,fcn/resnet18"
 
 
 @pytest.fixture
-def executed(tmp_path, monkeypatch):
+def executed(runs, tmp_path):
     """A function that runs a notebook and gives its outputs by the source of their cell."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
 
     def run(name: str, **parameters: object) -> dict[str, list[dict]]:
-        path = report.execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
+        path = report.run_notebook(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
         cells = json.loads(path.read_text())["cells"]
         return {"".join(c["source"]): c["outputs"] for c in cells if c["cell_type"] == "code"}
 

@@ -64,10 +64,9 @@ def test_it_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "folder, words", [("nowher", "there is no {}: did you mean {}/nowhere? give the place"), ("nowhere", "no segkd.yaml in {}, {}/folder: describe the folder")]
 )  # fmt: skip
-def test_a_wrong_folder(tmp_path, monkeypatch, folder, words):
+def test_a_wrong_folder(runs, tmp_path, folder, words):
     """Through papermill; the notebook sets SEGKD_DATA itself, so no line speaks of it."""
     (tmp_path / "nowhere").mkdir()
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     place, out = tmp_path / folder, tmp_path / "out.ipynb"
     with pytest.raises(papermill.PapermillExecutionError):
         parameters = {"FOLDER": str(place), "PROFILE": "smoke"}
@@ -76,4 +75,4 @@ def test_a_wrong_folder(tmp_path, monkeypatch, folder, words):
     wanted = "UserError: FOLDER: " + words.format(place, tmp_path if "mean" in words else place)
     assert len(outputs) == 1 and len(outputs[0].traceback) == 1 and outputs[0].traceback[0].startswith(wanted)
     assert "\n" not in outputs[0].traceback[0] and "SEGKD_DATA" not in outputs[0].traceback[0]
-    assert [path.name for path in (tmp_path / "nowhere").iterdir()] == [] and not (tmp_path / "runs").exists()
+    assert [path.name for path in (tmp_path / "nowhere").iterdir()] == [] and not runs.exists()

@@ -15,14 +15,11 @@ from segkd.study.tables.frozen import altered
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(shared_runs):
     """A smoke study in a folder of its own: (first page, printed state before, the module's folder)."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     folder = ROOT / "reports" / "smoke-scenes"
     shutil.rmtree(folder, ignore_errors=True)
-    yield reproduce("smoke", "scenes"), folder
-    patch.undo()
+    return reproduce("smoke", "scenes"), folder
 
 
 def test_every_notebook_becomes_a_page(smoke):

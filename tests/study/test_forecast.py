@@ -38,12 +38,12 @@ def test_finished_runs_give_the_times_of_their_kind_and_the_rate_of_others(runs)
 
 def test_a_cohort_pays_its_teacher_once(monkeypatch):
     times = {kind_of(student("cwd")): (1.0, 0.5), kind_of(student("kd")): (1.5, 0.5), kind_of(TEACHER): (3.0, 0.0)}
-    monkeypatch.setattr(forecast, "finished", lambda classes: (times, math.nan))
+    monkeypatch.setattr(forecast, "speeds", lambda classes: (times, math.nan))
     configs = [student("cwd"), student("kd"), student("hwd")]
     assert forecast.forecast(configs[:2], 11, 1)["seconds"].tolist() == [6.0, 2 * (1.0 + 1.5 + 0.5)]
     frame = forecast.forecast(configs, 11, 1)
     assert frame["runs"].tolist() == [1, 3] and math.isnan(frame["seconds"][1]) and frame["source"][1] == "no finished run"
-    said = forecast.lines(frame, configs, 1)
+    said = forecast.forecast_lines(frame, configs, 1)
     assert "fcn/resnet18 x0.0625: cwd, kd, hwd " in said[2] and " ?   no finished run" in said[2]
     assert said[-1].startswith("4 runs in 2 jobs to train, 0 are there; time unknown until one run is finished, ")
 

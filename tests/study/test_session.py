@@ -1,6 +1,9 @@
 """A study in sessions: stops in time, leaves a folder, goes on from it on another machine with the same bits."""
 
 import itertools
+import os
+import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +53,34 @@ def test_a_study_goes_on_where_a_session_left_it(tmp_path, monkeypatch):
     next((out / "runs" / baseline.id).glob("model.safetensors.*")).unlink()
     spent(monkeypatch, 0, out, tmp_path / "fourth")  # its numbers are there all the same
     assert runs.find(baseline).kept and not runs.find(teacher).kept
+
+
+def test_sigterm_ends_the_time_and_a_run_goes_on_from_where_it_is_farthest(tmp_path, monkeypatch):
+    looks, out, second = itertools.count(), tmp_path / "out", tmp_path / "second"
+
+    def now():
+        if next(looks) == 2:  # after the first step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0.0
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        lines = list(module.session(60, "smoke", "scenes", out, "cpu"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    baseline = module.in_order([open_studies("smoke", "scenes", {})[0]])[0]
+    names = lambda folder: sorted(p.name for p in folder.glob("checkpoint-*"))
+    assert lines[-1].startswith("0 of ") and names(out / "runs" / baseline.id) == ["checkpoint-0000002.pt"]
+    shutil.copytree(out / "runs" / baseline.id, out / "runs" / f".{baseline.id}")  # killed while it was written
+
+    monkeypatch.setenv("SEGKD_RUNS", str(second))
+    folder = second / baseline.id
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((out / "runs" / baseline.id / "config.json").read_bytes())  # killed while it was taken over
+    assert module.take_back(out) == [baseline.id] and names(folder) == ["checkpoint-0000002.pt"]
+    (folder / "checkpoint-0000003.pt").touch()
+    assert module.take_back(out) == []  # here it is farther
 
 
 def test_a_wrong_folder_or_no_time_is_one_line(tmp_path):

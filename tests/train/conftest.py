@@ -15,6 +15,7 @@ pytest.register_assert_rewrite("tests.train.harness")
 aten = torch.ops.aten
 THERE = torch.device("meta")
 ASKS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.bincount, aten._unique2, aten.unique_dim, aten.equal, aten.is_nonzero}
+SORTED = {aten.scatter, aten.scatter_, aten.scatter_add, aten.scatter_add_}  # where bits are to repeat: a sort, and in some versions of torch a wait
 INDEX = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
 
 
@@ -40,11 +41,11 @@ class There(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Computes what is there, and notes in ``waits`` what a GPU would be waited for."""
+    """Computes what is there, notes in ``waits`` what a GPU would be waited for, and counts what is begun there."""
 
     def __init__(self):
         super().__init__()
-        self.waits = []
+        self.waits, self.launches = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -52,12 +53,14 @@ class Device(TorchDispatchMode):
         there, to = [x for x in tensors if isinstance(x, There)], kwargs.get("device")
         if not there and (to is None or torch.device(to) != THERE):
             return func(*args, **kwargs)
+        self.launches += not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)  # not of a view
         kwargs = kwargs | ({} if to is None else {"device": torch.device("cpu")})
         args, kwargs, mine = *tree_map_only(There, lambda x: x.here, (args, kwargs)), (args, kwargs)
         if func is aten._to_copy.default and to is not None:
             across = bool(there) != (torch.device(to) == THERE)
             if across and not (kwargs.get("non_blocking") and not there):
                 self.waits.append("copy")
+            assert there or not torch._debug_has_internal_overlap(args[0]) == 1, "pin_memory takes no expanded tensor"
             found = func(*args, **kwargs)
             return There(found) if torch.device(to) == THERE else found
         apart = [x for x in tensors if not isinstance(x, There) and x.dim()]
@@ -66,6 +69,7 @@ class Device(TorchDispatchMode):
         elif apart:
             raise AssertionError(f"{func}: tensors of the CPU and of the device")
         asks = func.overloadpacket in ASKS or (func.overloadpacket is aten.repeat_interleave and kwargs.get("output_size") is None)
+        asks |= func.overloadpacket in SORTED and args[0].dim() > 1 and isinstance(args[3], torch.Tensor)
         if asks or (func.overloadpacket in INDEX and any(i is not None and i.dtype == torch.bool for i in args[1])):
             self.waits.append(str(func))
         if func is aten.histc.default and not args[0].is_floating_point():  # the CPU has none for whole numbers
@@ -109,7 +113,5 @@ def device(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    """An empty folder of runs; the packed data is shared by all tests."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
+def own_runs(runs):
+    """An empty folder of runs for every test; the packed data is shared by all."""

@@ -8,7 +8,7 @@ import torch
 from segkd.config import RunConfig, Schedule
 from segkd.registry import UserError
 from segkd.train import clock
-from segkd.train.record import origin
+from segkd.train.record import begin_peak, origin
 from segkd.train.runtime import check_schedule, computing
 
 CUDA = torch.device("cuda")
@@ -48,6 +48,15 @@ def test_teacher_and_students_get_their_own_time_without_a_wait(monkeypatch):
     assert gpu.waits == 0 and [c.read for c in teachers] == [16.0, 16.0]  # those of the last step are read later
     assert [c.seconds for c in (*teachers, *students)] == [20.0, 20.0, 5.0, 10.0]
     assert not any(c._under_way for c in (*teachers, *students))
+
+
+def test_the_memory_of_a_device_by_number_is_reset_though_nothing_was_on_it_yet(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", called.append)
+    begin_peak(torch.device("cuda", 1))
+    begin_peak(torch.device("cpu"))
+    assert called == ["init", torch.device("cuda", 1)]  # torch refuses the second before the first
 
 
 def test_what_fails_is_not_counted():

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from segkd import runs
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.losses import list_methods
-from segkd.models.weights import describe
+from segkd.models.weights import file_record
 from segkd.registry import UserError
 from segkd.replay import replay
 from segkd.train import loop, trainee
@@ -109,7 +109,7 @@ def test_networks_of_either_precision_teach_and_start_the_other():
     for teacher, student in ((single, double), (double, single)):
         steps_of(replace(student, method="kd", teacher=teacher), 2)
         file = runs.find(teacher).path / "model.safetensors"
-        network = replace(student.network, checkpoint=str(file), checkpoint_hash=describe(str(file))["content"])
+        network = replace(student.network, checkpoint=str(file), checkpoint_hash=file_record(str(file))["content"])
         started = runs.run(replace(student, network=network, schedule=replace(student.schedule, steps=0)), "cpu")
         scores = [found.result["miou"] for found in (started, runs.find(teacher))]
         assert scores[0] == pytest.approx(scores[1], abs=1e-3)

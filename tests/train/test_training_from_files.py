@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segkd.config import RunConfig, Schedule, from_dict, to_dict
-from segkd.models.weights import content_hash, describe, fingerprint
+from segkd.models.weights import content_hash, file_record, fingerprint
 from segkd.registry import UserError
 from segkd.runs import find, load_run, run
 from segkd.train.trainee import build_network
@@ -83,7 +83,7 @@ def test_the_record_names_the_encoders_weights(given, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGKD_WEIGHTS", str(tmp_path))
     network = dataclasses.replace(NETWORK, weights="encoder.safetensors")
     found = run(RunConfig(DATA, network, dataclasses.replace(SHORT, steps=0)), "cpu")
-    assert found.result["origin"] == {"weights": describe("encoder.safetensors")}
+    assert found.result["origin"] == {"weights": file_record("encoder.safetensors")}
     assert json.loads((found.path / "result.json").read_text())["origin"]["weights"]["file"] == "encoder.safetensors"
     (tmp_path / "encoder.safetensors").unlink()
     assert found.load_model().encoder.state_dict().keys() == state.keys()

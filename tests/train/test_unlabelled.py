@@ -10,7 +10,7 @@ from PIL import Image
 
 from segkd.config import DataConfig, RunConfig
 from segkd.data import create_dataset
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.data.scenes import split_scene
 from segkd.registry import UserError
 from segkd.runs import as_teacher, cohort_key, find, run, run_cohort, split_of

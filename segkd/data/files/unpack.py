@@ -31,12 +31,12 @@ def sources(path: Path, archives: tuple[str, ...] = ()) -> Iterator[Source]:
         yield Source(path, [unpacked(path)])
         return
     yield Source(path)
-    there = [path / name for name in dict.fromkeys((*archives, *map(plain, archives))) if (path / name).is_file()]
+    there = [path / name for name in dict.fromkeys((*archives, *map(uncompressed, archives))) if (path / name).is_file()]
     if there:
         yield Source(path, [*map(unpacked, there), path])
 
 
-def plain(name: str) -> str:
+def uncompressed(name: str) -> str:
     """The name of an archive when it is not compressed."""
     return name.removesuffix(".gz").replace(".tgz", ".tar")
 
@@ -54,7 +54,7 @@ def unpacked(path: Path) -> Path:
     target = path.with_name(f".{path.name}.{key}")
     try:
         if not target.is_dir():
-            with locked(path.with_name(f".{path.name}.lock")):
+            with file_lock(path.with_name(f".{path.name}.lock")):
                 if not target.is_dir():  # another process may have made it while we waited
                     forget(path)
                     _unpack(path, target)
@@ -73,7 +73,7 @@ def forget(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Held by one process at a time; the system frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:

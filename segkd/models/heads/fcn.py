@@ -21,7 +21,7 @@ class FCNHead(Head):
         return self.block(maps[-1])
 
 
-def join(maps: Maps) -> Tensor:
+def join_maps(maps: Maps) -> Tensor:
     """All maps at the size of the first, channels side by side."""
     return torch.cat([bilinear(x, maps[0].shape[-2:]) for x in maps], dim=1)
 
@@ -38,7 +38,7 @@ class JoinedFCNHead(Head):
         return AuxHead(sum(plan.maps), plan.classes)
 
     def aux_map(self, maps: Maps) -> Tensor:
-        return join(maps)
+        return join_maps(maps)
 
     def embed(self, maps: Maps) -> Tensor:
-        return self.block(join(maps))
+        return self.block(join_maps(maps))

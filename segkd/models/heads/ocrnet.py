@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models.heads.base import Head, Maps, Plan, Said
-from segkd.models.heads.fcn import join
+from segkd.models.heads.fcn import join_maps
 from segkd.models.layers import Attention, conv_bn_relu
 
 
@@ -30,7 +30,7 @@ class OCRHead(Head):
         return nn.Sequential(conv_bn_relu(joined, joined), nn.Conv2d(joined, plan.classes, 1))
 
     def forward(self, maps: Maps, aux_head: nn.Module | None = None) -> Said:
-        joined = join(maps)
+        joined = join_maps(maps)
         coarse = aux_head(joined)
         pixels = self.pixels(joined)
         context = self.attention(pixels, object_regions(pixels, coarse))

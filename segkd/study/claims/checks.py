@@ -12,12 +12,12 @@ from segkd.losses.hwd import activation_maps, holistic_weights, standardise
 from segkd.losses.method import create_method
 from segkd.models import create_model
 
-Finding = tuple[bool, str]
+CheckResult = tuple[bool, str]
 SIZE = (1024, 2048)  # of Cityscapes, which the papers count at
 DRAWS, PARTS = 4000, 20  # of features in the check of FAKD's bound, in parts that give the standard error
 
 
-def label_channel() -> Finding:
+def label_channel() -> CheckResult:
     """LAD Table 1: what a fourth input channel adds to DeepLabV3-R18 and PSPNet-R18; almost nothing is less than 1 %."""
     found = []
     for name in ("deeplabv3", "pspnet"):
@@ -27,7 +27,7 @@ def label_channel() -> Finding:
     return max(found) < 1, text
 
 
-def same_network() -> Finding:
+def same_network() -> CheckResult:
     """RDD Tables 1-4: its students are the networks of the tables, whatever they are trained with: RDD has no modules."""
     with torch.device("meta"):
         info = create_model("deeplabv3", "resnet18").info
@@ -35,7 +35,7 @@ def same_network() -> Finding:
     return extra == 0, f"RDD adds {extra} parameters to a student; the deployed network is that of every other method"
 
 
-def augmentation_bound() -> Finding:
+def augmentation_bound() -> CheckResult:
     """FAKD Theorem 1, on random features: the closed form is no less than the mean loss over drawn features."""
     draws = torch.Generator().manual_seed(0)
     new = lambda *shape: torch.randn(*shape, generator=draws, dtype=torch.float64)  # noqa: E731
@@ -55,7 +55,7 @@ def augmentation_bound() -> Finding:
     return min(gaps) > 3, text + "; equal to the plain loss at lambda 0 (tests of the losses)"
 
 
-def holistic_limits() -> Finding:
+def holistic_limits() -> CheckResult:
     """HWD Eq. 6 and 7: the sum of the weights, the limits of beta, and that a mean alone changes no softmax."""
     draws = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 11, 6, 8, generator=draws, dtype=torch.float64) for _ in range(2))
@@ -76,6 +76,6 @@ def holistic_limits() -> Finding:
     return all(parts.values()), "; ".join(f"{name}: {'yes' if holds else 'NO'}" for name, holds in parts.items())
 
 
-CHECKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[], CheckResult]] = {
     "label_channel": label_channel, "same_network": same_network, "augmentation_bound": augmentation_bound, "holistic_weights": holistic_limits,
 }  # fmt: skip

@@ -20,7 +20,7 @@ CELLS = tuple(method_cell(label, spec) for label, spec in SUMS.items())
 BEATS, LOSES, OPEN, NOT_RUN = "beats every single method", "is beaten by one", "inconclusive", "not run"
 
 
-def train(study: Study) -> None:
+def train_combinations(study: Study) -> None:
     """Train the combinations and the single methods that they are compared with, where they are not there."""
     execute([config_of(study, cell, seed) for cell in (baseline, *SINGLE, *CELLS) for seed in study.seeds], study.devices)
 

@@ -80,7 +80,7 @@ def compared(results: pd.DataFrame) -> pd.DataFrame:
         gap, metric = max((abs(value - (ours.get(metric) or 0.0)), metric) for metric, value in known.items())
         same = gap <= 0.5 * 10**-DIGITS
         role = group["role"].iloc[0]
-        near = 100 * abs(said["miou"] - known["miou"]) <= allowed(floors, role)
+        near = 100 * abs(said["miou"] - known["miou"]) <= _allowed(floors, role)
         lines.append({
             "row": row, "role": role, "seed": seed, "run": name, "committed": known["miou"], "here": said["miou"], "gap": gap, "metric": metric,
             "same": same, "verdict": EQUAL if same else WITHIN if near else DIFFERS,
@@ -88,12 +88,12 @@ def compared(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns="row role seed run committed here gap metric same verdict".split())
 
 
-def allowed(floors: Mapping[str, Floor], role: str, n: int = 1) -> float:
+def _allowed(floors: Mapping[str, Floor], role: str, n: int = 1) -> float:
     """How many points two means of n runs of a role may be apart by rounding alone; NaN where that is not known."""
     return reach(floors, [role if role == "student" else "teacher"], (1, -1), n)
 
 
-def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None) -> Iterator[str]:
+def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor]) -> Iterator[str]:
     """Where runs differ: whether the mean of a row over its seeds does by more than rounding may make.
 
     In float32 other processors round otherwise. Where no floor is committed, that is taken to be as bad as another seed: the
@@ -103,7 +103,7 @@ def rows_in_words(found: pd.DataFrame, floors: Mapping[str, Floor] | None = None
         if group["same"].all():
             continue
         gap, of = 100 * (group["here"] - group["committed"]).mean(), " of rounding"
-        most = allowed(floors, group["role"].iloc[0], len(group)) if floors else math.nan
+        most = _allowed(floors, group["role"].iloc[0], len(group))
         if math.isnan(most):
             most, of = math.sqrt(2) * half_width(100 * float(group["committed"].std(ddof=1)), len(group)), ""
         fits = "no tolerance from one seed" if math.isnan(most) else f"{'within' if abs(gap) <= most else 'BEYOND'} ± {most:.2f}{of}"

@@ -29,7 +29,6 @@ from segkd.data.store import Packed
 from segkd.losses.hwd import holistic_weights
 from segkd.metrics import confusion_matrix, label_pixels, scores
 from segkd.prediction import IGNORE, resize_scores
-from segkd.registry import UserError
 from segkd.runs import MEASURED, Run, find, split_of, teacher_kind
 from segkd.train.evaluate import batches
 from segkd.train.state import read_json, write_json

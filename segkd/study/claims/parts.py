@@ -122,9 +122,9 @@ def value(what: str, cell: Cell, measure: str, limit: float = 0.0) -> Comparison
     return Comparison(what, (cell,), (1.0,), measure, limit)
 
 
-def together(what: str, cells: Sequence[Cell], measure: str, limit: float = 0.0) -> Comparison:
+def together(what: str, cells: Sequence[Cell], measure: str) -> Comparison:
     """A measure of several runs at once."""
-    return Comparison(what, tuple(cells), (), measure, limit, joint=True)
+    return Comparison(what, tuple(cells), (), measure, joint=True)
 
 
 def config_of(study: Study, cell: Cell, seed: int) -> RunConfig:

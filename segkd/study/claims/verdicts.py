@@ -64,7 +64,7 @@ def test_of(claim: str) -> Test:
 test_of.__test__ = False  # no test of pytest's
 
 
-def evaluate(study: Study, ids: Iterable[str] | None = None) -> list[Outcome]:
+def judge(study: Study, ids: Iterable[str] | None = None) -> list[Outcome]:
     """The outcomes of the claims (None: all); all that rest on training and whose premises are met are corrected together."""
     chosen = list(ids) if ids is not None else list(claims()["id"])
     rows = claims().set_index("id", drop=False)

@@ -51,10 +51,10 @@ def _evidence(one: dict) -> list[str]:
     agree = f"{one['agree']} of {one['measured']} measured comparisons point the claim's way" if one["comparisons"] > 1 and one["measured"] else ""
     again = f"the same comparison as {one['same_as']}, counted there" if one["same_as"] else ""
     sentences = [text[:1].upper() + text[1:].rstrip(".") + "." for text in (agree, again, one["reason"]) if text]
-    return [effect, images, p, seen(one), *sentences, one["note"]]
+    return [effect, images, p, _seen(one), *sentences, one["note"]]
 
 
-def seen(one: dict) -> str:
+def _seen(one: dict) -> str:
     """The smallest effect that the claim's deciding comparison could have shown, and what rounding alone may make of it."""
     form = {"points": "{:.1f} points", "ratio": "×{:.4g}"}.get(one["unit"], "{:.2g}")
     smallest = "" if math.isnan(one["smallest"]) else f"smallest effect seen with power 0.8: {form.format(one['smallest'])}"
@@ -67,7 +67,7 @@ def distinct(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["same_as"].isna() | (found["same_as"] == "")]
 
 
-def coverage(found: pd.DataFrame) -> pd.DataFrame:
+def verdict_counts(found: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each paper have which verdict, with sums; ``tested`` is the first three together."""
     counted = found.assign(verdict=found["verdict"].mask(~found.index.isin(distinct(found).index), AGAIN))
     columns = [*VERDICTS[:3], AGAIN, *VERDICTS[3:]]

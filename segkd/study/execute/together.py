@@ -6,12 +6,12 @@ from segkd.config import RunConfig
 from segkd.runs import Run, find, run
 from segkd.study.execute.jobs import step_cost, with_teachers
 from segkd.study.execute.progress import Progress
-from segkd.train.processes import is_first, joined
+from segkd.train.processes import is_first, process_group
 
 
 def train_together(config: RunConfig) -> Run | None:
     """The run, trained (its teacher first) or resumed by all processes; None in all but the first."""
-    with joined() as device:
+    with process_group() as device:
         if not is_first():
             run(config, str(device))
             return None

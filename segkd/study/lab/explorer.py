@@ -11,12 +11,12 @@ from html import escape
 import numpy as np
 import torch
 
-from segkd.analysis.side_by_side import Look, layercam, look, side_by_side
+from segkd.analysis.side_by_side import Look, look, side_by_side_figure, stage_layercam
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.registry import UserError
-from segkd.runs import Run, find, teacher_kind
-from segkd.study.lab.views import target_class
+from segkd.runs import Run, find
+from segkd.study.lab.views import loaded, target_class
 from segkd.study.tables.study import Study
 from segkd.train.evaluate import feed
 
@@ -78,7 +78,7 @@ def how_to_train(study: Study) -> str:
     )
 
 
-class Side:
+class RunMenus:
     """The three menus of one run: network, row (method) and seed; each offers what is left by those before it."""
 
     def __init__(self, letter: str, keys: list[Key], start: str):
@@ -138,14 +138,14 @@ class Explorer:
             split = f"the {study.data.split} split of {study.dataset}"
             raise UserError(f"image {image}: {split} has images 0 to {len(self.packed) - 1}")
         self.start = target_class(study)
-        self._load = lru_cache(NETWORKS)(lambda key: _loaded(self.runs[key]))
+        self._load = lru_cache(NETWORKS)(lambda key: loaded(self.runs[key]))
         self._look, self._cam = lru_cache(LOOKS)(self._look_at), lru_cache(LOOKS)(self._explain)
         self.image = IntSlider(
             image, 0, len(self.packed) - 1, description="image", continuous_update=False, layout=Layout(width="320px"),
             style={"description_width": "75px"},
         )  # fmt: skip
         self.target = Dropdown(description="LayerCAM of", layout=Layout(width="270px"), style={"description_width": "85px"})
-        self.sides = [Side(letter, list(runs), row) for letter, row in zip("AB", rows)]
+        self.sides = [RunMenus(letter, list(runs), row) for letter, row in zip("AB", rows)]
         self.picture = Image(format="png", layout=Layout(max_width="100%", height="auto", object_fit="contain"))
         self.status = HTML()
         top = HBox([self.image, self.target], layout=Layout(flex_flow="row wrap"))
@@ -202,14 +202,14 @@ class Explorer:
 
     def _explain(self, key: Key, index: int, target: int) -> np.ndarray:
         mask = self._example(index)[1] == target
-        return layercam(self._load(key)[0], self._input(key, index), mask, target)
+        return stage_layercam(self._load(key)[0], self._input(key, index), mask, target)
 
     def _draw(self) -> None:
         begin, index, target = time.perf_counter(), self.image.value, self.target.value
         keys = [side.key for side in self.sides]
         sides = [(f"{key[1]}, seed {key[2]}", self._look(key, index), self._cam(key, index, target)) for key in keys]
         overall = [self.runs[key].result["iou"] for key in keys]
-        figure = side_by_side(*self._example(index), sides, self.packed.palette, self.packed.classes, target, overall)
+        figure = side_by_side_figure(*self._example(index), sides, self.packed.palette, self.packed.classes, target, overall)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         self.picture.value = buffer.getvalue()
@@ -218,9 +218,3 @@ class Explorer:
             f"on all {self.runs[key].result['images']} images" for letter, key in zip("AB", keys)
         )  # fmt: skip
         self.status.value = f"{totals}; drawn in {time.perf_counter() - begin:.1f} s"
-
-
-def _loaded(run: Run) -> tuple[torch.nn.Module, object]:
-    """A run's network and how it is fed."""
-    network = run.load_model()
-    return network, teacher_kind(run.config, network.info) if run.result["label_input"] else None

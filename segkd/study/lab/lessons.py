@@ -38,8 +38,8 @@ IMAGES = 8  # test images behind a share of pixels
 
 
 def if_run(study: Study, rows: Sequence[str], make: Callable, *arguments):
-    """``make(study, *arguments)`` where every one of the rows has a finished run, else an empty frame."""
-    return make(study, *arguments) if views.with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
+    """``make(study, *arguments)`` where each of these rows of the main table has a finished run, else an empty frame."""
+    return make(study, *arguments) if views.rows_with_runs(study, "main", rows) == list(rows) else pd.DataFrame()
 
 
 def shown(frame: pd.DataFrame, digits: str = "{:.2f}", **columns: str | Callable) -> pd.io.formats.style.Styler:
@@ -138,7 +138,7 @@ def _pairs(study: Study, student: str, indices: Iterable[int]) -> list[tuple[Pre
     chosen = [index for index in indices if index < len(test)]
     runs = (views.first_run(study, "main", row) for row in (student, PLAIN))
     labels = [torch.from_numpy(test.labels[index].copy()).long()[None] for index in chosen]
-    return list(zip(*(views.predict(run, test, chosen) for run in runs), labels))
+    return list(zip(*(views.predict_images(run, test, chosen) for run in runs), labels))
 
 
 def weight_steps(study: Study, index: int = 0, student: str = "CWD") -> pd.DataFrame:
@@ -166,7 +166,7 @@ def weight_settings(study: Study, settings: Mapping[str, Mapping], index: int = 
     return frame.sort_values(frame.columns[1], ascending=False, ignore_index=True)
 
 
-def divergence_ratios(study: Study, student: str = "CWD") -> pd.DataFrame:
+def td_over_ntd(study: Study, student: str = "CWD") -> pd.DataFrame:
     """TD, NTD and their ratio for each class over a few test images (HWD Table I); columns as `channels.divergence_ratios`."""
     from segkd.analysis.channels import divergence_ratios as measured
 
@@ -204,7 +204,7 @@ def differences(study: Study, methods: Sequence[str]) -> pd.io.formats.style.Sty
     measured = if_run(study, needed, _effects, methods)
     if not measured.empty:
         return variants.variants_table(measured).set_properties(subset=["source"], **{"min-width": "16rem"})
-    switches = [d for d in variants.differences(methods) if d.source]
+    switches = [d for d in variants.switches(methods) if d.source]
     return shown(pd.DataFrame({
         "switch": [f"{d.part}: {d.what.replace('_', ' ')}" for d in switches],
         "other": [str(d.changed[d.what]) for d in switches], "source": [d.source for d in switches],
@@ -219,24 +219,24 @@ def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
     return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)
 
 
-def paired_by_seed(study: Study, row: str, reference: str = "baseline") -> pd.DataFrame:
-    """mIoU of a row and of its reference on the seeds that have both, and their difference, in points."""
+def paired_by_seed(study: Study, row: str) -> pd.DataFrame:
+    """mIoU of a row and of the baseline on the seeds that have both, and their difference, in points."""
     scores = views.scores_by_seed(study, "main")
-    if not {row, reference} <= set(scores):
+    if not {row, "baseline"} <= set(scores):
         return pd.DataFrame()
-    found = scores[[reference, row]].dropna().reset_index().rename_axis(columns=None)
-    return found.assign(difference=found[row] - found[reference])
+    found = scores[["baseline", row]].dropna().reset_index().rename_axis(columns=None)
+    return found.assign(difference=found[row] - found["baseline"])
 
 
-def seeds_needed(study: Study, table: str = "main", effect: float = 1.0, reference: str = "baseline") -> pd.DataFrame:
+def seeds_needed(study: Study, effect: float = 1.0) -> pd.DataFrame:
     """How many seeds would show an ``effect`` (points of mIoU): the least n with a t half width below it.
 
-    From the deviation of the paired differences to the reference; rows with fewer than two seeds are left out.
+    From the deviation of the paired differences to the baseline; rows with fewer than two seeds are left out.
     """
-    scores = views.scores_by_seed(study, table)
+    scores = views.scores_by_seed(study, "main")
     lines = []
-    for row in scores.columns.drop(reference, errors="ignore") if reference in scores else ():
-        gap = (scores[row] - scores[reference]).dropna()
+    for row in scores.columns.drop("baseline") if "baseline" in scores else ():
+        gap = (scores[row] - scores["baseline"]).dropna()
         if len(gap) > 1:
             sd = float(gap.std(ddof=1))
             lines.append({

@@ -19,7 +19,7 @@ from segkd.models import check_model_name
 from segkd.registry import UserError
 from segkd.study.tables.papers import Row, Table
 from segkd.study.tables.study import Study, open_study
-from segkd.train.check import check
+from segkd.train.check import check_config
 from segkd.train.state import write_whole
 
 EXAMPLE = ROOT / "data" / "raw" / "example-folder"
@@ -107,7 +107,7 @@ def open_own(
     settings = [replace(study.setting, profile=size, data=data, unlabelled=int(unlabelled or 0)) for size in sizes]
     studies = [replace(study, setting=setting, tables=tables, all_tables=tables) for setting in settings]
     for config in studies[0].configs() if int(unlabelled or 0) else ():
-        check(config)
+        check_config(config)
     return studies
 
 

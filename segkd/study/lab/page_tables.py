@@ -104,11 +104,11 @@ def hard_classes(study: Study) -> list[str]:
     return hardest(ious.groupby("class", sort=False)["iou"].mean()) if len(ious) else []
 
 
-def activation_rows(networks: dict, packed, classes: Sequence[str], count: int = 3) -> list[dict]:
+def activation_rows(networks: dict, packed, classes: Sequence[str]) -> list[dict]:
     """Rows of ``pictures.map_sheet``: image, label of the hard classes alone, activation of each network (FAKD Fig. 3)."""
     ids = [packed.classes.index(name) for name in classes]
     rows = []
-    for index, _ in chosen_frames(packed.labels, ids, count, share=1.0) if networks and ids else ():
+    for index, _ in chosen_frames(packed.labels, ids, share=1.0) if networks and ids else ():
         image, label = packed.images[index], packed.labels[index]
         only = np.where(np.isin(label, ids), label, IGNORE)
         maps = {name: activation_map(network, image) for name, network in networks.items()}

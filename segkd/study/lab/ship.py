@@ -61,7 +61,7 @@ class Help:
         return f"Teacher less baseline on the test images: {self.teacher} points of mIoU, {met}. {floor}"
 
 
-def runs_of(study: Study, row: str) -> list[Run]:
+def _runs_of(study: Study, row: str) -> list[Run]:
     """The finished runs of a row; UserError if there are none."""
     views.first_run(study, TABLE, row)
     return study.runs(TABLE, row)
@@ -69,7 +69,7 @@ def runs_of(study: Study, row: str) -> list[Run]:
 
 def counts(study: Study, row: str) -> np.ndarray:
     """(N, 3, C) of each test image, summed over the seeds of a row."""
-    return np.sum([run.images() for run in runs_of(study, row)], axis=0)
+    return np.sum([run.images() for run in _runs_of(study, row)], axis=0)
 
 
 def help_of(study: Study) -> Help:
@@ -84,7 +84,7 @@ def help_of(study: Study) -> Help:
 def shipped(study: Study) -> Run:
     """The run that the verdict names; of several seeds the best on val, as test is for measuring."""
     found = help_of(study)
-    return max(runs_of(study, found.method if found.real else BASELINE), key=lambda run: run.result["val_last"])
+    return max(_runs_of(study, found.method if found.real else BASELINE), key=lambda run: run.result["val_last"])
 
 
 def write_files(studies: Sequence[Study], out: str = "") -> list[tuple[Study, Exported | None, str]]:
@@ -155,7 +155,7 @@ def classes_table(study: Study) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         base, ours = (100 * c.sum(0)[0] / (c.sum(0)[1] + c.sum(0)[2] - c.sum(0)[0]) for c in both)
     drawn = 100 * (resampled_iou(both[1]) - resampled_iou(both[0])) if len(both[0]) >= FEW else None
-    labelled, seeds = both[0][:, 1], len(runs_of(study, BASELINE))
+    labelled, seeds = both[0][:, 1], len(_runs_of(study, BASELINE))
     lines = []
     for place, name in enumerate(study.packed("train").classes):
         shown = int((labelled[:, place] > 0).sum())
@@ -196,7 +196,7 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
         if made is None:
             continue
         mine, onnx = shipped(study), made.format == "onnx"
-        runs = [max(runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]] if onnx else [mine]
+        runs = [max(_runs_of(study, row.label), key=lambda r: r.result["val_last"]) for row in study.rows(TABLE)[:2]] if onnx else [mine]
         for run in runs:
             score, colour = run.result["miou"] + (0 if onnx else made.miou - made.run_miou), method_colour(run.config.method)
             look = {"color": colour, "lw": 0, "alpha": 0.8} if onnx else {"facecolor": "none", "edgecolor": colour}
@@ -205,7 +205,7 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
             dots.append(dot)
         axes.annotate(f"{study.profile.student.name} {made.format}", (1e3 * made.seconds, 100 * mine.result["miou"]), (8, -11), textcoords="offset points", fontsize=8)
     for row in studies[0].rows(TABLE):
-        scores = [100 * run.result["miou"] for run in runs_of(studies[0], row.label)]
+        scores = [100 * run.result["miou"] for run in _runs_of(studies[0], row.label)]
         if row.role != "student":
             axes.axhline(np.mean(scores), color=method_colour("teacher"), ls="--", lw=1, label=row.label)
         else:

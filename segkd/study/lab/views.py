@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from segkd.analysis.look import Look, frame
+from segkd.analysis.look import Slider, slider_frame
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
 from segkd.losses.lad import LabelNoise
-from segkd.losses.method import create_method
+from segkd.losses.method import TeacherKind, create_method
 from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
@@ -38,15 +38,15 @@ def first_run(study: Study, table: str, row: str) -> Run:
     return found[0]
 
 
-def with_runs(study: Study, table: str, rows: Sequence[str]) -> list[str]:
+def rows_with_runs(study: Study, table: str, rows: Sequence[str]) -> list[str]:
     """Those of the rows that have a finished run; METHODS or TABLES may have left some out."""
     held = {row.label for row in study.rows(table)}
     return [row for row in rows if row in held and study.runs(table, row)]
 
 
 def present(study: Study, table: str, rows: Sequence[str]) -> list[str]:
-    """`with_runs` of the rows; says which are not."""
-    done = with_runs(study, table, rows)
+    """`rows_with_runs` of the rows; says which are not."""
+    done = rows_with_runs(study, table, rows)
     if missing := [row for row in rows if row not in done]:
         print(f"not run, so not shown here: {', '.join(missing)} (table '{table}' of {study.paper})")
     return done
@@ -108,12 +108,12 @@ def teacher_of(run: Run) -> torch.nn.Module:
     return find(run.config.teacher).load_model()
 
 
-def label_maps(
+def label_maps_by_row(
     study: Study, table: str, rows: Sequence[str], packed: Packed, indices: Sequence[int]
 ) -> dict[str, list[np.ndarray]]:
     """Predicted classes (H, W) of each row's first run on some images of ``packed``."""
     runs = {row: first_run(study, table, row) for row in rows}
-    return {row: [label_map(p, packed.labels[i]) for p, i in zip(predict(run, packed, indices), indices)] for row, run in runs.items()}
+    return {row: [label_map(p, packed.labels[i]) for p, i in zip(predict_images(run, packed, indices), indices)] for row, run in runs.items()}
 
 
 def label_map(prediction: Prediction, label: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def scores_by_seed(study: Study, table: str) -> pd.DataFrame:
     return 100 * study.scores(table).pivot_table(index="seed", columns="row", values="miou", sort=False).astype(float)
 
 
-def differences(study: Study, table: str, row: str) -> pd.DataFrame:
+def gains_by_setting(study: Study, table: str, row: str) -> pd.DataFrame:
     """Each setting of a sweep less the row ``row``, paired by seed: its place on the table's axis, n, mean, low, high (points).
 
     ``paper``: the same of the numbers that the paper prints, NaN where it prints none; ``runs``: the setting's ids.
@@ -209,18 +209,23 @@ def label_noise_parts(study: Study, index: int, seed: int = 0) -> tuple:
     return label, train.palette, parts, train.classes
 
 
-@torch.no_grad()
-def predict(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
-    """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
+def loaded(run: Run) -> tuple[torch.nn.Module, TeacherKind | None]:
+    """A run's network, and how a label-assisted teacher is fed at evaluation; None: with the image alone."""
     network = run.load_model()
-    kind = teacher_kind(run.config, network.info) if run.result["label_input"] else None
+    return network, teacher_kind(run.config, network.info) if run.result["label_input"] else None
+
+
+@torch.no_grad()
+def predict_images(run: Run, packed: Packed, indices: Sequence[int]) -> list[Prediction]:
+    """A finished run's prediction, on the CPU, on each of these images by itself; a label-assisted teacher is fed the noised label."""
+    network, kind = loaded(run)
     device = next(network.parameters()).device
     with like(network):
         batches = (to_batch(*packed.take([i])[:2]) for i in indices)
         return [network(feed(*batch, kind, run.config.seed, "picture").to(device)).cpu() for batch in batches]
 
 
-def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
+def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Slider:
     """The answers to some images of ``packed`` of every row of the comparison: its first run whose network is here.
 
     UserError: no network is here.
@@ -230,22 +235,22 @@ def answers(study: Study, packed: Packed, indices: Sequence[int]) -> Look:
         for row in study.rows(table) if table in study.tables else ():
             for run in study.runs(table, row.label):
                 with suppress(UserError):
-                    said[row.label] = said.get(row.label) or predict(run, packed, indices)
+                    said[row.label] = said.get(row.label) or predict_images(run, packed, indices)
     if not said:
         raise UserError(f"no network of {study.profile.name} on {study.dataset} is here: train it with study.run()")
     frames = []
     for place, index in enumerate(indices):
         image, label = packed.images[index], packed.labels[index]
         logs = {row: resize_scores(found[place].logits, label.shape).log_softmax(1)[0] for row, found in said.items()}
-        frames.append(frame(image, label, logs, packed.num_classes))
-    return Look(packed.classes, [list(map(int, colour)) for colour in packed.palette], frames)
+        frames.append(slider_frame(image, label, logs, packed.num_classes))
+    return Slider(packed.classes, [list(map(int, colour)) for colour in packed.palette], frames)
 
 
 def predictions(study: Study, table: str, rows: Sequence[str], indices: Sequence[int]) -> tuple:
     """Arguments of ``pictures.prediction_sheet``: test images, labels, and each row's label map."""
     test = study.packed(study.data.split)
     chosen = [index for index in indices if index < len(test)] or [0]
-    maps = label_maps(study, table, rows, test, chosen)
+    maps = label_maps_by_row(study, table, rows, test, chosen)
     return test.images[chosen], test.labels[chosen], maps, test.palette, test.classes
 
 
@@ -253,7 +258,7 @@ def difficulty_maps(study: Study, indices: Sequence[int]) -> list[dict]:
     """Rows of ``pictures.map_sheet``: RDD's two stages on test images, with the finished RDD student (RDD Fig. 3, 4)."""
     test = study.packed(study.data.split)
     chosen = [index for index in indices if index < len(test)] or [0]
-    pairs = zip(*(predict(first_run(study, "main", row), test, chosen) for row in ("RDD", TEACHER)))
+    pairs = zip(*(predict_images(first_run(study, "main", row), test, chosen) for row in ("RDD", TEACHER)))
     return [_difficulty_maps(test.images[index], *pair) for index, pair in zip(chosen, pairs)]
 
 

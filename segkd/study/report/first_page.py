@@ -30,7 +30,7 @@ def first_page(
     """Everything of the first page but the cards.
 
     ``runs``: all behind the report; ``found``: the findings; ``notes``: what is missing of its pages;
-    ``pictures``: as `keep` gives them.
+    ``pictures``: as `keep_pictures` gives them.
     """
     protocol = study.facts()
     return Overview(
@@ -63,7 +63,7 @@ def _provenance(study: Study, runs: Iterable[Run], folder: Path) -> dict[str, ob
     }
 
 
-def keep(folder: Path, found: Sequence[str]) -> dict[str, Path]:
+def keep_pictures(folder: Path, found: Sequence[str]) -> dict[str, Path]:
     """Keep of the executed notebooks what the first page and README.md show: pictures, and the claims in sentences.
 
     The pictures, now or from before, by name: ``forest``, ``gains``, ``strip``. Small enough to be committed. ``found``: the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from segkd.study.tables.frozen import FILES, HASHES, facts_of
 from segkd.study.tables.results import tidy
 from segkd.study.tables.study import Study
 from segkd.study.tables.table import Row
-from segkd.train.state import read_json, write_whole
+from segkd.train.state import read_json, write_arrays, write_whole
 
 PROTOCOL = ("data", "student", "teacher", "schedule", "seeds", "start")
 
@@ -31,7 +30,8 @@ def freeze(studies: list[Study], folder: Path, more: Iterable[RunConfig] = ()) -
     frame = results(studies, runs)
     _update(folder / "results.csv", frame.to_csv(index=False, float_format="%.9g").encode())
     _update(folder / "curves.csv", curves(runs).to_csv(index=False, float_format="%.5g").encode())
-    _write_images(folder / "images.npz", image_counts(runs))
+    counts = _image_counts(runs)
+    write_arrays(folder / "images.npz", **counts) if counts else (folder / "images.npz").unlink(missing_ok=True)
     _update(folder / "study.json", _json(facts(studies[0], runs, folder)))
     _write_hashes(folder)
     return frame
@@ -87,7 +87,7 @@ def _column(name: str) -> tuple[int, str]:
     return (first.index(name) if name in first else len(first)), name
 
 
-def image_counts(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
+def _image_counts(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
     """Arrays of ``images.npz``: ``labels`` (N, C) once, for each run (N, 2, C): true positives and predicted pixels.
 
     A run whose labels differ from those of the first (another size) keeps all three rows.
@@ -104,12 +104,6 @@ def image_counts(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
 
 def _small(counts: np.ndarray) -> np.ndarray:
     return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
-
-
-def _write_images(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_whole(path, lambda p: p.write_bytes(buffer.getvalue())) if arrays else path.unlink(missing_ok=True)
 
 
 def facts(study: Study, runs: Mapping[str, Run], folder: Path) -> dict[str, object]:

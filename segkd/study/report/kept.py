@@ -49,7 +49,7 @@ def code_hash(source: str) -> str:
     return hashlib.sha256(source.strip().encode()).hexdigest()[:8]
 
 
-def fill(node, html: Path, of: str) -> Kept:
+def fill_gaps(node, html: Path, of: str) -> Kept:
     """Let the empty places of an executed notebook show what the page at ``html`` shows there, with a word on it.
 
     Returns what is used of that page beside its cells: headline numbers and frames, empty where they are the notebook's own.

@@ -20,7 +20,7 @@ from segkd.study.report.overview import Page, build_index
 from segkd.study.report.pages import render
 
 __all__ = [
-    "Page", "ReportError", "build_index", "execute", "is_fresh", "parameters_of", "render", "stamp",
+    "Page", "ReportError", "build_index", "is_fresh", "parameters_of", "render", "run_notebook", "stamp",
 ]
 
 
@@ -48,15 +48,15 @@ def parameters_of(notebook: Path) -> dict[str, object]:
     return found
 
 
-def execute(
+def run_notebook(
     notebook: Path, output: Path, parameters: Mapping[str, object], title: str | None = None, *,
-    cwd: Path | None = None, progress: bool = False, environment: Mapping[str, str] | None = None, gaps: bool = False, stamp: str = "",
+    environment: Mapping[str, str] | None = None, gaps: bool = False, stamp: str = "",
 ) -> Path:
     """Run ``notebook`` with ``parameters`` and write the executed notebook to ``output``, whole or not at all.
 
-    It runs on this very interpreter, from ``cwd`` (default: the root of the project that holds the notebook), with the
-    variables of ``environment``. ``gaps``: a cell that needs what is not here shows the reason, and the page goes on.
-    ``stamp``: what it is made of, for `is_fresh`.
+    It runs on this very interpreter, from the root of the project that holds the notebook, with the variables of
+    ``environment``. ``gaps``: a cell that needs what is not here shows the reason, and the page goes on. ``stamp``: what it
+    is made of, for `is_fresh`.
     UserError: unknown parameter or wrong type. ReportError: a cell failed; the partial notebook then lies beside
     ``output`` as ``<name>.failed.ipynb`` and a page from an earlier run is left as it was.
     """
@@ -69,7 +69,7 @@ def execute(
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
         start = _kernel_of_this_python(dict(environment or {}), gaps)
-        _papermill(notebook, partial, dict(parameters), Path(cwd or _root(notebook)), progress, start, gaps)
+        _papermill(notebook, partial, dict(parameters), start, gaps)
         _finish(partial, notebook, output, title, stamp)
         os.replace(partial, output)
     except ReportError as error:
@@ -106,7 +106,7 @@ def _like(default: object) -> object:
     return Any if default is None else type(default)
 
 
-def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progress: bool, start, gaps: bool) -> None:
+def _papermill(notebook: Path, partial: Path, parameters: dict, start, gaps: bool) -> None:
     """Run into ``partial``, which papermill writes after each cell; any failure of a cell becomes a ReportError."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -116,7 +116,7 @@ def _papermill(notebook: Path, partial: Path, parameters: dict, cwd: Path, progr
     try:
         with start:
             papermill.execute_notebook(
-                notebook, partial, parameters, kernel_name="python3", language="python", cwd=cwd, progress_bar=progress,
+                notebook, partial, parameters, kernel_name="python3", language="python", cwd=_root(notebook), progress_bar=False,
                 allow_error_names=allowed() if gaps else [],
             )
     except PapermillExecutionError as error:

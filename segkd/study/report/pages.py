@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
-from segkd.study.report.kept import code_hash, fill
+from segkd.study.report.kept import code_hash, fill_gaps
 from segkd.study.report.markup import clean_html, markdown_html, with_minus
 from segkd.study.report.page_size import fit
 from segkd.train.state import write_whole
@@ -47,7 +47,7 @@ def render(executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequen
     from traitlets.config import Config
 
     node = read(executed, as_version=4)
-    kept = fill(node, Path(html), of)
+    kept = fill_gaps(node, Path(html), of)
     numbers = numbers_of(node) or kept.numbers
     contents, frames = _prepare(node), _frames(node) or kept.frames
     node.metadata["title"] = _title(node, Path(executed).stem)

@@ -86,7 +86,7 @@ def _side_by_side(what: str, task: Callable[..., str], items: Sequence[tuple]) -
 
 def _execute(name: str, making: Making, stamp: str) -> str:
     environment = {"SEGKD_FIGURES": str(making.folder / "figures")} | ({NO_TRAINING: ""} if name == OWN else {})
-    report.execute(
+    report.run_notebook(
         making.source(name), making.executed(name), making.given(name), environment=environment, gaps=making.gaps or name == OWN, stamp=stamp
     )
     return name

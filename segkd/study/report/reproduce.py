@@ -18,7 +18,7 @@ from segkd.study.claims.verdicts import wanted_configs
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
 from segkd.study.report import notebooks as report
-from segkd.study.report.first_page import findings_of, first_page, keep
+from segkd.study.report.first_page import findings_of, first_page, keep_pictures
 from segkd.study.report.freeze import every_config, finished, freeze, freeze_measures
 from segkd.study.report.readme import update_readme
 from segkd.study.report.rendering import OWN, Making, make_pages
@@ -188,7 +188,7 @@ def _write_report(studies: list[Study], runs: dict[str, Run], folder: Path, choi
     making = Making(folder, labels, parameters, of, inputs_digest(studies, runs), gaps, banners)
     pages, notes = make_pages(making)
     found = findings_of(study)
-    first = first_page(study, runs.values(), folder, found, notes, keep(folder, found), banners)
+    first = first_page(study, runs.values(), folder, found, notes, keep_pictures(folder, found), banners)
     index = report.build_index(folder, pages, first)
     build_site(folder.parent)
     update_readme()  # which repeats what this report found

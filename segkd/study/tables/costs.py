@@ -52,7 +52,7 @@ def _method_parameters(spec: str, hyper: str, student: NetworkInfo, teacher: Net
 def step_ms(configs: Mapping[str, RunConfig], runs: Mapping[str, pd.DataFrame]) -> tuple[dict[str, float], bool]:
     """Milliseconds of a step by row, the teacher's pass included, and whether all are of steps measured by themselves.
 
-    ``runs``: a row's `results.by_seed`, for the rows that have some. Measured by themselves (`step_times.rounds`) where any
+    ``runs``: a row's `results.metrics_by_seed`, for the rows that have some. Measured by themselves (`step_times.rounds`) where any
     of these is, NaN for the others: the clock of a run also counts what else the machine did, and runs trained at different
     hours differ by more than methods do. Else all by that clock, so that one table has one clock: the median over a row's
     runs, since one beside which the machine did other work does not make a method slow.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkd.config import RunConfig, runs_root, to_dict
+from segkd.config import RunConfig, to_dict
 from segkd.download import file_sha256
 from segkd.registry import UserError
 from segkd.runs import MEASURED, find

@@ -10,7 +10,7 @@ from segkd.config import NetworkConfig, from_dict
 from segkd.data.catalog import create_dataset
 from segkd.models import check_model_name
 from segkd.models.checkpoints import check_fit, network_state
-from segkd.models.weights import content_hash, describe, find_weights, read_state
+from segkd.models.weights import content_hash, file_record, find_weights, read_state
 from segkd.registry import UserError, unknown
 from segkd.runs import Run
 from segkd.train.state import read_json
@@ -78,6 +78,6 @@ def as_source(network: NetworkConfig) -> str:
 def about_teacher(run: Run) -> str:
     """Which file, its fingerprint and content, and, once the run of zero steps has evaluated it, its own score."""
     network = run.config.network
-    about = run.result["origin"]["checkpoint"] if run.done else describe(network.checkpoint, "checkpoint")
+    about = run.result["origin"]["checkpoint"] if run.done else file_record(network.checkpoint, "checkpoint")
     own = f"own score {100 * run.result['miou']:.1f} % mIoU on {run.result['split']} (run {run.id})" if run.done else "not yet evaluated"
     return f"{network.label} from {Path(network.checkpoint).name}, not trained here; layout {about['layout']}, content {about['content']}; {own}"

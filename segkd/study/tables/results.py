@@ -40,7 +40,7 @@ def one_setting(results: pd.DataFrame) -> None:
             raise UserError(f"results of several {column}s in one table: {', '.join(found)}; make one table of each")
 
 
-def by_seed(group: pd.DataFrame) -> pd.DataFrame:
+def metrics_by_seed(group: pd.DataFrame) -> pd.DataFrame:
     """Tidy lines of one row as a line a seed, a column a metric."""
     group = group[group["metric"].isin(METRICS)].astype({"value": float})
     wide = group.pivot_table(index="seed", columns="metric", values="value")

@@ -57,7 +57,7 @@ class TableView:
 
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
-    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""),
+    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""), also: pd.DataFrame | None = None,
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
@@ -66,6 +66,7 @@ def view(
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
     else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``key``: what links
     call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated.
+    ``also``: what else the paper prints in the table.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -94,6 +95,8 @@ def view(
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [NOTES[c] for c in columns if c in NOTES], lambda c: c.removeprefix("paper "))))
+    if also is not None and len(also):
+        parts.append(folded(f"Also in {table.source['table']} of the paper", also.style.format(na_rep="–", escape="html")))
     html = "\n".join(parts)
     return TableView(f'<div id="{escape(key)}">{html}</div>' if key else html)
 
@@ -175,7 +178,7 @@ def as_table(values: dict) -> pd.io.formats.style.Styler:
     return frame.style.hide(axis="index").hide(axis="columns").format(escape="html")
 
 
-def facts_of(setting: Setting, seeds: list[int], few: list[str], own_teacher: str | None) -> dict[str, str]:
+def setting_facts(setting: Setting, seeds: list[int], few: list[str], own_teacher: str | None) -> dict[str, str]:
     """What a study runs: data, networks, schedule, each in words.
 
     ``few``: tables of which only the first seed is trained; ``own_teacher``: about a teacher from a file.

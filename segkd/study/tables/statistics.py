@@ -112,8 +112,8 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
     return Spread(math.sqrt(squares / df), low, high, df, runs)
 
 
-def smallest_effect(sd: float, n: int, power: float = POWER) -> float:
-    """The smallest true mean of ``n`` differences with standard deviation ``sd`` whose 95 % interval leaves 0 out with this power.
+def smallest_effect(sd: float, n: int) -> float:
+    """The smallest true mean of ``n`` differences with standard deviation ``sd`` whose 95 % interval leaves 0 out with power POWER.
 
     By the noncentral t distribution; NaN for fewer than two values or without spread. One test, not corrected for others.
     """
@@ -123,7 +123,7 @@ def smallest_effect(sd: float, n: int, power: float = POWER) -> float:
     from scipy.stats import nct, t
 
     edge = float(t.ppf(1 - LEVEL / 2, n - 1))
-    shift = brentq(lambda d: nct.sf(edge, n - 1, d) - power, 0.0, 5 * edge)  # the other side's chance is below 1e-4
+    shift = brentq(lambda d: nct.sf(edge, n - 1, d) - POWER, 0.0, 5 * edge)  # the other side's chance is below 1e-4
     return float(shift) * sd / math.sqrt(n)
 
 

@@ -18,7 +18,7 @@ from segkd.train.trainee import Trainee, build_network
 ALONE = ROOT / "benchmarks" / "results" / "methods.csv"  # written by benchmarks/methods.py
 
 
-def image_size(config: RunConfig) -> tuple[int, int]:
+def train_size(config: RunConfig) -> tuple[int, int]:
     """What is trained on, (h, w)."""
     return config.data.crop or config.data.size
 
@@ -32,7 +32,7 @@ def kind_of(config: RunConfig) -> str:
     network = lambda part: part and {key: part["network"].get(key) for key in shape}  # noqa: E731
     schedule = {key: values["schedule"][key] for key in ("batch_size", "precision", "compile", "optimiser")}
     schedule["batch_size"] += config.unlabelled
-    return json.dumps([network(values), network(values["teacher"]), schedule, image_size(config), config.method, config.variant])
+    return json.dumps([network(values), network(values["teacher"]), schedule, train_size(config), config.method, config.variant])
 
 
 def digest(config: RunConfig) -> str:
@@ -52,7 +52,7 @@ def on_noise(configs: list[RunConfig], classes: int, device: torch.device) -> It
     build = lambda config: build_network(config, classes, start=False).to(device).eval()  # noqa: E731
     teachers = {kind: as_teacher(build(group[0].teacher), group) for kind, group in taught.items()}
     for config in configs:
-        draws, count, size = torch.Generator().manual_seed(0), config.schedule.batch_size + config.unlabelled, image_size(config)
+        draws, count, size = torch.Generator().manual_seed(0), config.schedule.batch_size + config.unlabelled, train_size(config)
         images = torch.rand(count, 3, *size, generator=draws).to(device)
         labels = torch.randint(0, classes, (count, *size), generator=draws).to(device)
         teacher = teachers[kind_of(config.teacher)] if config.teacher else None

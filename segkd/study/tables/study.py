@@ -10,7 +10,7 @@ import pandas as pd
 
 from segkd.config import DataConfig, RunConfig
 from segkd.data.catalog import DATASETS
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.data.store import Packed
 from segkd.data.verify import splits_of
 from segkd.losses.method import create_method
@@ -23,7 +23,7 @@ from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_fro
 from segkd.study.tables.papers import keys_of, paper_tables
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
-from segkd.study.tables.show import TableView, as_table, called, facts_of, in_common, view
+from segkd.study.tables.show import TableView, as_table, called, in_common, setting_facts, view
 from segkd.study.tables.statistics import points
 from segkd.study.tables.summaries import base_row, cost_columns, summary
 from segkd.study.tables.table import Row, Table
@@ -206,8 +206,9 @@ class Study:
         over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
         ran = in_common(self.data, kinds) if table.source else ""
         same = self._above(name, reference)
+        also = also_printed(table) if table.rows and table.rows[0].printed else None
         above = (same, "the main comparison" if same == "main" else same and self.all_tables[same].source["table"])
-        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above)
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above, also=also)
 
     def _above(self, name: str, reference: str | None) -> str:
         """The first table higher up the paper's page that shows each run of this printed one against the same reference; "" if none does."""
@@ -254,7 +255,7 @@ class Study:
     def facts(self) -> dict[str, str]:
         """What is run: data, networks, schedule, each in words."""
         few = [name for name in self.all_tables if self.profile.tables.get(name) == 1]
-        return facts_of(self.setting, self.seeds, few, self._teacher_from_file() if self.own_teacher else None)
+        return setting_facts(self.setting, self.seeds, few, self._teacher_from_file() if self.own_teacher else None)
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""

@@ -10,7 +10,7 @@ import pandas as pd
 from segkd.config import RunConfig
 from segkd.study.tables import costs
 from segkd.study.tables.reported import reported
-from segkd.study.tables.results import by_seed, one_setting, paired
+from segkd.study.tables.results import metrics_by_seed, one_setting, paired
 from segkd.study.tables.show import TIE
 from segkd.study.tables.statistics import half_width
 from segkd.study.tables.table import Row, Table
@@ -25,7 +25,7 @@ def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.Da
     reference (``reference %``) is.
     """
     one_setting(results)
-    value = {label: by_seed(group) for label, group in results.groupby("row")}
+    value = {label: metrics_by_seed(group) for label, group in results.groupby("row")}
     number = lambda row, metric: math.nan if (known := reported(table, row, metric)) is None else known  # noqa: E731
     paper = {row.label: (number(row, "miou"), number(row, "miou_gain")) for row in table.rows}
     lines = []
@@ -74,7 +74,7 @@ def cost_columns(
 
     ``configs``: of a row's first seed, by label. ``longer``: the scores, by seed, of the longer training of a baseline's row.
     """
-    value = {label: by_seed(group) for label, group in results.groupby("row")}
+    value = {label: metrics_by_seed(group) for label, group in results.groupby("row")}
     times, alone = costs.step_ms(configs, value)
     lines = []
     for row in table.rows:

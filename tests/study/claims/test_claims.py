@@ -20,7 +20,7 @@ from segkd.study.tables import step_times
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.statistics import resample_weights
 from segkd.study.tables.study import open_study
-from segkd.train.check import check
+from segkd.train.check import check_config
 
 BASE = np.array([30.0, 30.5, 31, 30.2, 30.9])
 APART = np.array([30.0, 34, 31, 36, 33])
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("fake")
 
 
 def outcome(study, name, ids=None):
-    return next(o for o in claims.evaluate(study, ids or [name]) if o.claim["id"] == name)
+    return next(o for o in claims.judge(study, ids or [name]) if o.claim["id"] == name)
 
 
 def test_every_claim_has_a_test_and_every_test_a_claim():
@@ -48,7 +48,7 @@ def test_every_cell_is_a_run_that_could_be_trained(profile):
     for test in TESTS.values():
         for cell in test.cells:
             config = config_of(study, cell, 0)
-            check(config)
+            check_config(config)
             assert config.data.split == "test" and (cell.weights or config.network.weights == study.profile.student.weights)
 
 
@@ -204,8 +204,8 @@ def test_checks_hold_on_the_released_losses(name):
 def test_sentences_and_coverage_count_every_claim_once(tmp_path, fake):
     study = open_study("all", seeds=5)
     fake(study, (cwd, APART), (lad, APART + 2 + NOISE))
-    found = claims.frame(claims.evaluate(study))
-    table = claim_pages.coverage(found).set_index("paper")
+    found = claims.frame(claims.judge(study))
+    table = claim_pages.verdict_counts(found).set_index("paper")
     assert table.loc["all", "claims"] == len(found) == 70 == table.drop(index="all")["claims"].sum()
     rest = ["counted above", "premise not met", "not run", "cannot be tested here"]
     assert (table["claims"] == table[["tested", *rest]].sum(axis=1)).all()
@@ -232,7 +232,7 @@ def test_sentences_and_coverage_count_every_claim_once(tmp_path, fake):
 
 def test_sentences_without_results():
     study = open_study("all")
-    found = claims.frame(claims.evaluate(study))
+    found = claims.frame(claims.judge(study))
     assert "no claim that needs training" in claim_pages.sceptic(found, "quick", "scenes")[1]
     assert "Without two seeds" in claim_pages.sceptic(found, "quick", "scenes")[2] and claim_pages.drawn(found).empty
     assert "0 in all" in claim_pages.corrected(found)

@@ -94,12 +94,12 @@ def test_the_committed_results_are_those_of_git_whatever_lies_there(committed, t
 
 
 def test_the_tolerance_is_that_of_two_means():
-    found = pd.DataFrame({"row": "CWD", "seed": [0, 1], "run": "x", "committed": [0.39, 0.40], "here": [0.40, 0.41], "same": False})
+    found = pd.DataFrame({"row": "CWD", "role": "student", "seed": [0, 1], "run": "x", "committed": [0.39, 0.40], "here": [0.40, 0.41], "same": False})
     allowed = math.sqrt(2) * 12.7062047 * math.sqrt(0.5) / math.sqrt(2)  # t with one degree of freedom; sd is sqrt(0.5) points
-    assert list(rows_in_words(found)) == [f"CWD: mean of 2 seeds +1.00 points, within ± {allowed:.2f}"]
-    assert "BEYOND" in next(rows_in_words(found.assign(here=[0.6, 0.6])))
-    assert "one seed" in next(rows_in_words(found[:1]))
-    assert list(rows_in_words(found.assign(same=True))) == []
+    assert list(rows_in_words(found, {})) == [f"CWD: mean of 2 seeds +1.00 points, within ± {allowed:.2f}"]
+    assert "BEYOND" in next(rows_in_words(found.assign(here=[0.6, 0.6]), {}))
+    assert "one seed" in next(rows_in_words(found[:1], {}))
+    assert list(rows_in_words(found.assign(same=True), {})) == []
 
 
 def test_an_unknown_report_is_answered_with_the_nearest(capsys):

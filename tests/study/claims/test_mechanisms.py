@@ -27,18 +27,15 @@ from segkd.study.tables.study import open_study
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(shared_runs):
     """Finished smoke runs by name."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     study = open_study("all", "smoke")
     cells = {"cwd": cwd, "hwd": hwd, "rdd": rdd, "teacher": teacher, "label_teacher": label_teacher, "clean": clean_teacher}
     configs = {name: config_of(study, cell, 0) for name, cell in cells.items()}
     run_cohort([configs[name] for name in ("cwd", "hwd", "rdd")])
     for name in ("label_teacher", "clean"):
         run_cohort([configs[name]])
-    yield {name: find(config) for name, config in configs.items()}
-    patch.undo()
+    return {name: find(config) for name, config in configs.items()}
 
 
 def images_of(run):

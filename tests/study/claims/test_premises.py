@@ -31,7 +31,7 @@ def study(fake, uses, monkeypatch):
 
 
 def verdict(study, name):
-    return claims.evaluate(study, [name])[0]
+    return claims.judge(study, [name])[0]
 
 
 @pytest.mark.parametrize("values, limit, state", [
@@ -97,12 +97,12 @@ def test_an_effect_inside_the_rounding_floor_is_inconclusive(study, fake, steps,
 def test_one_comparison_counts_once(study, fake):
     fake(study, (baseline, 30 + FIVE), (label_teacher, 36 + FIVE[::-1]), (lad, 30 + FIVE), *((rival, 33 + FIVE) for rival in lad_rivals))
     fake(study, (cwd, 34 + FIVE))  # is one of the rivals: decides lad-02 and lad-06
-    found = claims.frame(claims.evaluate(study, ["lad-02", "lad-06"]))
+    found = claims.frame(claims.judge(study, ["lad-02", "lad-06"]))
     assert list(found["verdict"]) == ["contradicted"] * 2 and list(found["same_as"]) == ["", "lad-02"]
     assert claim_pages.headline(found)["contradicted"] == "1"
     assert "1 contradicted" in claim_pages.sceptic(found, "quick", "scenes")[0] and "1 more is decided" in claim_pages.sceptic(found, "quick", "scenes")[0]
     assert list(claim_pages.drawn(found)["label"]) == ["lad-02, lad-06  LAD − CWD"]
-    assert claim_pages.coverage(found).set_index("paper").loc["all", "counted above"] == 1
+    assert claim_pages.verdict_counts(found).set_index("paper").loc["all", "counted above"] == 1
 
 
 def test_the_table_says_what_is_measured_and_what_is_not(study, fake):

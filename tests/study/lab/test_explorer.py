@@ -14,16 +14,13 @@ from segkd.study.tables.study import open_study
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(shared_runs):
     """A smoke study with baseline and CWD for two seeds, both teachers for the first."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     made = open_study("all", "smoke", "scenes", seeds="2", methods="cwd", tables="main")
     for row in made.rows("main"):
         for seed in made.seeds if row.role == "student" else [0]:
             run(made.config(row, seed), "cpu")
-    yield made
-    patch.undo()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +81,7 @@ def test_a_network_is_read_and_asked_once(menus, monkeypatch):
 
     menus.image.value = 3
     menus.image.value = 1
-    for name in ("look", "layercam", "_loaded"):
+    for name in ("look", "stage_layercam", "loaded"):
         monkeypatch.setattr(explorer, name, lambda *a: pytest.fail("asked again"))
     menus.image.value = 3
     assert menus.image.value == 3 and "drawn in" in menus.status.value

@@ -19,20 +19,17 @@ ROWS = ["CWD", lessons.PLAIN, lessons.ASSISTED]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(shared_runs):
     """The joint comparison at the smallest scale, with CWD and both teachers trained."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     found = open_study("all", "smoke", methods="cwd", tables="main")
     found.run()
-    yield found
-    patch.undo()
+    return found
 
 
 def predicted(study, row, indices):
     """Logits (B, C, h, w) in float64 and labels (B, H, W)."""
     test = study.packed(study.data.split)
-    found = views.predict(views.first_run(study, "main", row), test, indices)
+    found = views.predict_images(views.first_run(study, "main", row), test, indices)
     return torch.cat([one.logits for one in found]).double().numpy(), test.labels[indices]
 
 

@@ -15,9 +15,8 @@ COUNTS = {"train": 6, "val": 2, "test": 3}
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(runs, tmp_path, monkeypatch):
     """A small example folder, and an environment that is put back."""
-    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("SEGKD_DATA", os.environ.get("SEGKD_DATA", ""))
     return own_data.write_example(tmp_path / "mine", COUNTS)
 

@@ -11,14 +11,11 @@ from segkd.study.tables.study import open_study
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(shared_runs):
     """A smoke study of RDD with one trained row, its teacher and nothing else."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SEGKD_RUNS", str(tmp_path_factory.mktemp("runs")))
     made = open_study("rdd", "smoke", tables="main", methods="kd+rdd", devices="cpu")
     made.run()
-    yield made
-    patch.undo()
+    return made
 
 
 def test_rows_without_a_run_are_named(study, capsys):
@@ -57,7 +54,7 @@ def test_a_run_without_snapshots_says_so(study, capsys, monkeypatch):
 def test_a_sweep_stands_beside_what_the_paper_prints():
     """FAKD prints scores alone: their differences to plain CWD, 33.82 (Tables 4 and 5), are computed."""
     study = open_study("fakd", "scratch", "scenes")
-    found = views.differences(study, "lambda", "lambda 0 (CWD)").set_index("lambda")["paper"]
+    found = views.gains_by_setting(study, "lambda", "lambda 0 (CWD)").set_index("lambda")["paper"]
     assert found[1.0] == pytest.approx(35.30 - 33.82) and found[2.5] == pytest.approx(31.95 - 33.82)
 
 

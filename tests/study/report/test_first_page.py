@@ -17,7 +17,7 @@ from PIL import Image
 
 from segkd.registry import UserError
 from segkd.study.gaps import GAP
-from segkd.study.report.first_page import few_colours, keep
+from segkd.study.report.first_page import few_colours, keep_pictures
 from segkd.study.report.kept import said_in
 from segkd.study.report.overview import Overview, Page, build_index, first_sentence
 from segkd.study.report.page_size import LIMIT, fit
@@ -169,16 +169,16 @@ def test_small_page_keeps_its_pictures_and_a_hopeless_one_is_refused():
 
 
 def test_forest_plot_and_sentences_are_kept_from_the_claims_page(tmp_path):
-    assert keep(tmp_path, ["x above"]) == {}
+    assert keep_pictures(tmp_path, ["x above"]) == {}
     (tmp_path / "pages").mkdir()
     forest, said = cell("f", picture(png(300, 2400)), tags=("forest",)), cell("s", {"text/markdown": "1. One.\n2. Two."}, tags=("sceptic",))
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("other", picture(png())), forest, said)
     notebook(tmp_path / "pages" / "00_tour.ipynb", cell("g", picture(png()), tags=("gains",)))
-    kept = keep(tmp_path, ["x above"])
+    kept = keep_pictures(tmp_path, ["x above"])
     assert set(kept) == {"forest", "gains"} and Image.open(kept["forest"]).size == (1200, 150)
     assert json.loads((tmp_path / "claims.json").read_text()) == {"findings": ["x above"], "sentences": ["One.", "Two."]}
     notebook(tmp_path / "pages" / "90_claims.ipynb", cell("f", {GAP: {"reason": "no"}, "text/plain": "x"}, tags=("forest", "sceptic")))
-    assert keep(tmp_path, ["x above"]) == kept
+    assert keep_pictures(tmp_path, ["x above"]) == kept
     with pytest.raises(UserError, match="not a picture"):
         few_colours(b"no", 10)
 

@@ -68,7 +68,7 @@ def executed(tmp_path_factory) -> Path:
     ]
     notebook = write(folder / "notebooks" / "lad.ipynb", *cells)
     output = folder / "reports" / "pages" / "lad.ipynb"
-    assert report.execute(notebook, output, {"PROFILE": "smoke", "SEEDS": (4,)}) == output
+    assert report.run_notebook(notebook, output, {"PROFILE": "smoke", "SEEDS": (4,)}) == output
     return output
 
 
@@ -134,7 +134,7 @@ def test_page_has_its_title_its_links_and_its_contents(page):
 def test_bad_parameters_are_one_line_before_anything_runs(tmp_path, parameters, words):
     notebook = write(tmp_path / "n.ipynb", "1/0")
     with pytest.raises(UserError, match=re.escape(words)) as caught:
-        report.execute(notebook, tmp_path / "out" / "n.ipynb", parameters)
+        report.run_notebook(notebook, tmp_path / "out" / "n.ipynb", parameters)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -149,7 +149,7 @@ def test_failing_cell_is_named_and_the_old_page_stays(tmp_path):
     output.parent.mkdir()
     output.write_text("old")
     with pytest.raises(report.ReportError) as caught:
-        report.execute(notebook, output, {"PROFILE": "smoke"})
+        report.run_notebook(notebook, output, {"PROFILE": "smoke"})
     message = str(caught.value)
     assert "cell 4 stopped at `# first`: NameError: name 'boom' is not defined" in message and "\n" not in message
     assert caught.value.partial == output.with_name("n.failed.ipynb")
@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_line_and_the_old_page_stays(tmp_path, monkeypatch, c
     notebook = write(tmp_path / "n.ipynb", "print('x' * 400_000)")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "n.ipynb").write_text("old")
-    monkeypatch.setitem(cli.COMMANDS, "report", (lambda: report.execute(notebook, tmp_path / "out" / "n.ipynb", {}), "", {}))
+    monkeypatch.setitem(cli.COMMANDS, "report", (lambda: report.run_notebook(notebook, tmp_path / "out" / "n.ipynb", {}), "", {}))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))  # a file may have 300 kB, as on a disk that is full
     try:
@@ -179,9 +179,9 @@ def test_dying_kernel_is_an_error_and_success_clears_the_failed_copy(tmp_path):
     output = tmp_path / "o.ipynb"
     notebook = write(tmp_path / "n.ipynb", "import os\nif PROFILE == 'quick': os._exit(1)", "never = 1")
     with pytest.raises(report.ReportError, match="cell 3 stopped at `import os`"):
-        report.execute(notebook, output, {})
+        report.run_notebook(notebook, output, {})
     assert (tmp_path / "o.failed.ipynb").exists() and not output.exists()
-    report.execute(notebook, output, {"PROFILE": "other"}, title="Given")
+    report.run_notebook(notebook, output, {"PROFILE": "other"}, title="Given")
     assert not (tmp_path / "o.failed.ipynb").exists() and nbformat.read(output, 4).metadata.title == "Given"
 
 
@@ -206,7 +206,7 @@ def test_notebooks_without_a_proper_parameters_cell(tmp_path):
     with pytest.raises(UserError, match="parameter A must be a plain literal"):
         report.parameters_of(tmp_path / "m.ipynb")
     with pytest.raises(UserError, match="no notebook"):
-        report.execute(tmp_path / "gone.ipynb", tmp_path / "o.ipynb", {})
+        report.run_notebook(tmp_path / "gone.ipynb", tmp_path / "o.ipynb", {})
 
 
 def test_stamp_follows_notebook_parameters_and_inputs(tmp_path):
@@ -215,7 +215,7 @@ def test_stamp_follows_notebook_parameters_and_inputs(tmp_path):
     assert first == report.stamp(notebook, {"B": [2], "A": 1}, ["y", "x"])
     assert len({first, report.stamp(notebook, {"A": 2, "B": [2]}, ["x", "y"]), report.stamp(notebook, {}, ["x"])}) == 3
     assert not report.is_fresh(made, first)  # not there yet
-    report.execute(notebook, made, {}, stamp=first)
+    report.run_notebook(notebook, made, {}, stamp=first)
     assert report.is_fresh(made, first)
     write(notebook, "2")
     assert not report.is_fresh(made, report.stamp(notebook, {"A": 1, "B": [2]}, ["x", "y"]))

@@ -48,10 +48,8 @@ def views(study) -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def kept(shared_runs, tmp_path_factory):
     """(runs, folder of frozen files, the study, what it said with its runs)."""
-    patch, runs = pytest.MonkeyPatch(), tmp_path_factory.mktemp("runs")
-    patch.setenv("SEGKD_RUNS", str(runs))
     study, draw = open_study("all", "smoke", "scenes", seeds="0,1", tables="main"), np.random.default_rng(0)
     for config in study.configs():
         write_run(config, draw)
@@ -59,8 +57,7 @@ def kept(tmp_path_factory):
     freeze.freeze([study], folder)
     (folder / "measures.csv").write_text(f"run,measure,part,value\n{study.configs()[0].id},pairwise_kl,,0.3\n")
     freeze.freeze_measures(folder)
-    yield runs, folder, study, views(study)
-    patch.undo()
+    return shared_runs, folder, study, views(study)
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import segkd
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.data import list_datasets
 from segkd.data.catalog import DATASETS
-from segkd.data.folder import content
+from segkd.data.readers.folder import content
 from segkd.registry import UserError
 from segkd.runs import split_of
 from segkd.study.lab import views
 from segkd.study.tables.profiles import PROFILES, get_profile
 from segkd.study.tables.study import open_study
-from segkd.train.check import check
+from segkd.train.check import check_config
 
 SIZES = {"train": [(40, 50), (34, 60), (55, 36), (64, 40)], "val": [(38, 52), (51, 47), (36, 36)]}
 
@@ -56,17 +56,17 @@ def test_a_described_folder_is_known_by_its_content(roads, tmp_path):
     assert content(moved) == study.data.content
     here = dataclasses.replace(before, data=dataclasses.replace(before.data, root=str(moved)))
     assert here.id == before.id
-    check(here)
+    check_config(here)
     mask = np.asarray(Image.open(moved / "masks/val/0.png")).copy()
     mask[0, 0] = 2 - mask[0, 0] // 2
     Image.fromarray(mask).save(moved / "masks/val/0.png")
     with pytest.raises(UserError, match=f"data.content '{study.data.content}', .* its content is {content(moved)}; give that"):
-        check(here)
+        check_config(here)
 
 
 def test_content_is_for_described_folders_only():
     with pytest.raises(UserError, match="only a described folder has; leave it out"):
-        check(RunConfig(data=DataConfig(content="0123abcd")))
+        check_config(RunConfig(data=DataConfig(content="0123abcd")))
 
 
 def test_images_of_many_sizes_are_trained_on_crops_and_scored_whole(roads):
