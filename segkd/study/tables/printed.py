@@ -90,14 +90,14 @@ def printed_tables(paper: str, dataset: str = "", student: str = "", own: bool =
 
 def also_printed(table: Table) -> pd.DataFrame:
     """Scores that a printed table has beside those of its rows, as printed: of other splits, of other data sets, of single classes."""
-    known, found = (table.source["dataset"], table.source.get("split")), {}
-    lines = [v for v in table_lines(table.source["paper"], table.source["table"]) if v["split"] not in ("", "unknown") and v["metric"] in SCORES]
+    source, found = table.source, {}
+    lines = [v for v in table_lines(source["paper"], source["table"]) if v["split"] not in ("", "unknown") and v["metric"] in SCORES]
     for line in lines:
         alike = [other for other in lines if all(other[key] == line[key] for key in ("dataset", "split", "metric"))]
-        name = line["setting"].removeprefix("class=") if line["metric"] == "td_over_ntd" else _label(line, alike)
-        if name != _label(line, alike) or (line["dataset"], line["split"]) != known:
-            column = f"{DATA_NAMES[line['dataset']]} {line['split']}, {SCORES[line['metric']]}"
-            found.setdefault(name, {})[column] = line["value"]
+        of_class = line["setting"].startswith("class=")
+        if of_class or (line["dataset"], line["split"]) != (source["dataset"], source.get("split")):
+            name = line["setting"].removeprefix("class=") if of_class else _label(line, alike)
+            found.setdefault(name, {})[f"{DATA_NAMES[line['dataset']]} {line['split']}, {SCORES[line['metric']]}"] = line["value"]
     return pd.DataFrame.from_dict(found, orient="index")
 
 
