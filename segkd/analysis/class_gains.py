@@ -68,8 +68,7 @@ def gain_figure(df: pd.DataFrame):
             at[side] = max(y[name], at[side] + reach)
             while (((x - x[name]) * side).between(1, 30) & ((y - at[side]).abs() < reach / 2)).any():  # not on another point
                 at[side] += reach / 4
-            line = {"arrowstyle": "-", "color": "#999999", "lw": 0.6, "relpos": (0 if side > 0 else 1, 0.5)}
-            axes.annotate(name, (x[name], y[name]), (x[name] + 2 * side, at[side]), ha="left" if side > 0 else "right", va="center", fontsize=7.5, color="#444444", arrowprops=line)
+            axes.annotate(name, (x[name], y[name]), (x[name] + 2 * side, at[side]), ha="left" if side > 0 else "right", va="center", fontsize=7.5, color="#444444", arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6})
         marks += [(axes, x[c], x[c], y[c], y[c], f"{method}, {c}: {points(y[c])}, baseline {x[c]:.1f} %{runs_of(df, method)}") for c in y.index if x[c] == x[c]]
         axes.axhline(0, color="#333333", lw=1)
         axes.set_title(method)

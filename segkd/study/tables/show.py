@@ -65,8 +65,7 @@ def view(
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
     else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``key``: what links
-    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated.
-    ``also``: what else the paper prints in the table.
+    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated. ``also``: what else it prints.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))

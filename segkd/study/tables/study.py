@@ -207,9 +207,8 @@ class Study:
         over = "the baseline of the same network" if any(row.group for row in rows) and first == "baseline" else first or ""
         ran = in_common(self.data, kinds) if table.source else ""
         same = self._above(name, reference)
-        also = also_printed(table) if table.rows and table.rows[0].printed else None
         above = (same, "the main comparison" if same == "main" else same and self.all_tables[same].source["table"])
-        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above, also=also)
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above, also=also_printed(table) if table.rows and table.rows[0].printed else None)
 
     def _above(self, name: str, reference: str | None) -> str:
         """The first table higher up the paper's page that shows each run of this printed one against the same reference; "" if none does."""
