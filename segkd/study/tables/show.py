@@ -89,7 +89,7 @@ def view(
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
     if len(columns := _shown(costs, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
-        parts.append(folded("What it costs", with_runs(_style(costs[columns], notes), titles)))
+        parts.append(folded("What it costs", with_runs(_style(costs.loc[costs[columns[1:]].notna().any(axis=1), columns], notes), titles)))
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
