@@ -9,20 +9,27 @@ import datetime
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import loss_cases
 import torch
 import torch.nn.functional as F
+from losses import Work
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
+from segkd.data.store import pack
 from segkd.losses.cwd import channelwise_kl
 from segkd.losses.method import create_method
 from segkd.models.deploy import drop_aux_head, fold_norms
+from segkd.train.ahead import ahead
+from segkd.train.evaluate import evaluate
+from segkd.train.loop import Cohort, _cohort_step, own_batch
 from segkd.train.runtime import computing
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee, build_network
@@ -40,12 +47,16 @@ class Scale:
     batch: int = 16
     size: tuple[int, int] = (512, 1024)
     width: float = 1.0
+    crop: tuple[int, int] = (360, 360)  # of CamVid, whose images are ``image``; so many of them
+    image: tuple[int, int] = (360, 480)
+    images: int = 64
+    grids: tuple = tuple(loss_cases.SHAPES.values())  # (B, C, h, w) of each loss by itself
     matrix: int = 8192
     repeats: int = 15
     compile: bool = True
 
 
-TINY = Scale(batch=2, size=(64, 64), width=0.125, matrix=128, repeats=2, compile=False)
+TINY = Scale(2, (64, 64), 0.125, (64, 64), (64, 80), 4, ((2, 19, 8, 16),), matrix=128, repeats=2, compile=False)
 
 
 class Bench:
@@ -70,15 +81,16 @@ class Bench:
         fold_norms(model)
         return Teacher(model, kind, 0, precision="bf16")
 
-    def trainee(self, method: str, teacher: Teacher, **schedule) -> Trainee:
-        network = NetworkConfig("deeplabv3/resnet18", self.scale.width)
-        plan = Schedule(steps=10_000, lr=1e-3, **{"precision": "bf16"} | schedule)
-        config = RunConfig(DataConfig(), network, plan, method=method, teacher=RunConfig())
-        return Trainee(config, CLASSES, teacher.model.info, self.device)
+    def trainee(self, method: str = "baseline", teacher: Teacher | None = None, encoder: str = "resnet18", **schedule) -> Trainee:
+        network, data = NetworkConfig(f"deeplabv3/{encoder}", self.scale.width), DataConfig(size=self.scale.image, crop=self.scale.crop)
+        plan = Schedule(steps=10_000, batch_size=self.scale.batch, lr=1e-3, **{"precision": "bf16"} | schedule)
+        config = RunConfig(data, network, plan, method=method, teacher=teacher and RunConfig())
+        return Trainee(config, CLASSES, teacher and teacher.model.info, self.device)
 
-    def step(self, student: Trainee, teacher: Teacher) -> Callable[[], object]:
-        """One distillation step, the teacher's pass included."""
-        return lambda: student.train_step(self.images, self.labels, teacher(self.images, self.labels, student.step))
+    def step(self, student: Trainee, teacher: Teacher | None = None) -> Callable[[], object]:
+        """One step, the teacher's pass included."""
+        said = teacher or (lambda *seen: None)
+        return lambda: student.train_step(self.images, self.labels, said(self.images, self.labels, student.step))
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Median wall time after two calls that do not count."""
@@ -149,6 +161,37 @@ def cohort_seconds(bench: Bench, source: Teacher) -> tuple[float, float]:
     return bench.seconds(apart), bench.seconds(together)
 
 
+def at_camvids_size(bench: Bench) -> Iterator[tuple[str, ...]]:
+    """What the first profile of this study on a GPU meets: small networks, the product's loop, scoring."""
+    bench = Bench(bench.device, replace(bench.scale, size=bench.scale.crop))
+    bare = {name: bench.seconds(bench.step(bench.trainee(encoder=name))) for name in ("resnet18", "mobilenet_v2")}
+    yield row("MobileNetV2 step / R18 step, crops of 360x360", bare["mobilenet_v2"] / bare["resnet18"], 1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        split = pack("scenes", "train", bench.scale.image, packed_dir=folder, limit=bench.scale.images)
+        student = bench.trainee()
+        cohort = Cohort([student.config], [Path(folder)], split, split, None, bench.device)
+        with ahead(lambda step: own_batch(cohort, step), student.config.schedule.steps) as batches:
+            loop = bench.seconds(lambda: _cohort_step(cohort, [student], student.step, batches(student.step)))
+        yield row("loop / bare step, R18", loop / bare["resnet18"], 1.03)
+        yield row("scoring 334 images of 360x480", 334 / len(split) * 1e3 * bench.seconds(lambda: evaluate(student.model, split)), 1000, unit="ms")
+    few = Bench(bench.device, replace(bench.scale, batch=max(2, bench.scale.batch // 2)))
+    same = few.teacher("resnet18", "cwd")
+    times = [few.seconds(few.step(few.trainee(method, same), same)) for method in ("kd+cirkd", "cwd")]
+    yield row("CIRKD step / CWD step, R18 teacher, 8 crops of 360x360", times[0] / times[1], 1.5)
+
+
+def alone(bench: Bench) -> Iterator[tuple[str, ...]]:
+    """Each loss, forward and backward, beside the plain transcription of its formula."""
+    loss_cases.device = bench.device
+    for shape in bench.scale.grids:
+        for name in loss_cases.CASES:
+            if name in ("lad_noise", "rdd_tse_official"):  # their transcriptions are of the CPU
+                continue
+            inputs = loss_cases.Inputs(shape)
+            ours, plain = (bench.seconds(Work(name, side, inputs).seconds) for side in ("ours", "plain"))
+            yield row(f"loss {name} / its plain formula, {shape[1]} classes", ours / plain, 0.6 if name == "cirkd_batch" else 1.0)
+
+
 def row(what: str, value: float, target: float | None = None, at_least: bool = False, unit: str = "x") -> tuple[str, ...]:
     """A line of the table as text."""
     shown = f"{value:.3g}" + {"x": "x", "%": " %", "ms": " ms", "TFLOP/s": " TFLOP/s"}[unit]
@@ -168,7 +211,7 @@ def measure(bench: Bench) -> Iterator[tuple[str, ...]]:
         plain = bench.step(bench.trainee("lad+cwd", label_teacher), label_teacher)
         work, lad = flops(plain), bench.seconds(plain)
         yield row("LAD step, bf16", 1e3 * lad, unit="ms")
-        yield row("work of the LAD step, share of the matrix rate", 100 * work / lad / rate, 30, True, "%")
+        yield row("work of the LAD step, share of the matrix rate", 100 * work / lad / rate, 40, True, "%")
         cwd = bench.seconds(bench.step(bench.trainee("cwd", large), large))
         yield row("CWD step with R101 teacher, bf16", 1e3 * cwd, unit="ms")
         yield row("LAD step / CWD step", lad / cwd, 0.65)
@@ -179,13 +222,16 @@ def measure(bench: Bench) -> Iterator[tuple[str, ...]]:
     eager = bench.seconds(eager_step(bench))
     torch.backends.cudnn.allow_tf32 = False
     yield row("own eager float32 NCHW loop, LAD step", 1e3 * eager, unit="ms")
-    yield row("eager loop / LAD step", eager / lad, 2.5, True)
+    yield row("eager loop / LAD step", eager / lad, 3, True)
     with ours():
         apart, together = cohort_seconds(bench, large)
         yield row("cohort of 8 / eight alone, CWD, R101 teacher", together / apart, 0.6)
         if bench.scale.compile:
             compiled = bench.seconds(bench.step(bench.trainee("lad+cwd", label_teacher, compile=True), label_teacher))
             yield row("LAD step, bf16, torch.compile", 1e3 * compiled, unit="ms")
+        yield from at_camvids_size(bench)
+    yield from alone(bench)
+    with ours():
         yield "", "", "", profile(plain, bench.device)  # the last: no line of the table
 
 

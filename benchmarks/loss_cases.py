@@ -14,6 +14,7 @@ from segkd.losses import Context, create_method, task_loss
 from segkd.prediction import IGNORE, NetworkInfo, Prediction
 
 SHAPES = {19: (2, 19, 64, 128), 150: (2, 150, 64, 64)}  # logits: Cityscapes crops of 512x1024, ADE20K of 512x512
+device = torch.device("cpu")  # where all inputs are made: benchmarks/gpu.py sets it
 STUDENT_WIDTH, TEACHER_WIDTH, TOKENS, LAM = 128, 256, 8, 0.5
 GIB = 1024  # in MiB
 
@@ -21,7 +22,7 @@ GIB = 1024  # in MiB
 def normal(name: str, *shape: int, scale: float = 1.0, gradient: bool = False) -> Tensor:
     """Seeded by the name, so that no tensor depends on which others were made."""
     generator = torch.Generator().manual_seed(crc32(name.encode()))
-    return (scale * torch.randn(shape, generator=generator)).requires_grad_(gradient)
+    return (scale * torch.randn(shape, generator=generator)).to(device).requires_grad_(gradient)
 
 
 class Inputs:
@@ -72,7 +73,7 @@ class Inputs:
         blocks = torch.randint(self.classes, (self.batch, rows, columns), generator=generator)
         blocks[torch.rand(blocks.shape, generator=generator) < 0.05] = IGNORE
         size = [8 * side for side in self.grid]
-        return F.interpolate(blocks[:, None].float(), size=size, mode="nearest")[:, 0].long()
+        return F.interpolate(blocks[:, None].float(), size=size, mode="nearest")[:, 0].long().to(device)
 
     @cached_property
     def statistics(self) -> nn.Module:
@@ -82,7 +83,7 @@ class Inputs:
     def updated_statistics(self) -> nn.Module:
         from segkd.losses.fakd import ClassStatistics
 
-        statistics = ClassStatistics(self.classes, STUDENT_WIDTH)
+        statistics = ClassStatistics(self.classes, STUDENT_WIDTH).to(device)
         statistics.update(self.feature_s.detach(), self.labels)
         return statistics
 
@@ -134,7 +135,7 @@ def ours_rdd(stage: str, variant: str = "paper") -> Callable:
         method = create_method("rdd", variant, stage=stage)
         method.build(*[NetworkInfo("network", x.classes, 3, None, (), has_aux=True)] * 2)
         student, teacher = Prediction(x.student, x.student_aux), Prediction(x.teacher, x.teacher_aux)
-        context = Context(0, 1, x.labels, x.labels, student, teacher)
+        context = Context(0, 1, x.labels, x.labels, student, teacher, checked=True)
         return tuple(task_loss(student, x.labels, weight=method.task_weight(context)).values())
 
     return work

@@ -15,6 +15,7 @@ from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
 from segkd.data.augment import augment
 from segkd.losses import list_methods
 from segkd.prediction import IGNORE
+from segkd.study.execute.executor import execute
 from segkd.study.tables.profiles import get_profile
 from segkd.train import loop
 from segkd.train.evaluate import evaluate
@@ -141,6 +142,11 @@ def test_the_profile_gpu_from_end_to_end(folder):
     assert next(model.parameters()).is_cuda and next(model.parameters()).dtype == torch.float32
     counts = evaluate(model, runs.split_of(found.config, "val")), evaluate(model.cpu(), runs.split_of(found.config, "val"))
     assert (counts[0] - counts[1]).abs().sum() < 0.01 * counts[0].sum()
+
+
+def test_a_process_of_its_own_takes_the_device_by_its_number(folder):
+    (found,) = execute([student("baseline")], ["cuda:0"])
+    assert found.done and found.result["peak_memory_mib"] > 0
 
 
 def test_memory_is_that_of_the_cohort(folder):

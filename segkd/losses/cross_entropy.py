@@ -12,6 +12,8 @@ from segkd.losses.distributed import count_over_processes, sum_over_processes
 from segkd.losses.precision import full_precision, with_gradient
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
 
+GPU_BLOCK = 2**26  # scores at label size that are worked on at once there: a gigabyte, with what is made of them
+
 
 def task_loss(
     prediction: Prediction,
@@ -66,8 +68,9 @@ def pixel_weights(labels: Tensor, weight: Tensor | None, normaliser: str = "pixe
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, align_corners: bool = True) -> Tensor:
     """Sum over pixels of weight * cross-entropy, a scalar, for scores (B, C, h, w) and labels (B, H, W).
 
-    Equal to ``(weight * pixel_losses(...)).sum()``, but no more than one image of scores at label size is ever held, and
-    it takes about half the time: the gradient is made in the forward pass, while those scores are still in the cache.
+    Equal to ``(weight * pixel_losses(...)).sum()``, but no more than one image of scores at label size is ever held (a
+    GPU, where kernels cost as much as small images, has `GPU_BLOCK` of them), and it takes about half the time: the
+    gradient is made in the forward pass, while those scores are still in the cache.
     """
     return with_gradient(*_weighted_cross_entropy(logits, labels, weight.to(logits.dtype), align_corners))
 
@@ -79,16 +82,18 @@ def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, alig
     rows, columns = (interpolation(old, new, align_corners, logits.dtype, logits.device) for old, new in sizes)
     gradient, total = torch.empty_like(logits), logits.new_zeros(())
     true = torch.where(labels == IGNORE, 0, labels)[:, None]
-    for image, index, weigh, slot in zip(logits, true, weight, gradient):
-        scores = rows @ (image @ columns.T)  # (C, H, W)
-        scores -= scores.amax(0)
-        at_label = scores.gather(0, index)[0]
-        mass = scores.exp_().sum(0)
+    parts, cpu = (logits, true, weight[:, None], gradient), logits.device.type == "cpu"
+    many = max(1, GPU_BLOCK // (logits.shape[1] * labels[0].numel()))
+    for image, index, weigh, slot in zip(*(parts if cpu else (part.split(many) for part in parts))):
+        scores = rows @ (image @ columns.T)  # (C, H, W), on a GPU of several images
+        scores -= scores.amax(-3, keepdim=True)
+        at_label = scores.gather(-3, index)
+        mass = scores.exp_().sum(-3, keepdim=True)
         total += (weigh * (mass.log() - at_label)).sum()
         scores *= weigh / mass  # weight * (softmax - one-hot) is the gradient at label size
-        if scores.device.type == "cpu":
-            scores.scatter_add_(0, index, -weigh[None])
+        if cpu:
+            scores.scatter_add_(-3, index, -weigh)
         else:  # to add in one order a GPU sorts, and waits; to set a number it does neither
-            scores.addcmul_(torch.zeros_like(scores).scatter_(0, index, 1.0), weigh, value=-1)
+            scores.addcmul_(torch.zeros_like(scores).scatter_(-3, index, 1.0), weigh, value=-1)
         slot.copy_(rows.T @ (scores @ columns))
     return total, logits, gradient

@@ -79,22 +79,13 @@ def train_cohort(cohort: Cohort) -> list[Trainee]:
                 active = [t for t in trainees if t.step == step and t.failure is None]  # after a crash some may be ahead of others
                 if active:
                     _cohort_step(cohort, active, step, batches(step))
-                    _after_step(cohort, trainees, active)
+                    if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
+                        _save(cohort, trainees)
     except OutOfTime:
         _save(cohort, trainees)
         raise
     _save(cohort, trainees)
     return trainees
-
-
-def _after_step(cohort: Cohort, trainees: list[Trainee], active: list[Trainee]) -> None:
-    """What is kept of a step: validation, snapshots, and now and then checkpoints."""
-    for trainee in active:
-        if trainee.failure is None:
-            _validate(trainee, cohort.val)
-            _keep_snapshot(trainee, cohort.folders[trainees.index(trainee)])
-    if time.monotonic() - cohort.last_saved > CHECKPOINT_SECONDS:
-        _save(cohort, trainees)
 
 
 def start(config: RunConfig, folder: Path, cohort: Cohort) -> Trainee:
@@ -189,6 +180,8 @@ def _cohort_step(cohort: Cohort, active: list[Trainee], step: int, batch: tuple[
             continue
         if trainee.step % max(1, trainee.config.schedule.steps // 50) == 0:
             trainee.rows.append({"kind": "train", **row})
+        _validate(trainee, cohort.val)  # before the report, which may be out of time
+        _keep_snapshot(trainee, cohort.folders[cohort.configs.index(trainee.config)])
         cohort.report(trainee.config.id, row)
 
 

@@ -1,7 +1,6 @@
 """A study in sessions: stops in time, leaves a folder, goes on from it on another machine with the same bits."""
 
 import itertools
-import os
 import shutil
 import signal
 from types import SimpleNamespace
@@ -29,14 +28,14 @@ def spent(monkeypatch, ticks, folder, machine):
 def test_a_study_goes_on_where_a_session_left_it(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PIECE", 100_000)
     out, first, second = tmp_path / "out", tmp_path / "first", tmp_path / "second"
-    spent(monkeypatch, 9, out, first)  # four steps and four looks for the baseline, then two steps of a teacher
+    spent(monkeypatch, 7, out, first)  # a look and four steps for the baseline, then a look and two steps of a teacher
     study = open_studies("smoke", "scenes", {})[0]
     baseline, teacher = module.in_order([study])[:2]
     assert runs.find(baseline).done and not runs.find(teacher).done and len(checkpoints(runs.find(teacher).path)) == 1
     assert {"results.csv", "curves.csv", "images.npz", "study.json", "hashes.json", "runs"} == {p.name for p in out.iterdir()}
     assert all(p.stat().st_size <= 100_000 for p in (out / "runs").rglob("*")) and len(list((out / "runs" / teacher.id).glob("checkpoint-*"))) > 1
 
-    lines = spent(monkeypatch, 4, out, second)
+    lines = spent(monkeypatch, 3, out, second)
     ours, theirs = runs.find(baseline), first / baseline.id
     assert lines[0].startswith("2 runs taken over") and ours.result == runs.read_json(theirs / "result.json", "") | {"weights": "float16"}
     exact, half = load_file(theirs / "model.safetensors"), ours.load_model("cpu").state_dict()
@@ -57,10 +56,11 @@ def test_a_study_goes_on_where_a_session_left_it(tmp_path, monkeypatch):
 
 def test_sigterm_ends_the_time_and_a_run_goes_on_from_where_it_is_farthest(tmp_path, monkeypatch):
     looks, out, second = itertools.count(), tmp_path / "out", tmp_path / "second"
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "first"))
 
     def now():
         if next(looks) == 2:  # after the first step
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return 0.0
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))

@@ -123,6 +123,12 @@ def test_replay_repeats_the_step_bit_for_bit_from_the_checkpoint(runs, monkeypat
     assert main(["runs"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(BAD.id))
     assert row.split(maxsplit=1)[1].startswith("stopped: see `segkd replay`")
+    asked, report = [], find(BAD).path / "failure.json"
+    monkeypatch.setattr("segkd.replay.pick_device", lambda name: asked.append(name) or CPU)
+    next(replay(find(BAD), "cuda")), next(replay(find(BAD)))
+    report.write_text(report.read_text().replace('"device": "cpu"', '"device": "NVIDIA X"'))
+    next(replay(find(BAD)))
+    assert asked == ["cuda", "cpu", "auto"]  # as told, else what the run was on
 
 
 def test_replay_names_the_backward_function_and_falls_back_on_what_was_saved(runs, monkeypatch):

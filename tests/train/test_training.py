@@ -91,8 +91,8 @@ def test_the_mean_of_the_last_weights_is_the_result(runs, monkeypatch, tmp_path)
     plain = student("baseline")
     config = scheduled(plain, average=0.33)
     last = []
-    monkeypatch.setattr(loop, "_after_step", lambda cohort, trainees, active, after=loop._after_step: (
-        last.append({key: value.clone() for key, value in trainees[0].model.state_dict().items()}), after(cohort, trainees, active),
+    monkeypatch.setattr(loop, "_validate", lambda trainee, val, after=loop._validate: (
+        last.append({key: value.clone() for key, value in trainee.model.state_dict().items()}), after(trainee, val),
     ))  # fmt: skip
     whole = run(config)
     found = whole.load_model().state_dict()
@@ -104,6 +104,22 @@ def test_the_mean_of_the_last_weights_is_the_result(runs, monkeypatch, tmp_path)
         run(config, report=stop_at(6))
     assert weights(run(config)) == weights(whole)
     assert config.id != plain.id and scheduled(config, average=SCHEDULE.average).id == plain.id
+
+
+def test_what_a_run_has_at_a_step_it_has_though_its_time_is_over_then(runs, monkeypatch, tmp_path):
+    config = student("baseline")
+    whole = run(config)
+    monkeypatch.setenv("SEGKD_RUNS", str(tmp_path / "again"))
+    for step in (3, 6):  # of both validations, and of the snapshot half-way
+
+        def late(name, row, step=step):
+            if row["step"] == step:
+                raise loop.OutOfTime
+
+        with pytest.raises(loop.OutOfTime):
+            run(config, report=late)
+    again = run(config)
+    assert again.metrics() == whole.metrics() and {p.name for p in again.path.glob("*.safetensors")} == {p.name for p in whole.path.glob("*.safetensors")}
 
 
 def test_a_shuffled_teacher_calls_every_class_by_anothers_name(runs):

@@ -13,6 +13,7 @@ from segkd.models.adapt import adapt
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.registry import UserError
 from segkd.runs import cohort_of, find, run
+from segkd.study.tables.profiles import get_profile
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee
 from tests.train.harness import CPU, PLAIN, batch, scheduled
@@ -36,6 +37,14 @@ def test_bf16_is_of_the_forward_passes_alone():
     assert all(p.dtype == torch.float32 for p in (*trainee.model.parameters(), *teacher.model.parameters()))
     trainee.train_step(images, labels, None)
     assert trainee.model(images).logits.dtype == torch.float32, "validation, outside the step, is float32"
+
+
+def test_the_profiles_for_gpus_train_in_bf16_and_say_so():
+    for profile in (get_profile("gpu"), get_profile("paper")):
+        assert profile.schedule.precision == "bf16" and "bf16; RDD trained in float16" in profile.shows
+    trainee = Trainee(dataclasses.replace(PLAIN, schedule=get_profile("gpu").schedule), 5, None, CPU)
+    layouts = [p.is_contiguous(memory_format=torch.channels_last) for p in trainee.model.parameters() if p.dim() == 4]
+    assert trainee.optimiser.defaults["fused"] and all(layouts) and len(layouts) > 20
 
 
 @pytest.mark.slow
