@@ -117,8 +117,8 @@ def interpolation(old: int, new: int, align_corners: bool, dtype: torch.dtype, d
     index = torch.arange(new, dtype=torch.float64)
     position = index * ((old - 1) / max(new - 1, 1)) if align_corners else ((index + 0.5) * (old / new) - 0.5).clamp(min=0)
     below = position.floor().clamp(max=old - 1)
-    above, share = (below + 1).clamp(max=old - 1), position - below
+    above, weight = (below + 1).clamp(max=old - 1), position - below
     matrix = torch.zeros(new, old, dtype=torch.float64)
-    matrix.scatter_add_(1, below.long()[:, None], (1 - share)[:, None])
-    matrix.scatter_add_(1, above.long()[:, None], share[:, None])
+    matrix.scatter_add_(1, below.long()[:, None], (1 - weight)[:, None])
+    matrix.scatter_add_(1, above.long()[:, None], weight[:, None])
     return send(matrix.to(dtype), device)

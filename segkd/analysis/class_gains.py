@@ -62,11 +62,13 @@ def gain_figure(df: pd.DataFrame):
         own = df[df["method"] == method].groupby("class", sort=False)
         x, y, sd = own["level"].mean(), own["gain"].mean(), own["gain"].std(ddof=1)
         axes.errorbar(x, y, sd if sd.notna().any() else None, fmt="o", ms=5, color=method_colour(method), elinewidth=0.8)
-        lowest = {}  # of the names on either side
+        at = {1: -np.inf, -1: -np.inf}  # the last name on either side
         for name in y[y.abs().nlargest(3).index].sort_values().index:
-            right = x[name] > x.max() / 2
-            lowest[right] = max(y[name], lowest.get(right, -np.inf) + reach)
-            axes.annotate(name, (x[name], lowest[right]), (-4 if right else 4, 2), textcoords="offset points", ha="right" if right else "left", fontsize=7.5, color="#444444")
+            side = 1 if x[name] < x.max() / 2 else -1
+            at[side] = max(y[name], at[side] + reach)
+            while (((x - x[name]) * side).between(1, 30) & ((y - at[side]).abs() < reach / 2)).any():  # not on another point
+                at[side] += reach / 4
+            axes.annotate(name, (x[name], y[name]), (x[name] + 2 * side, at[side]), ha="left" if side > 0 else "right", va="center", fontsize=7.5, color="#444444", arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6})
         marks += [(axes, x[c], x[c], y[c], y[c], f"{method}, {c}: {points(y[c])}, baseline {x[c]:.1f} %{runs_of(df, method)}") for c in y.index if x[c] == x[c]]
         axes.axhline(0, color="#333333", lw=1)
         axes.set_title(method)

@@ -205,8 +205,6 @@ def tsne_figure(df: pd.DataFrame, classes: Sequence[str], palette, scores: dict 
     edge = {"ls": "", "markeredgecolor": "#333333", "markeredgewidth": 0.4}
     handles = [Line2D([], [], label=c, **edge, **look) for c, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
-    middles = df.groupby(["name", "class"], sort=False)[["x", "y"]].median()
-    place = dict(zip(panels, axes.flat))
-    marks = [(place[name], at.x, at.x, at.y, at.y, f"{name}: {c}, in the middle of its points") for (name, c), at in middles.iterrows()]
+    marks = [(axis, at.x, at.x, at.y, at.y, f"{name}: {c}, the middle of its points") for axis, (name, own) in zip(axes.flat, panels.items()) for c, at in own.groupby("class", sort=False)[["x", "y"]].median().iterrows()]
     said = f"Silhouette of the {what}: {listed([f'{name} {known[name]:.3f}' for name in panels], 12)}."
     return tell(figure, "t-SNE maps of pixel features, coloured by class", said, marks)

@@ -25,6 +25,7 @@ from segkd.analysis.features import evaluating, network_input, one
 from segkd.analysis.pictures import draw_map
 from segkd.analysis.style import styled
 from segkd.metrics import confusion_matrix, scores
+from segkd.models.layers import replace_modules
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches
@@ -78,10 +79,7 @@ class InputLayerCAM:
         network = copy.deepcopy(model).eval().requires_grad_(True)
         first = network.encoder.first_conv
         self.split = SplitConv(first)
-        for parent in list(network.modules()):
-            for name, child in list(parent.named_children()):
-                if child is first:
-                    setattr(parent, name, self.split)
+        replace_modules(network, {first: self.split})
         self.cam = LayerCAM(_Logits(network), [self.split.image, self.split.label])
 
     def __call__(self, x: Tensor, target: int, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -245,7 +245,7 @@ def smoothing_curve(curves: pd.DataFrame):
 
     betas = [beta for beta in curves["beta"].unique() if beta != 1]
     figure, axes = plt.subplots(figsize=(6, 3.6))
-    for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.92, len(betas)))):
+    for beta, shade in zip(betas, plt.get_cmap(INTENSITY)(np.linspace(0, 0.8, len(betas)))):
         axes.plot("g", "value", data=curves[curves["beta"] == beta], color=shade, label=f"β = {beta:g}")
     axes.plot("g", "value", "k--", data=curves[curves["beta"] == 1], lw=1, label="exp(g), the limit β → 1")
     axes.set(xlabel="standardised divergence g", ylabel="smoothed weight (unnormalised)", ylim=(-0.2, 8))

@@ -53,8 +53,7 @@ def gain_curve(df: pd.DataFrame, x: str, reference: str):
     """
     import matplotlib.pyplot as plt
 
-    df, x = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x)
-    here = df[df["n"] > 0]
+    df, x, here = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x), df[df["n"] > 0]
     if len(here) < 3:
         return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {x} run here: too few for a curve, see the table")
     figure, axes = plt.subplots(figsize=(6, 3.9))

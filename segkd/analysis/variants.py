@@ -32,6 +32,7 @@ READINGS = {
 BASE = {"cwd": {"feature_weight": 50.0}, "cirkd": {"pixel_size": 256, "region_size": 32}}
 STAGED = {"rdd": {"difficulty": "tfe", "tfe_map": "tfe"}}  # RDD's fields act in its second stage, these in its first
 TEACHING = ("teaching_alpha", "teaching_codes", "gain", "void")  # LAD: what a finished teacher sees
+_words = lambda text: {"None": "unset", "True": "yes", "False": "no"}.get(text, text).replace("_", " ")  # noqa: E731  as readers write it
 WARM_UP = 8  # batches that a method with state sees first
 
 
@@ -124,10 +125,6 @@ def _name(difference: Difference) -> str:
 def _shown(difference: Difference, method) -> str:
     value = method.hyper()[difference.part].get(difference.what, "")
     return f"{value:.{3 if abs(value) < 1 else 6}g}" if isinstance(value, float) else str(value)
-
-
-def _words(text: str) -> str:
-    return {"None": "unset", "True": "yes", "False": "no"}.get(text, text).replace("_", " ")
 
 
 def _measure(difference: Difference, setting: dict, witnesses: Witnesses) -> tuple[float, Tensor]:

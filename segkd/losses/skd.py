@@ -226,7 +226,7 @@ class Adversary(nn.Module):
         self.discriminator = Discriminator(num_classes).requires_grad_(False)  # not the student's optimiser's business
         weights, lr = list(self.discriminator.parameters()), hyper.discriminator_lr
         adam = hyper.discriminator_optimiser == "adam"
-        make = {True: torch.optim.Adam, False: torch.optim.SGD}[adam]
+        make = torch.optim.Adam if adam else torch.optim.SGD
         self.optimiser = make(weights, lr, **({"betas": (0.9, 0.99)} if adam else {"momentum": 0.9, "weight_decay": 5e-4}))
 
     @full_precision

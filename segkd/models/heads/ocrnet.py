@@ -40,8 +40,8 @@ class OCRHead(Head):
 
 def object_regions(pixels: Tensor, coarse: Tensor) -> Tensor:
     """Mean pixel of each class, weighted by the softmax over pixels of its coarse scores (Eq. 8): (B, A, C, 1)."""
-    share = coarse.flatten(2).softmax(-1)
-    return (pixels.flatten(2) @ share.mT).unsqueeze(-1)
+    weight = coarse.flatten(2).softmax(-1)
+    return (pixels.flatten(2) @ weight.mT).unsqueeze(-1)
 
 
 class ObjectAttention(Attention):

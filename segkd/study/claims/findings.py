@@ -24,14 +24,13 @@ LONGER, UNTRAINED, SHUFFLED = "baseline, 1.5 times as long", "CWD, untrained tea
 
 @dataclass(frozen=True)
 class Question:
-    """A paper's method, the row that lacks just its idea, the premises without which the comparison says nothing, and the test of
-    what the method rests on."""
+    """A paper's method, the row that lacks just its idea, and the premises without which the comparison says nothing."""
 
     cell: Cell
     without: Cell
     premises: tuple[str, ...]
     code: str = ""  # the row of its released code's form, where that is another one
-    rests_on: Comparison | None = None
+    rests_on: Comparison | None = None  # what must show inside its networks
 
 
 QUESTIONS = {
@@ -81,11 +80,7 @@ def _gains(gains: Mapping[str, Measured], floors: Mapping[str, Floor]) -> str:
 def _caveats(found: Sequence[Measured], floors: Mapping[str, Floor]) -> list[str]:
     """What stands between differences that leave zero out and a headline, as the claims have it."""
     reasons = (about_floor(found, floors)[1], about_seeds(found)) if found else ()
-    return [_begun(text) for text in reasons if text]
-
-
-def _begun(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+    return [text[:1].upper() + text[1:] for text in reasons if text]
 
 
 def _time(study: Study, best: str) -> str:
@@ -110,7 +105,7 @@ def of_paper(study: Study, paper: str) -> str:
     if not found.estimate.n:
         return f"Not run: {found.missing}. `{study.missing('main') or 'make reproduce'}`."
     premises = [premise(study, name) for name in question.premises]
-    broken = [_begun(f"{one}. {one.follows}") for one in premises if one.state == NOT_MET]
+    broken = [f"The {one}. {one.follows}" for one in premises if one.state == NOT_MET]
     still = [f"Open premise: {one}." for one in premises if one.state == OPEN]
     settled = not broken and found.estimate.verdict in ("higher", "lower") and not about_floor([found], floors)[0]
     parts = [_verdict(question, found.estimate, bool(broken), settled), *(broken or still), _mechanism(study, question.rests_on), _code(study, question)]
@@ -142,10 +137,9 @@ def _mechanism(study: Study, one: Comparison | None) -> str:
     """Whether what the method rests on shows in its networks: a likely reason for what came out."""
     if one is None or not (e := measure(study, one).estimate).n:
         return ""
-    shows = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(e, one.limit)]
-    own = math.exp if unit_of(one.measure) == RATIO else float
-    line = {"unit": unit_of(one.measure), "effect": own(e.mean), "low": own(e.low), "high": own(e.high), "n": e.n}
-    return f"What it rests on {shows} here ({one.what}: {forest.numbers(line)})."
+    shows, unit = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(e, one.limit)], unit_of(one.measure)
+    effect, low, high = (math.exp(value) if unit == RATIO else value for value in (e.mean, e.low, e.high))
+    return f"What it rests on {shows} here ({one.what}: {forest.numbers(dict(unit=unit, effect=effect, low=low, high=high, n=e.n))})."
 
 
 def _code(study: Study, question: Question) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segkd.analysis.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
-from segkd.study.report.kept import NOTE, code_hash, fill_gaps
+from segkd.study.report.kept import code_hash, fill_gaps
 from segkd.study.report.markup import clean_html, markdown_html, with_minus
 from segkd.study.report.page_size import fit
 from segkd.train.state import write_whole
@@ -48,8 +48,8 @@ def render(executed: Path, html: Path, nav: Sequence[Link] = (), banners: Sequen
 
     node = read(executed, as_version=4)
     kept = fill_gaps(node, Path(html), of)
-    numbers = [(name, with_minus(value)) for name, value in numbers_of(node) or kept.numbers]
-    contents, frames = _prepare(node, numbers), _frames(node) or kept.frames
+    numbers = numbers_of(node) or kept.numbers
+    contents, frames = _prepare(node), _frames(node) or kept.frames
     node.metadata["title"] = _title(node, Path(executed).stem)
     priority = [*PICTURES, "text/html", "text/markdown", "text/latex", "text/plain"]
     config = Config(NbConvertBase={"display_data_priority": priority}, CoalesceStreamsPreprocessor={"enabled": True})
@@ -79,7 +79,7 @@ def numbers_of(node) -> list[tuple[str, str]]:
     """The headline numbers of an executed notebook: the dict that its cell tagged ``headline`` shows."""
     for cell in node.cells:
         if "headline" in cell.metadata.get("tags", []) and cell.outputs and not gaps_of(cell):
-            return list(ast.literal_eval(cell.outputs[-1]["data"]["text/plain"]).items())
+            return [(name, with_minus(value)) for name, value in ast.literal_eval(cell.outputs[-1]["data"]["text/plain"]).items()]
     return []
 
 
@@ -118,11 +118,11 @@ def write(html: Path, body: str) -> Path:
     return html
 
 
-def _prepare(node, numbers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _prepare(node) -> list[tuple[str, str]]:
     """Drop what no reader needs, give code its label, pictures their text, text its HTML; returns the h2 headings."""
     from bs4 import BeautifulSoup
 
-    heading, contents = "", []
+    heading, contents, numbers = "", [], numbers_of(node)
     node.cells = [cell for cell in node.cells if cell.source.strip()]
     for cell in node.cells:
         if cell.cell_type == "markdown":
@@ -134,10 +134,7 @@ def _prepare(node, numbers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         if cell.cell_type == "code":
             if numbers and "headline" in cell.metadata.get("tags", []):
                 said = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in numbers)
-                said = f'<dl class="facts">{said}</dl>'
-                cell.outputs[-1]["data"] = {"text/html": said}
-                if "kept" in cell.metadata:
-                    cell.metadata["kept"] = NOTE.match(cell.metadata["kept"])[0] + said
+                cell.outputs[-1]["data"] = {"text/html": f'<dl class="facts">{said}</dl>'}
             drawn = re.search("<desc>(.*?)</desc>", "".join(output.get("data", {}).get("image/svg+xml", "") for output in cell.outputs))
             cell.metadata.update(first_line=_code_label(cell), alt=unescape(drawn[1]) if drawn else f"Figure: {heading}", code=cell.metadata.get("code", code_hash(cell.source)))
             for output in cell.outputs:

@@ -25,8 +25,8 @@ def build_site(reports: Path = ROOT / "reports") -> Path:
     folders = kept_reports(reports)
     pages = [Page(folder / "index.html", folder.name) for folder in folders if (folder / "index.html").exists()]
     notes = [f"**{folder.name}**: only its numbers are here; `make report PROFILE={facts_of(folder)['profile']} DATASET={facts_of(folder)['dataset']}` makes its pages" for folder in folders if not (folder / "index.html").exists()]
-    about = lambda folder: {key: facts_of(folder)[key].partition(";")[0] for key in ABOUT}  # noqa: E731
-    table = pd.DataFrame({folder.name: about(folder) | _gains(folder) for folder in folders}).reindex([*ABOUT, *comparison_rows("main", "rivals")]).dropna(how="all")
+    told = {folder.name: {key: facts_of(folder)[key].partition(";")[0] for key in ABOUT} | _gains(folder) for folder in folders}
+    table = pd.DataFrame(told).reindex([*ABOUT, *comparison_rows("main", "rivals")]).dropna(how="all")
     style = table.fillna("").style.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
     return build_index(reports, pages, Overview("segkd: all studies", TEXT, table=style.to_html(), notes=notes))
 

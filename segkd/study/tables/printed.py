@@ -6,9 +6,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import pandas as pd
+
 from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.models import list_models
-from segkd.study.tables.reported import SETTING, network_of, note_of, reported_values, short_name
+from segkd.study.tables.reported import DATA_NAMES, SETTING, network_of, note_of, reported_values, short_name, table_lines
 from segkd.study.tables.table import Row, Table
 
 Line = dict[str, str]
@@ -59,6 +61,7 @@ NOTES = {  # what a reader must know to compare
     ("rdd", "table9"): "the paper prints minutes of training, no mIoU",
 }
 CIRKD_ON_VOC = {"cirkd": {"pixel_weight": 0.01, "region_weight": 0.01}}  # CIRKD's scripts for that set; 0.1 on the others
+SCORES = {"miou": "mIoU %", "miou_gain": "gain", "macc": "mAcc %", "td_over_ntd": "TD / NTD"}
 METHODS = {
     "skd": "SKD", "ifvd": "IFVD", "cwd": "CWD", "cirkd": "CIRKD", "maskd": "MasKD", "lad": "LAD", "pd": "PD", "fakd": "FAKD",
     "fakd_pd": "FAKD on PD", "fakd_cwd": "FAKD on CWD", "mgd": "MGD", "hwd": "HWD", "kd": "KD", "at": "AT", "dsd": "DSD",
@@ -83,6 +86,19 @@ def printed_tables(paper: str, dataset: str = "", student: str = "", own: bool =
     several students name theirs. ``student``: the rows of this network alone, or else the first student's.
     """
     return {key: _table(paper, key, dataset, student, own) for key in TITLES[paper]}
+
+
+def also_printed(table: Table) -> pd.DataFrame:
+    """Scores that a printed table has beside those of its rows, as printed: of other splits, of other data sets, of single classes."""
+    source, found = table.source, {}
+    lines = [v for v in table_lines(source["paper"], source["table"]) if v["split"] not in ("", "unknown") and v["metric"] in SCORES]
+    for line in lines:
+        alike = [other for other in lines if all(other[key] == line[key] for key in ("dataset", "split", "metric"))]
+        of_class = line["setting"].startswith("class=")
+        if of_class or (line["dataset"], line["split"]) != (source["dataset"], source.get("split")):
+            name = line["setting"].removeprefix("class=") if of_class else _label(line, alike)
+            found.setdefault(name, {})[f"{DATA_NAMES[line['dataset']]} {line['split']}, {SCORES[line['metric']]}"] = line["value"]
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
 @lru_cache

@@ -38,6 +38,7 @@ CLOCKS = {
     True: "ms a step: training time, the teacher's pass included, each measured by itself (benchmarks/results/methods.md)",
     False: "ms a step: by the clock of the runs, the teacher's pass included; other work may have run beside",
 }
+START = {None: "random weights", "imagenet": "ImageNet weights"}  # what a network starts from, in words
 NOT_MEASURED = ("row", "extra", "paper")  # how columns begin that no run stands behind
 
 
@@ -56,7 +57,7 @@ class TableView:
 
 def view(
     summary: pd.DataFrame, table: Table, called: Mapping[str, str], runs: Mapping[str, Sequence[str]], *,
-    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""),
+    ran: str = "", reference: str = "", missing: str = "", comparable: bool = False, alone: bool = False, key: str = "", above: tuple[str, str] = ("", ""), also: pd.DataFrame | None = None,
 ) -> TableView:
     """The numbers of ``Study.summary`` as a table to show.
 
@@ -64,7 +65,7 @@ def view(
     without one are counted, with the command that trains them (``missing``). ``ran``: what the runs have in common, said
     above. ``comparable``: the runs are of the paper's own networks and data, so that its values may stand beside ours;
     else they are folded below, under the paper's own names. ``alone``: steps were measured by themselves. ``key``: what links
-    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated.
+    call the table; ``above``: key and name of one higher up the page that shows all of these numbers, which are not repeated. ``also``: what else it prints.
     """
     small = summary["verdict"] == "images too small"
     ids = summary["row"].map(lambda label: ",".join(runs.get(label, ())))
@@ -88,11 +89,13 @@ def view(
         parts.append(f"<p>{which}: <code>{escape(missing)}</code></p>")
     if len(columns := _shown(costs, COST)) > 1:
         notes = [CLOCKS[alone], *(NOTES[c] for c in columns if c in NOTES)]
-        parts.append(folded("What it costs", with_runs(_style(costs[columns], notes), titles)))
+        parts.append(folded("What it costs", with_runs(_style(costs.loc[costs[columns[1:]].notna().any(axis=1), columns], notes), titles)))
     columns = _shown(summary, ("row", *PAPER))
     if len(columns) > 1 and not comparable:
         printed = summary.loc[summary[columns[1:]].notna().any(axis=1), columns]
         parts.append(folded(f"In the paper ({(table.note or table.title).removeprefix('paper: ')})", _style(printed, [NOTES[c] for c in columns if c in NOTES], lambda c: c.removeprefix("paper "))))
+    if also is not None and len(also):
+        parts.append(folded(f"Also in {table.source['table']} of the paper", also.style.format(na_rep="–", escape="html")))
     html = "\n".join(parts)
     return TableView(f'<div id="{escape(key)}">{html}</div>' if key else html)
 
@@ -117,14 +120,9 @@ def called(rows: Sequence[Row], configs: Mapping[str, RunConfig]) -> dict[str, s
 def in_common(data: DataConfig, configs: Mapping[str, RunConfig]) -> str:
     """What the runs of a table have in common, in words: images, student, start."""
     students = dict.fromkeys(c.network.label for c in configs.values() if not c.network.extra_channels and (c.teacher or len(configs) == 1))
-    starts = dict.fromkeys(start(c.network.weights) for c in configs.values())
+    starts = dict.fromkeys(START.get(c.network.weights, c.network.weights) for c in configs.values())
     size = f" at {data.size[0]}x{data.size[1]}" if data.size else ""
     return f"{data.name}{size}; student {' or '.join(students)}, from {' or '.join(starts)}" if students else f"{data.name}{size}"
-
-
-def start(weights: str | None) -> str:
-    """What a network starts from, in words."""
-    return {None: "random weights", "imagenet": "ImageNet weights"}.get(weights, f"the weights '{weights}'")
 
 
 def folded(title: str, style: pd.io.formats.style.Styler) -> str:
@@ -201,6 +199,6 @@ def setting_facts(setting: Setting, seeds: list[int], few: list[str], own_teache
         f"lr {schedule.lr:g} poly {schedule.power:g}, warm-up {schedule.warmup:.0%}, weight decay {schedule.weight_decay:g}, "
         f"auxiliary weight {schedule.aux_weight:g}{more}",
         "seeds": ", ".join(map(str, seeds)) + (f" ({', '.join(few)}: {seeds[0]} alone)" if few and len(seeds) > 1 else ""),
-        "start": f"{start(p.student.weights)}, the same for all methods of a seed",
+        "start": f"{START.get(p.student.weights, p.student.weights)}, the same for all methods of a seed",
     }
     return found | ({"protocol": setting.protocol().source} if p.own_protocols else {})

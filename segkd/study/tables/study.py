@@ -21,6 +21,7 @@ from segkd.study.execute.executor import execute
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
 from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
 from segkd.study.tables.papers import keys_of, paper_tables
+from segkd.study.tables.printed import also_printed
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
 from segkd.study.tables.results import tidy
 from segkd.study.tables.show import TableView, as_table, called, in_common, setting_facts, view
@@ -207,7 +208,7 @@ class Study:
         ran = in_common(self.data, kinds) if table.source else ""
         same = self._above(name, reference)
         above = (same, "the main comparison" if same == "main" else same and self.all_tables[same].source["table"])
-        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above)
+        return view(found, table, words, runs, ran=ran, reference=over, missing=self.missing(name), comparable=comparable, alone=alone, key=name, above=above, also=also_printed(table) if table.rows and table.rows[0].printed else None)
 
     def _above(self, name: str, reference: str | None) -> str:
         """The first table higher up the paper's page that shows each run of this printed one against the same reference; "" if none does."""

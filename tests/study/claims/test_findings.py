@@ -78,7 +78,7 @@ def test_without_its_premise_a_result_is_no_test(study, fake, uses):
     fake(study, (cwd, BASE), (lad, BASE), (label_teacher, over([-1.0, -0.96, -1.04])))
     found = findings.of_paper(study, "lad")
     assert found.startswith("**Premise not met**, so LAD less CWD, 0.0 (3 seeds), is no test of LAD.")
-    assert "Label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
+    assert "The label-assisted teacher − student: −1.0 (−1.1 to −0.9), n = 3. Nothing to teach" in found
     fake(study, (teacher, over([-3.0] * 3)), (hwd, BASE))
     assert findings.of_paper(study, "hwd").startswith("**Premise not met**, so HWD less CWD")
 

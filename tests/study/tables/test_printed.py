@@ -11,7 +11,7 @@ from segkd.runs import find
 from segkd.study.tables.configs import too_small
 from segkd.study.tables.coverage import coverage
 from segkd.study.tables.papers import PAPERS
-from segkd.study.tables.printed import TITLES, here, printed_tables, settings
+from segkd.study.tables.printed import TITLES, also_printed, here, printed_tables, settings
 from segkd.study.tables.reported import network_of, reported, short_name
 from segkd.study.tables.study import open_study
 
@@ -191,6 +191,17 @@ def test_coverage_counts_every_printed_setting():
     assert (found["built"] + found["not here"] == found["printed"]).all() and (found["with runs"] == 0).all()
     assert {line["student"] for line in settings("rdd", "table1") if not here(line)} == CITED
     assert int(found.iloc[-1]["not here"]) == len(CITED)
+
+
+def test_what_a_table_prints_beside_our_rows():
+    """LAD's text: on the test server +2.8 over CWD with DeepLabV3-R18; HWD's: the largest ratio is that of bus."""
+    lad = also_printed(printed_tables("lad")["table1"])["Cityscapes test, mIoU %"].astype(float)
+    assert lad["DeepLabV3-R18: LAD"] - lad["DeepLabV3-R18: CWD"] == pytest.approx(2.8)
+    classes = also_printed(printed_tables("hwd")["table1"])["Cityscapes val, TD / NTD"].astype(float)
+    assert len(classes) == 19 and classes.idxmax() == "bus" and classes.max() == 374.0
+    voc, city = (also_printed(printed_tables("fakd", name)["table3"]) for name in ("", "voc2012"))
+    assert len(voc) == len(city) == 28 and all("VOC" in name for name in voc) and all("Cityscapes" in name for name in city)
+    assert also_printed(printed_tables("rdd")["table4"]).empty and also_printed(printed_tables("hwd")["table3"]).shape == (7, 1)
 
 
 def test_names_of_networks():
