@@ -6,6 +6,7 @@ images that lie on the device, so that nothing but the step is timed. ``--device
 
 import argparse
 import datetime
+import itertools
 import statistics
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def at_camvids_size(bench: Bench) -> Iterator[tuple[str, ...]]:
         with ahead(lambda step: own_batch(cohort, step), student.config.schedule.steps) as batches:
             loop = bench.seconds(lambda: _cohort_step(cohort, [student], student.step, batches(student.step)))
         yield row("loop / bare step, R18", loop / bare["resnet18"], 1.03)
-        yield row("scoring 334 images of 360x480", 334 / len(split) * 1e3 * bench.seconds(lambda: evaluate(student.model, split)), 1000, unit="ms")
+        yield row(f"scoring 334 images of 360x480, by {len(split)}", 334 / len(split) * 1e3 * bench.seconds(lambda: evaluate(student.model, split)), 1000, unit="ms")
     few = Bench(bench.device, replace(bench.scale, batch=max(2, bench.scale.batch // 2)))
     same = few.teacher("resnet18", "cwd")
     times = [few.seconds(few.step(few.trainee(method, same), same)) for method in ("kd+cirkd", "cwd")]
@@ -183,13 +184,11 @@ def at_camvids_size(bench: Bench) -> Iterator[tuple[str, ...]]:
 def alone(bench: Bench) -> Iterator[tuple[str, ...]]:
     """Each loss, forward and backward, beside the plain transcription of its formula."""
     loss_cases.device = bench.device
-    for shape in bench.scale.grids:
-        for name in loss_cases.CASES:
-            if name in ("lad_noise", "rdd_tse_official"):  # their transcriptions are of the CPU
-                continue
-            inputs = loss_cases.Inputs(shape)
-            ours, plain = (bench.seconds(Work(name, side, inputs).seconds) for side in ("ours", "plain"))
-            yield row(f"loss {name} / its plain formula, {shape[1]} classes", ours / plain, 0.6 if name == "cirkd_batch" else 1.0)
+    names = [name for name in loss_cases.CASES if name not in ("lad_noise", "rdd_tse_official")]  # whose transcriptions are of the CPU
+    for shape, name in itertools.product(bench.scale.grids, names):
+        inputs = loss_cases.Inputs(shape)
+        ours, plain = (bench.seconds(Work(name, side, inputs).seconds) for side in ("ours", "plain"))
+        yield row(f"loss {name} / its plain formula, {shape[1]} classes", ours / plain, 0.6 if name == "cirkd_batch" else 1.0)
 
 
 def row(what: str, value: float, target: float | None = None, at_least: bool = False, unit: str = "x") -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GPU_BLOCK = 2**26  # numbers that a GPU works on at once, where a CPU takes what fits its cache: a gigabyte, with what is made of them
+
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A small ``tensor`` on ``device``. From the CPU a GPU takes it from pinned memory: any other copy would wait for the GPU."""

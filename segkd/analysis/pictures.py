@@ -90,7 +90,7 @@ def map_sheet(rows: Sequence[dict] | dict[str, dict], shared: Sequence[str] = ()
     _name_rows(figure, names, len(titles))
     if legend:
         _patches(figure, [(name, np.asarray(rgb) / 255) for name, rgb in legend.items()])
-    means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if np.asarray(rows[0][name]).ndim == 2}
+    means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if name not in shared and np.asarray(rows[0][name]).ndim == 2}
     words = [f"{name} {100 * value:.1f} % of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
     return tell(figure, f"Maps, {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(titles)}", f"On average: {listed(words, 12)}." if words else "")
 

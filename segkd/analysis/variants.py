@@ -32,7 +32,6 @@ READINGS = {
 BASE = {"cwd": {"feature_weight": 50.0}, "cirkd": {"pixel_size": 256, "region_size": 32}}
 STAGED = {"rdd": {"difficulty": "tfe", "tfe_map": "tfe"}}  # RDD's fields act in its second stage, these in its first
 TEACHING = ("teaching_alpha", "teaching_codes", "gain", "void")  # LAD: what a finished teacher sees
-_words = lambda text: {"None": "unset", "True": "yes", "False": "no"}.get(text, text).replace("_", " ")  # noqa: E731  as readers write it
 WARM_UP = 8  # batches that a method with state sees first
 
 
@@ -120,6 +119,11 @@ def variant_effects(witnesses: Witnesses, methods: Sequence[str] | None = None) 
 def _name(difference: Difference) -> str:
     stage = difference.base.get("stage")
     return difference.part + (f" ({stage})" if stage else " (teaching)" if difference.teaching else "")
+
+
+def _words(text: str) -> str:
+    """A field or its value as readers write it."""
+    return {"None": "unset", "True": "yes", "False": "no"}.get(text, text).replace("_", " ")
 
 
 def _shown(difference: Difference, method) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.device import send
+from segkd.device import GPU_BLOCK, send
 from segkd.fields import Count, NotNegative, Positive
 from segkd.losses.context import Context
 from segkd.losses.method import METHODS, Term, feature_widths
@@ -23,7 +23,6 @@ from segkd.losses.precision import full_precision, wide, with_gradient
 from segkd.prediction import IGNORE, NetworkInfo, class_index, labels_to_grid
 
 BLOCK = 2**21  # similarities in a block of rows: large enough for the matrix products, small enough for a CPU's cache
-GPU_BLOCK = 2**26  # there: a gigabyte or so, with all that is made of them
 SAFE = 40.0  # largest score of unit vectors, 1 / temperature, whose exponentials can be summed as they are
 
 

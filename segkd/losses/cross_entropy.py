@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkd.device import GPU_BLOCK
 from segkd.losses.context import TaskWeight, class_labels
 from segkd.losses.detail import detail_loss
 from segkd.losses.distributed import count_over_processes, sum_over_processes
 from segkd.losses.precision import full_precision, with_gradient
 from segkd.prediction import IGNORE, Prediction, interpolation, resize_scores
-
-GPU_BLOCK = 2**26  # scores at label size that are worked on at once there: a gigabyte, with what is made of them
 
 
 def task_loss(

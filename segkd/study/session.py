@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segkd.config import RunConfig, runs_root
@@ -47,9 +47,23 @@ def session(minutes: float, profile: str, dataset: str, out: str | Path, device:
     out = Path(out)
     if (out / "study.json").exists() and (own := [facts_of(out)[key] for key in ("profile", "dataset")]) != [profile, dataset]:
         raise UserError(f"OUT: {out} holds {own[0]} on {own[1]}, not {profile} on {dataset}; give another folder")
-    until, failed, told = time.monotonic() + 60 * minutes * SHARE, set(), []
-    signal.signal(signal.SIGTERM, lambda *_: told.append("stop"))
-    left = lambda: 0.0 if told else until - time.monotonic()  # noqa: E731
+    with _until(time.monotonic() + 60 * minutes * SHARE) as left:
+        yield from _work(left, profile, dataset, out, device)
+
+
+@contextmanager
+def _until(end: float) -> Iterator[Callable[[], float]]:
+    """Inside, a function that gives the seconds left; SIGTERM ends them."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield lambda: 0.0 if told else end - time.monotonic()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _work(left: Callable[[], float], profile: str, dataset: str, out: Path, device: str) -> Iterator[str]:
+    failed: set[str] = set()
     studies, where = open_studies(profile, dataset, {}), str(pick_device(device))
     for split in ("train", "val", studies[0].data.split):
         create_dataset(dataset, split=split)  # a data set that is not there is said now

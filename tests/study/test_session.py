@@ -65,10 +65,8 @@ def test_sigterm_ends_the_time_and_a_run_goes_on_from_where_it_is_farthest(tmp_p
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        lines = list(module.session(60, "smoke", "scenes", out, "cpu"))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    lines = list(module.session(60, "smoke", "scenes", out, "cpu"))
+    assert signal.getsignal(signal.SIGTERM) is before
     baseline = module.in_order([open_studies("smoke", "scenes", {})[0]])[0]
     names = lambda folder: sorted(p.name for p in folder.glob("checkpoint-*"))
     assert lines[-1].startswith("0 of ") and names(out / "runs" / baseline.id) == ["checkpoint-0000002.pt"]

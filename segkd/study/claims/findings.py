@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from segkd.analysis import forest
 from segkd.study.claims.floor import Floor, study_floors
 from segkd.study.claims.measure import Measured, measure
-from segkd.study.claims.measures import RATIO, unit_of
 from segkd.study.claims.parts import Cell, Comparison, over
 from segkd.study.claims.premises import MET, NOT_MET, OPEN, premise, state_of
 from segkd.study.claims.tests import FAKD, HWD, RDD, baseline, cwd, fakd, hwd, kd, lad, rdd
-from segkd.study.claims.verdicts import about_floor, about_seeds
+from segkd.study.claims.verdicts import about_floor, about_seeds, in_unit
 from segkd.study.tables.papers import comparison_rows, single_methods
 from segkd.study.tables.statistics import Estimate, points, smallest_effect
 from segkd.study.tables.study import Study
@@ -135,11 +134,10 @@ def _seeds(e: Estimate) -> str:
 
 def _mechanism(study: Study, one: Comparison | None) -> str:
     """Whether what the method rests on shows in its networks: a likely reason for what came out."""
-    if one is None or not (e := measure(study, one).estimate).n:
+    if one is None or not (found := measure(study, one)).estimate.n:
         return ""
-    shows, unit = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(e, one.limit)], unit_of(one.measure)
-    effect, low, high = (math.exp(value) if unit == RATIO else value for value in (e.mean, e.low, e.high))
-    return f"What it rests on {shows} here ({one.what}: {forest.numbers(dict(unit=unit, effect=effect, low=low, high=high, n=e.n))})."
+    shows = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(found.estimate, one.limit)]
+    return f"What it rests on {shows} here ({one.what}: {forest.numbers(in_unit(found))})."
 
 
 def _code(study: Study, question: Question) -> str:

@@ -212,22 +212,26 @@ def _line(o: Outcome) -> dict[str, object]:
     found = o.weakest
     line = {key: o.claim[key] for key in ("id", "paper", "claim", "kind", "reported_support")} | {"verdict": o.verdict}
     line |= {"reason": o.reason, "note": test_of(o.claim["id"]).note if found else ""}
+    line |= in_unit(found)
+    parts = [m for m in o.parts if not m.missing]
+    agree = sum(m.estimate.mean > m.comparison.limit for m in parts)
+    runs = dict.fromkeys(run for m in o.parts for run in m.runs)
+    return line | {
+        "comparison": found.comparison.what if found else "", "p": o.p, "p_holm": o.p_holm, "floor": o.floor,
+        "agree": agree, "measured": len(parts), "comparisons": len(o.parts), "runs": " ".join(runs),
+    }  # fmt: skip
+
+
+def in_unit(found: Measured | None) -> dict[str, object]:
+    """What was measured as `frame` has it: numbers in their ``unit``, ratios not their logarithms, and ``n``."""
     e = found.estimate if found else t_estimate([])
     unit = unit_of(found.comparison.measure) if found else ""
-    shown = np.exp if unit == RATIO else lambda v: v
     images = (found.images if found else None) or (math.nan, math.nan)
     numbers = {
         "effect": e.mean, "low": e.low, "high": e.high, "image_low": images[0], "image_high": images[1],
         "limit": found.comparison.limit if found else math.nan, "smallest": smallest_effect(e.sd, e.n),
     }  # fmt: skip
-    line |= {key: float(shown(number)) for key, number in numbers.items()}
-    parts = [m for m in o.parts if not m.missing]
-    agree = sum(m.estimate.mean > m.comparison.limit for m in parts)
-    runs = dict.fromkeys(run for m in o.parts for run in m.runs)
-    return line | {
-        "unit": unit, "comparison": found.comparison.what if found else "", "n": e.n, "p": o.p, "p_holm": o.p_holm,
-        "floor": o.floor, "agree": agree, "measured": len(parts), "comparisons": len(o.parts), "runs": " ".join(runs),
-    }  # fmt: skip
+    return {key: float(np.exp(number) if unit == RATIO else number) for key, number in numbers.items()} | {"unit": unit, "n": e.n}
 
 
 def is_points(found: pd.DataFrame) -> pd.Series:
