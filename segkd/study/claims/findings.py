@@ -10,7 +10,7 @@ from segkd.analysis import forest
 from segkd.study.claims.floor import Floor, study_floors
 from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, Comparison, over
-from segkd.study.claims.premises import MET, NOT_MET, OPEN, premise, state_of
+from segkd.study.claims.premises import NOT_MET, OPEN, premise
 from segkd.study.claims.tests import FAKD, HWD, RDD, baseline, cwd, fakd, hwd, kd, lad, rdd
 from segkd.study.claims.verdicts import about_floor, about_seeds, in_unit
 from segkd.study.tables.papers import comparison_rows, single_methods
@@ -136,7 +136,7 @@ def _mechanism(study: Study, one: Comparison | None) -> str:
     """Whether what the method rests on shows in its networks: a likely reason for what came out."""
     if one is None or not (found := measure(study, one)).estimate.n:
         return ""
-    shows = {MET: "shows", NOT_MET: "does not show", OPEN: "may or may not show"}[state_of(found.estimate, one.limit)]
+    shows = {"higher": "shows", "lower": "does not show"}.get(found.estimate.verdict, "may or may not show")
     return f"What it rests on {shows} here ({one.what}: {forest.numbers(in_unit(found))})."
 
 

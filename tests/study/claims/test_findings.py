@@ -58,7 +58,7 @@ def test_what_rounding_may_make_is_no_finding(study, fake, monkeypatch):
 
 @pytest.mark.parametrize("values, shows", [
     ((0.31, 0.3, 0.29), "shows here (XOR pixels: teacher sure − student sure, at the end: +0.30 (+0.28 to +0.32), n = 3)."),
-    ((-0.31, -0.3, -0.29), "does not show here (XOR"), ((0.3, -0.3, 0.1), "may or may not show here (XOR"),
+    ((-0.31, -0.3, -0.29), "does not show here (XOR"), ((0.3, -0.3, 0.1), "may or may not show here (XOR"), ((-0.3, 0.3, -0.1), "may or may not show here (XOR"),
 ])  # fmt: skip
 def test_whether_what_a_method_rests_on_shows_in_its_networks(study, fake, monkeypatch, values, shows):
     fake(study, (kd, BASE), (rdd, BASE), (cwd, BASE), (fakd, BASE))
