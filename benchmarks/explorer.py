@@ -10,7 +10,7 @@ import sys
 import time
 
 from segkd.study.lab.explorer import explore
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.study import open_study
 
 TARGET, MOVES = 2.0, 5
 

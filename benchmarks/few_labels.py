@@ -32,9 +32,9 @@ from segkd.data.packing import resize
 from segkd.data.readers.folder import content
 from segkd.data.sampler import batch_indices
 from segkd.runs import run_cohort
+from segkd.study.numbers.results import paired
+from segkd.study.numbers.statistics import Estimate
 from segkd.study.tables.profiles import CPU_SCALE, get_profile
-from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import Estimate
 from segkd.train.state import write_whole
 
 CSV, PAGE = Path(__file__).with_suffix(".csv"), ROOT / "docs" / "your-own-data.md"

@@ -17,10 +17,10 @@ from losses import in_turns
 from table import cell, environment
 
 from segkd.config import RunConfig
+from segkd.study.numbers.step_times import ALONE, digest, kind_of, on_noise
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.configs import too_small
 from segkd.study.tables.papers import COMPARISON, PAPERS
-from segkd.study.tables.step_times import ALONE, digest, kind_of, on_noise
-from segkd.study.tables.study import open_study
 from segkd.train.runtime import computing
 
 CPU = torch.device("cpu")

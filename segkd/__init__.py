@@ -22,7 +22,7 @@ _WHERE = {
     "list_datasets": "segkd.data",
     "Run": "segkd.runs",
     "run": "segkd.runs",
-    "open_study": "segkd.study.tables.study",
+    "open_study": "segkd.study.numbers.study",
 }
 __all__ = sorted(_WHERE)
 

@@ -55,7 +55,7 @@ class Run:
 
     @property
     def kept(self) -> str:
-        """Of a run of which only the numbers are here (`segkd.study.tables.frozen.thaw`): the command that trains its network."""
+        """Of a run of which only the numbers are here (`segkd.study.numbers.frozen.thaw`): the command that trains its network."""
         return self.result.get("kept", "")
 
     @cached_property

@@ -7,8 +7,8 @@ import pytest
 
 from segkd import runs
 from segkd.study.claims.compare import compared, sentence
+from segkd.study.numbers.study import open_study
 from segkd.study.report.reproduce import report_folder
-from segkd.study.tables.study import open_study
 
 ROWS = ("baseline", "CWD")  # and the teacher of CWD
 

@@ -105,7 +105,7 @@ import sys, warnings
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 from segkd.analysis.variants import variants_table
-from segkd.study.tables.study import as_table
+from segkd.study.numbers.study import as_table
 attack = ATTACK
 display(as_table({"class " + attack: attack, "run": "../" + attack}))
 frame = pd.DataFrame({"class": [attack], "row": [attack], "iou": [0.5]})

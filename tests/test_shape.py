@@ -25,7 +25,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-ROOMS = ("gaps", "execute", "tables", "claims", "lab", "report", "forecast", "command", "distill", "session")  # of study/, from below
+ROOMS = ("gaps", "execute", "tables", "numbers", "claims", "lab", "report", "forecast", "command", "distill", "session")  # of study/, from below
 SHARED = {  # names that a family of modules has on purpose
     "headline": "of an analysis page: what its cell of that tag shows", "register": "of a registry: data sets, encoders",
     "renamed": "of an encoder: timm's names of its weights as ours",
@@ -121,6 +121,12 @@ def test_rooms_of_the_study_only_look_down():
             if name.startswith("segkd.study.") and (room := name.split(".")[2]) != own:
                 if ROOMS.index(room) > ROOMS.index(own) or {room, own} == {"lab", "report"}:
                     wrong.append(f"{where(path, node)} imports {room}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_drawing_and_pages_know_no_measure():
+    found = [(path, *one) for path in sources("segkd/analysis/figures", "segkd/study/report") for one in imports(path)]
+    wrong = [f"{where(path, node)} imports {name}" for path, node, name in found if name.startswith("segkd.analysis.") and "figures" not in name]
     assert not wrong, "\n".join(wrong)
 
 

@@ -13,9 +13,9 @@ import torch
 
 from segkd import runs
 from segkd.models import create_model, list_models
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import PROFILES
-from segkd.study.tables.study import open_study
 
 KEPT = Path(__file__).with_name("snapshot.json")
 WITH_STATE = ("CIRKD", "SKD", "FAKD")  # a queue; a discriminator with its own optimiser; class statistics

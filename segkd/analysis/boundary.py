@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.analysis.chart import runs_of, tell
 from segkd.analysis.features import evaluating
-from segkd.analysis.style import colours, styled
+from segkd.analysis.figures.chart import runs_of, tell
+from segkd.analysis.figures.style import colours, styled
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches

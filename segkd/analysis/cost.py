@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from segkd.analysis.chart import tell
-from segkd.analysis.style import METHOD_COLOURS, styled
+from segkd.analysis.figures.chart import tell
+from segkd.analysis.figures.style import METHOD_COLOURS, styled
 from segkd.models import complexity, create_model, list_models
 from segkd.models.deploy import deployed
 

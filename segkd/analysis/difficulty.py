@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.boundary import EDGES, bin_names
-from segkd.analysis.chart import runs_of, tell
 from segkd.analysis.features import evaluating, one
-from segkd.analysis.pictures import colorize
-from segkd.analysis.style import styled
+from segkd.analysis.figures.chart import runs_of, tell
+from segkd.analysis.figures.pictures import colorize
+from segkd.analysis.figures.style import styled
 from segkd.losses.rdd import confidence, difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import IGNORE, Prediction, resize_scores
 from segkd.registry import UserError

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from segkd.analysis.chart import listed, tell
-from segkd.analysis.style import MARKERS, colours, styled
+from segkd.analysis.figures.chart import listed, tell
+from segkd.analysis.figures.style import MARKERS, colours, styled
 from segkd.data.augment import to_batch
 from segkd.prediction import IGNORE, labels_to_grid
 from segkd.registry import UserError

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.analysis.chart import listed, tell
 from segkd.analysis.features import evaluating, network_input, one
-from segkd.analysis.pictures import draw_map
-from segkd.analysis.style import styled
+from segkd.analysis.figures.chart import listed, tell
+from segkd.analysis.figures.pictures import draw_map
+from segkd.analysis.figures.style import styled
 from segkd.metrics import confusion_matrix, scores
 from segkd.models.layers import replace_modules
 from segkd.prediction import resize_scores

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkd.analysis.chart import tell
 from segkd.analysis.features import evaluating
-from segkd.analysis.pictures import colorize, draw_map
-from segkd.analysis.style import colours, styled
+from segkd.analysis.figures.chart import tell
+from segkd.analysis.figures.pictures import colorize, draw_map
+from segkd.analysis.figures.style import colours, styled
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from segkd.analysis.chart import tell
-from segkd.analysis.style import method_colour, styled
+from segkd.analysis.figures.chart import tell
+from segkd.analysis.figures.style import method_colour, styled
 from segkd.data.augment import to_batch
 from segkd.losses import METHODS, Context, TeacherKind, create_method, list_methods, task_loss
 from segkd.train.runtime import derive, generator, like

@@ -13,7 +13,7 @@ from segkd.metrics import IGNORE, scores
 from segkd.predict.files import find_images, find_label, read_image, read_label, write_csv, write_pictures
 from segkd.predict.network import OVERLAP, TILE, Network, label_maps, load
 from segkd.registry import UserError
-from segkd.study.tables.statistics import image_difference, image_miou
+from segkd.study.numbers.statistics import image_difference, image_miou
 
 PIXELS = 1 << 25  # that the images held at a time have, but for the last one
 AREAS = "areas.csv"

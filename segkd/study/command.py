@@ -10,8 +10,8 @@ from segkd.study import forecast
 from segkd.study.execute.executor import check_executor, default_devices, execute
 from segkd.study.execute.jobs import with_teachers
 from segkd.study.execute.ray_cluster import cluster_slots
-from segkd.study.tables.costs import classes_of
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.costs import classes_of
+from segkd.study.numbers.study import open_study
 from segkd.train.runtime import pick_device
 
 

@@ -19,10 +19,10 @@ from segkd.runs import find
 from segkd.study.execute.executor import default_devices, execute
 from segkd.study.execute.progress import in_words
 from segkd.study.lab import own_data
+from segkd.study.numbers.step_times import kind_of, on_noise
+from segkd.study.numbers.study import Study
 from segkd.study.report import notebooks as report
 from segkd.study.report.reproduce import inputs_digest
-from segkd.study.tables.step_times import kind_of, on_noise
-from segkd.study.tables.study import Study
 from segkd.train.clock import Clock, timed
 from segkd.train.runtime import computing, pick_device
 from segkd.train.state import read_json, write_json

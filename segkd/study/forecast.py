@@ -17,7 +17,7 @@ from segkd.run_list import left_aligned
 from segkd.runs import load_run
 from segkd.study.execute.jobs import Job, plan_jobs, with_teachers
 from segkd.study.execute.progress import in_words
-from segkd.study.tables.step_times import kind_of, train_size
+from segkd.study.numbers.step_times import kind_of, train_size
 from segkd.train.trainee import bare_network
 
 OF_THE_KIND, BY_RATE = "finished runs of the kind", "operations"

@@ -19,10 +19,10 @@ from segkd.data import create_dataset
 from segkd.registry import UserError
 from segkd.runs import Run, cohort_key, find, run_cohort
 from segkd.study.execute.jobs import Job, with_teachers
+from segkd.study.numbers.frozen import facts_of, thaw
+from segkd.study.numbers.study import Study
 from segkd.study.report.freeze import freeze
 from segkd.study.report.reproduce import open_studies
-from segkd.study.tables.frozen import facts_of, thaw
-from segkd.study.tables.study import Study
 from segkd.train.failure import RunFailed
 from segkd.train.loop import OutOfTime
 from segkd.train.runtime import pick_device

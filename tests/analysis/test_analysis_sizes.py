@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.analysis import activation, boundary, channels, difficulty, features, layercam, pictures, stability, thin, variants
+from segkd.analysis import activation, boundary, channels, difficulty, features, layercam, stability, thin, variants
+from segkd.analysis.figures import pictures
 from segkd.data.store import Meta, Packed
 from segkd.metrics import scores
 from segkd.prediction import Prediction

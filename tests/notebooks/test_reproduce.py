@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from segkd.config import ROOT
+from segkd.study.numbers.frozen import altered
 from segkd.study.report import rendering
 from segkd.study.report.page_size import LIMIT
 from segkd.study.report.readme import BEGIN, END, results_block
 from segkd.study.report.reproduce import NOTEBOOKS, reproduce
-from segkd.study.tables.frozen import altered
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from segkd.cli import main
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.study import forecast
 from segkd.study.execute.progress import in_words
-from segkd.study.tables.step_times import kind_of
+from segkd.study.numbers.step_times import kind_of
 
 DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)
 SCHEDULE = Schedule("adamw", steps=2, batch_size=2, validations=1)

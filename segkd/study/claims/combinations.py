@@ -11,9 +11,9 @@ from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, config_of, method_cell, over
 from segkd.study.claims.tests import baseline
 from segkd.study.execute.executor import execute
+from segkd.study.numbers.statistics import LEVEL, holm, joint_p, points, t_estimate
+from segkd.study.numbers.study import Study
 from segkd.study.tables.papers import SUMS, single_methods
-from segkd.study.tables.statistics import LEVEL, holm, joint_p, points, t_estimate
-from segkd.study.tables.study import Study
 
 SINGLE = tuple(Cell(row) for row in single_methods().values())
 CELLS = tuple(method_cell(label, spec) for label, spec in SUMS.items())

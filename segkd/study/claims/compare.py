@@ -15,8 +15,8 @@ from segkd.config import ROOT, runs_root
 from segkd.registry import UserError, unknown
 from segkd.runs import load_run
 from segkd.study.claims.floor import Floor, floors_of, reach
-from segkd.study.tables.frozen import altered, read_results, warning
-from segkd.study.tables.statistics import half_width
+from segkd.study.numbers.frozen import altered, read_results, warning
+from segkd.study.numbers.statistics import half_width
 
 DIGITS = 6  # behind the point of a score or an IoU in [0, 1]; results.csv keeps nine
 EQUAL, WITHIN, DIFFERS = "equal", "within rounding", "differs"

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from segkd.analysis import forest
+from segkd.analysis.figures import forest
 from segkd.study.claims.floor import Floor, study_floors
 from segkd.study.claims.measure import Measured, measure
 from segkd.study.claims.parts import Cell, Comparison, over
 from segkd.study.claims.premises import NOT_MET, OPEN, premise
 from segkd.study.claims.tests import FAKD, HWD, RDD, baseline, cwd, fakd, hwd, kd, lad, rdd
 from segkd.study.claims.verdicts import about_floor, about_seeds, in_unit
+from segkd.study.numbers.statistics import Estimate, points, smallest_effect
+from segkd.study.numbers.study import Study
 from segkd.study.tables.papers import comparison_rows, single_methods
-from segkd.study.tables.statistics import Estimate, points, smallest_effect
-from segkd.study.tables.study import Study
 
 MOST_SEEDS = 100  # further than this nobody counts
 LONGER, UNTRAINED, SHUFFLED = "baseline, 1.5 times as long", "CWD, untrained teacher", "CWD, teacher with shuffled classes"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from segkd.runs import find
+from segkd.study.numbers.statistics import LEVEL, Spread, pooled_spread
+from segkd.study.numbers.study import Study
 from segkd.study.tables.papers import COMPARISON, comparison_rows
-from segkd.study.tables.statistics import LEVEL, Spread, pooled_spread
-from segkd.study.tables.study import Study
 
 TABLE = "floor"
 AS_IT_IS = "rounding=0"  # the level, in tidy results, of a row that is no copy

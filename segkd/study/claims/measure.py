@@ -13,9 +13,9 @@ from segkd.registry import UserError
 from segkd.runs import Run, find
 from segkd.study.claims.measures import JOINT, of_run
 from segkd.study.claims.parts import TIME, Comparison, config_of
-from segkd.study.tables import step_times
-from segkd.study.tables.statistics import Estimate, bootstrap_interval, resampled_miou, t_estimate
-from segkd.study.tables.study import Study
+from segkd.study.numbers import step_times
+from segkd.study.numbers.statistics import Estimate, bootstrap_interval, resampled_miou, t_estimate
+from segkd.study.numbers.study import Study
 
 
 @dataclass(frozen=True)

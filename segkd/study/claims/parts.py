@@ -8,8 +8,8 @@ from typing import Any
 
 from segkd.config import RunConfig
 from segkd.losses.rows import ROW_HYPER, ROWS
+from segkd.study.numbers.study import Study
 from segkd.study.tables.papers import Row
-from segkd.study.tables.study import Study
 
 WIDE, NARROW = "wide", "narrow"  # the networks of the study's plain teacher and of its student
 TIME = "step_time"  # the measure that is of kinds of steps, each measured by itself, and not of runs

@@ -12,9 +12,9 @@ from segkd.study.claims.measure import measure
 from segkd.study.claims.measures import ZERO
 from segkd.study.claims.parts import Comparison, config_of, over, value
 from segkd.study.claims.tests import USED, baseline, label_teacher, teacher
+from segkd.study.numbers.statistics import Estimate, half_width, pooled_spread
+from segkd.study.numbers.study import Study
 from segkd.study.tables.papers import COMPARISON
-from segkd.study.tables.statistics import Estimate, half_width, pooled_spread
-from segkd.study.tables.study import Study
 
 MET, NOT_MET, OPEN = "met", "not met", "open"
 MARKS = {MET: "●", NOT_MET: "✖", OPEN: "■", "": ""}

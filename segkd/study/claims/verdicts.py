@@ -22,8 +22,8 @@ from segkd.study.claims.premises import NOT_MET, OPEN, Found, premise
 from segkd.study.claims.tests import TESTS
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
-from segkd.study.tables.statistics import LEVEL, holm, joint_p, smallest_effect, t_estimate
-from segkd.study.tables.study import Study
+from segkd.study.numbers.statistics import LEVEL, holm, joint_p, smallest_effect, t_estimate
+from segkd.study.numbers.study import Study
 
 HEADLINE_SEEDS = 5
 VERDICTS = ("supported", "contradicted", "inconclusive", "premise not met", "not run", "cannot be tested here")

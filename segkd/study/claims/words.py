@@ -6,10 +6,10 @@ import math
 
 import pandas as pd
 
-from segkd.analysis.forest import numbers
+from segkd.analysis.figures.forest import numbers
 from segkd.study.claims.verdicts import CANNOT, CONTRADICTED, HEADLINE_SEEDS, INCONCLUSIVE, NO_PREMISE, NOT_RUN, SUPPORTED, VERDICTS, is_points
-from segkd.study.tables.show import TableView, folded
-from segkd.study.tables.statistics import points
+from segkd.study.numbers.show import TableView, folded
+from segkd.study.numbers.statistics import points
 
 PAPER_NAMES = {"lad": "LAD", "fakd": "FAKD", "hwd": "HWD", "rdd": "RDD", "all": "across papers"}
 NAMED = 3  # claims that a sentence names

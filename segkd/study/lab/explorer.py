@@ -17,7 +17,7 @@ from segkd.data.augment import to_batch
 from segkd.registry import UserError
 from segkd.runs import Run, find
 from segkd.study.lab.views import loaded, target_class
-from segkd.study.tables.study import Study
+from segkd.study.numbers.study import Study
 from segkd.train.evaluate import feed
 
 Key = tuple[str, str, int]  # network, row, seed

@@ -26,8 +26,8 @@ from segkd.prediction import IGNORE, Prediction, labels_to_grid, resize_scores
 from segkd.registry import UserError
 from segkd.runs import teacher_kind
 from segkd.study.lab import views
-from segkd.study.tables.statistics import half_width
-from segkd.study.tables.study import Study
+from segkd.study.numbers.statistics import half_width
+from segkd.study.numbers.study import Study
 from segkd.train.evaluate import batches, feed
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
 
     A row for each draw; the last map is KL(the other row's answer || this one) at each pixel, in nats.
     """
-    from segkd.analysis.pictures import colorize
+    from segkd.analysis.figures.pictures import colorize
 
     run, test = views.first_run(study, "main", ASSISTED), study.packed(study.data.split)
     network, index = run.load_model(), min(index, len(test) - 1)

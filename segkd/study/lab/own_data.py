@@ -17,8 +17,8 @@ from segkd.data.scenes import CLASSES, PALETTE, split_scene
 from segkd.losses.method import create_method, list_methods
 from segkd.models import check_model_name
 from segkd.registry import UserError
+from segkd.study.numbers.study import Study, open_study
 from segkd.study.tables.papers import Row, Table
-from segkd.study.tables.study import Study, open_study
 from segkd.train.check import check_config
 from segkd.train.state import write_whole
 

@@ -11,13 +11,13 @@ import pandas as pd
 from segkd.analysis.activation import activation_map, hardest
 from segkd.analysis.difficulty import CASES
 from segkd.analysis.features import class_silhouettes
-from segkd.analysis.pictures import colorize
+from segkd.analysis.figures.pictures import colorize
 from segkd.analysis.thin import chosen_frames, thinnest
 from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.study.lab.views import by_seed
+from segkd.study.numbers.study import Study
 from segkd.study.tables.reported import reported_values
-from segkd.study.tables.study import Study
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler  # needs jinja2, which training does not

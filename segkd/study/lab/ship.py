@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkd.analysis import pictures
-from segkd.analysis.chart import tell
-from segkd.analysis.style import keep, method_colour, styled
+from segkd.analysis.figures import pictures
+from segkd.analysis.figures.chart import tell
+from segkd.analysis.figures.style import keep, method_colour, styled
 from segkd.export import Exported, export_run
 from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.lab import views
 from segkd.study.lab.own_data import BASELINE, TABLE
-from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import FEW, Estimate, bootstrap_interval, image_difference, image_miou, points, resampled_iou
-from segkd.study.tables.study import Study
+from segkd.study.numbers.results import paired
+from segkd.study.numbers.statistics import FEW, Estimate, bootstrap_interval, image_difference, image_miou, points, resampled_iou
+from segkd.study.numbers.study import Study
 
 FORMATS = ("onnx", "int8")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from segkd.analysis.look import Slider, slider_frame
+from segkd.analysis.figures.look import Slider, slider_frame
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
@@ -20,9 +20,9 @@ from segkd.losses.rdd import difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import Prediction, resize_scores
 from segkd.registry import UserError, unknown
 from segkd.runs import Run, find, split_of, teacher_kind
-from segkd.study.tables.results import paired
-from segkd.study.tables.statistics import points
-from segkd.study.tables.study import Study
+from segkd.study.numbers.results import paired
+from segkd.study.numbers.statistics import points
+from segkd.study.numbers.study import Study
 from segkd.train.evaluate import feed
 from segkd.train.loop import SNAPSHOTS
 from segkd.train.runtime import like
@@ -272,7 +272,7 @@ def _difficulty_maps(image: np.ndarray, student: Prediction, teacher: Prediction
 
 def hard_easy(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean gain in points over the baseline in its harder and its easier half of the classes (FAKD Fig. 2)."""
-    from segkd.analysis.plots import from_hard, gains
+    from segkd.analysis.figures.plots import from_hard, gains
 
     if frame.empty:
         return pd.DataFrame(columns=["hard half", "easy half"])

@@ -13,9 +13,9 @@ from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.claims import findings, premises
 from segkd.study.gaps import gaps_of
+from segkd.study.numbers.study import Study
 from segkd.study.report.freeze import provenance
 from segkd.study.report.overview import Overview
-from segkd.study.tables.study import Study
 from segkd.train.record import commit
 from segkd.train.state import write_json, write_whole
 

@@ -12,9 +12,9 @@ import pandas as pd
 from segkd.config import ROOT, RunConfig
 from segkd.download import file_sha256
 from segkd.runs import Run, find
-from segkd.study.tables.frozen import FILES, HASHES, facts_of
-from segkd.study.tables.results import tidy
-from segkd.study.tables.study import Study
+from segkd.study.numbers.frozen import FILES, HASHES, facts_of
+from segkd.study.numbers.results import tidy
+from segkd.study.numbers.study import Study
 from segkd.study.tables.table import Row
 from segkd.train.state import read_json, write_arrays, write_whole
 

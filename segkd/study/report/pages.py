@@ -13,7 +13,7 @@ from html import escape, unescape
 from itertools import groupby
 from pathlib import Path
 
-from segkd.analysis.look import LOOK
+from segkd.analysis.figures.look import LOOK
 from segkd.study.gaps import GAP, gaps_of
 from segkd.study.report.kept import code_hash, fill_gaps
 from segkd.study.report.markup import clean_html, markdown_html, with_minus
@@ -145,7 +145,7 @@ def _prepare(node) -> list[tuple[str, str]]:
 
 
 def _frames(node) -> str:
-    """The frames of a page's slider (`segkd.analysis.look`) as script data, their output a place for it; empty without one."""
+    """The frames of a page's slider (`segkd.analysis.figures.look`) as script data, their output a place for it; empty without one."""
     for cell in node.cells:
         for output in cell.get("outputs", []):
             if LOOK in output.get("data", {}):

@@ -10,9 +10,9 @@ import pandas as pd
 
 from segkd.config import ROOT
 from segkd.registry import UserError
-from segkd.study.tables.frozen import altered, read_results, warning
+from segkd.study.numbers.frozen import altered, read_results, warning
+from segkd.study.numbers.results import paired
 from segkd.study.tables.papers import COMPARISON, comparison_rows
-from segkd.study.tables.results import paired
 from segkd.train.state import write_whole
 
 PAGE_LINK = re.compile(r" \[\w+\]\(\w+\.html\)$")  # pages are not in the repository of every report

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from segkd.config import ROOT
 from segkd.study.gaps import gaps_of
+from segkd.study.numbers.study import NO_TRAINING
 from segkd.study.report import notebooks as report
 from segkd.study.report.kept import kept_of
 from segkd.study.report.pages import Link, all_studies
-from segkd.study.tables.study import NO_TRAINING
 
 OWN = "95_your_own_data"  # in a report: its example at its smallest size, whatever the report is of
 GROUPS = {"papers": "Papers", "analysis": "Analyses", "analysis/cost": "Ship", OWN: "Ship"}  # menus of the bar, by notebook or folder

@@ -17,16 +17,16 @@ from segkd.study.claims.compare import committed_results, compared, sentence
 from segkd.study.claims.verdicts import wanted_configs
 from segkd.study.execute.executor import execute
 from segkd.study.execute.jobs import with_teachers
+from segkd.study.numbers.frozen import altered, facts_of, kept_seeds, thaw, warning
+from segkd.study.numbers.study import NO_TRAINING, Study, open_study
 from segkd.study.report import notebooks as report
 from segkd.study.report.first_page import findings_of, first_page, keep_pictures
 from segkd.study.report.freeze import every_config, finished, freeze, freeze_measures
 from segkd.study.report.readme import update_readme
 from segkd.study.report.rendering import OWN, Making, make_pages
 from segkd.study.report.site import build_site
-from segkd.study.tables.frozen import altered, facts_of, kept_seeds, thaw, warning
 from segkd.study.tables.papers import COMPARISON, PAPERS
 from segkd.study.tables.profiles import get_profile
-from segkd.study.tables.study import NO_TRAINING, Study, open_study
 from segkd.study.tables.table import Row
 
 NOTEBOOKS = {  # and their names in the navigation

@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from segkd.config import ROOT
+from segkd.study.numbers.frozen import facts_of, read_results
+from segkd.study.numbers.results import paired
 from segkd.study.report.overview import Overview, Page, build_index
 from segkd.study.report.readme import kept_reports
-from segkd.study.tables.frozen import facts_of, read_results
 from segkd.study.tables.papers import COMPARISON, comparison_rows
-from segkd.study.tables.results import paired
 
 ABOUT = ("data", "student", "teacher", "start")  # in what the studies differ
 TEXT = (

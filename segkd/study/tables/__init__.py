@@ -1,1 +1,1 @@
-"""The papers' tables as rows, what they are at each scale, the runs behind them, and what came out."""
+"""What is to be run: the papers' tables as rows, with the numbers they print, and what a row is at each scale."""

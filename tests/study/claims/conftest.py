@@ -8,7 +8,7 @@ import pytest
 from segkd.runs import find
 from segkd.study.claims import mechanisms
 from segkd.study.claims.parts import config_of
-from segkd.study.tables import step_times
+from segkd.study.numbers import step_times
 
 CLASSES = ["Sky", "Pole", "Car", "Road"]
 

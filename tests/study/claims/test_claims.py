@@ -16,10 +16,10 @@ from segkd.study.claims.checks import CHECKS
 from segkd.study.claims.measures import JOINT, SINGLE, unit_of
 from segkd.study.claims.parts import NARROW, TIME, config_of, on
 from segkd.study.claims.tests import TESTS, baseline, cwd, fakd, fakd_rivals, hwd, hwd_rivals, label_teacher, lad, lad_from_wide, rdd, teacher, wide_from_narrow
-from segkd.study.tables import step_times
+from segkd.study.numbers import step_times
+from segkd.study.numbers.statistics import resample_weights
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.papers import paper_tables
-from segkd.study.tables.statistics import resample_weights
-from segkd.study.tables.study import open_study
 from segkd.train.check import check_config
 
 BASE = np.array([30.0, 30.5, 31, 30.2, 30.9])

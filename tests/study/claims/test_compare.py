@@ -14,7 +14,7 @@ from segkd.registry import UserError
 from segkd.runs import run
 from segkd.study.claims.compare import committed_results, compare_lines, compared, rows_in_words, sentence
 from segkd.study.claims.floor import floors_of
-from segkd.study.tables.results import tidy
+from segkd.study.numbers.results import tidy
 from segkd.study.tables.table import Row
 
 DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)

@@ -10,9 +10,9 @@ from segkd.study.claims import findings, measures
 from segkd.study.claims.floor import Floor
 from segkd.study.claims.parts import Cell
 from segkd.study.claims.tests import baseline, cwd, fakd, hwd, kd, label_teacher, lad, rdd, teacher
+from segkd.study.numbers.statistics import Spread, points, smallest_effect, t_estimate
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.papers import comparison_rows
-from segkd.study.tables.statistics import Spread, points, smallest_effect, t_estimate
-from segkd.study.tables.study import open_study
 
 BASE = [30.0, 31.0, 29.0]
 

@@ -13,8 +13,8 @@ import torch
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule
 from segkd.runs import run
 from segkd.study.claims import floor
-from segkd.study.tables.statistics import pooled_spread
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.statistics import pooled_spread
+from segkd.study.numbers.study import open_study
 from segkd.train.trainee import build_network
 
 DATA = DataConfig(size=(33, 40), train_limit=4, eval_limit=2)

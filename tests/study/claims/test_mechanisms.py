@@ -21,9 +21,9 @@ from segkd.study.claims import measures
 from segkd.study.claims import mechanisms as m
 from segkd.study.claims.parts import config_of
 from segkd.study.claims.tests import clean_teacher, cwd, hwd, label_teacher, rdd, teacher
+from segkd.study.numbers.frozen import altered, thaw
+from segkd.study.numbers.study import open_study
 from segkd.study.report.freeze import freeze_measures
-from segkd.study.tables.frozen import altered, thaw
-from segkd.study.tables.study import open_study
 
 
 @pytest.fixture(scope="module")

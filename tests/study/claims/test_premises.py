@@ -12,9 +12,9 @@ from segkd.runs import find
 from segkd.study.claims import mechanisms, premises, verdicts as claims, words as claim_pages
 from segkd.study.claims.parts import TIME
 from segkd.study.claims.tests import TESTS, baseline, cwd, hwd, hwd_rivals, label_teacher, lad, lad_rivals, teacher
+from segkd.study.numbers.statistics import t_estimate
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.papers import comparison_rows
-from segkd.study.tables.statistics import t_estimate
-from segkd.study.tables.study import open_study
 
 FIVE = np.array([0.0, 0.4, -0.3, 0.2, -0.1])
 

@@ -10,7 +10,7 @@ from PIL import Image
 from segkd.registry import UserError
 from segkd.runs import run
 from segkd.study.lab.explorer import choices, explore, missing_runs
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.study import open_study
 
 
 @pytest.fixture(scope="module")

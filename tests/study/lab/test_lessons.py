@@ -13,7 +13,7 @@ from scipy import stats
 from segkd.data.augment import to_batch
 from segkd.prediction import Prediction
 from segkd.study.lab import lessons, views
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.study import open_study
 
 ROWS = ["CWD", lessons.PLAIN, lessons.ASSISTED]
 

@@ -7,7 +7,7 @@ import pytest
 
 from segkd.runs import run
 from segkd.study.lab import own_data, ship
-from segkd.study.tables.statistics import Estimate, image_difference, image_miou
+from segkd.study.numbers.statistics import Estimate, image_difference, image_miou
 
 NAN = float("nan")
 

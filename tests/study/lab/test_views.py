@@ -7,7 +7,7 @@ import pytest
 from segkd.registry import UserError
 from segkd.runs import Run
 from segkd.study.lab import page_tables, views
-from segkd.study.tables.study import open_study
+from segkd.study.numbers.study import open_study
 
 
 @pytest.fixture(scope="module")

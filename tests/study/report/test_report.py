@@ -18,7 +18,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from segkd import cli
-from segkd.analysis.look import LOOK
+from segkd.analysis.figures.look import LOOK
 from segkd.fields import check
 from segkd.registry import UserError
 from segkd.study.report import notebooks as report

@@ -12,9 +12,9 @@ from segkd.config import NetworkConfig, RunConfig, to_dict
 from segkd.models import create_model
 from segkd.models.weights import content_hash, fingerprint
 from segkd.registry import UserError
+from segkd.study.numbers.study import open_study
 from segkd.study.report.freeze import facts
 from segkd.study.tables.own_teacher import as_source, teacher_from_file
-from segkd.study.tables.study import open_study
 
 NETWORK = "fcn/resnet18@width=0.1875:"
 

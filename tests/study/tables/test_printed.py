@@ -8,12 +8,12 @@ import pytest
 from segkd.config import ROOT, DataConfig, NetworkConfig, RunConfig
 from segkd.registry import UserError
 from segkd.runs import find
+from segkd.study.numbers.coverage import coverage
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.configs import too_small
-from segkd.study.tables.coverage import coverage
 from segkd.study.tables.papers import PAPERS
 from segkd.study.tables.printed import TITLES, also_printed, here, printed_tables, settings
 from segkd.study.tables.reported import network_of, reported, short_name
-from segkd.study.tables.study import open_study
 
 ROMAN = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "text": "dinov2"}
 CITED = {"enet", "espnet", "icnet", "fcn", "refinenet", "ocnet"}  # RDD Table 1's, from other papers

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from segkd.config import Schedule
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.protocols import PROTOCOLS, network, protocol
-from segkd.study.tables.study import open_study
 
 # Paper, table (one that is on this data set), data set: learning rate, weight decay, batch, steps, crop. All: SGD, momentum
 # 0.9, poly 0.9, no warm-up, auxiliary weight 0.4.

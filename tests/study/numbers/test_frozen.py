@@ -15,9 +15,9 @@ from segkd import cli
 from segkd.config import RunConfig, to_dict
 from segkd.registry import UserError
 from segkd.runs import Run, find, run
+from segkd.study.numbers import frozen
+from segkd.study.numbers.study import NO_TRAINING, open_study
 from segkd.study.report import freeze, reproduce
-from segkd.study.tables import frozen
-from segkd.study.tables.study import NO_TRAINING, open_study
 
 CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"]
 IMAGES = 5
@@ -127,7 +127,7 @@ def test_a_study_goes_on_from_what_is_kept(kept, where, monkeypatch, capsys):
 
 
 def test_nothing_is_trained_while_a_report_is_made(without_runs, monkeypatch):
-    monkeypatch.setattr("segkd.study.tables.study.execute", lambda *a: pytest.fail("training"))
+    monkeypatch.setattr("segkd.study.numbers.study.execute", lambda *a: pytest.fail("training"))
     monkeypatch.setenv(NO_TRAINING, "1")
     without_runs.run()
 
@@ -200,7 +200,7 @@ def test_report_is_made_of_the_files_alone(kept, where, monkeypatch):
     monkeypatch.setattr(reproduce, "NOTEBOOKS", {})
     monkeypatch.setattr(reproduce, "open_studies", lambda *choice: [kept[2]])
     monkeypatch.setattr(reproduce, "report_folder", lambda profile, dataset: where)
-    monkeypatch.setattr("segkd.study.tables.study.execute", lambda *a: pytest.fail("training"))
+    monkeypatch.setattr("segkd.study.numbers.study.execute", lambda *a: pytest.fail("training"))
     before = {path.name: path.read_bytes() for path in where.iterdir()}
     text = reproduce.make_report("smoke", "scenes").read_text()
     scores = kept[3]["scores"].groupby("row")["miou"].mean() * 100

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.chart import listed, runs_of, tell
-from segkd.analysis.style import INTENSITY, colours, method_colour, note, percent_factor, styled
+from segkd.analysis.figures.chart import listed, runs_of, tell
+from segkd.analysis.figures.style import INTENSITY, colours, method_colour, note, percent_factor, styled
 from segkd.metrics import points
 from segkd.registry import UserError, unknown
 

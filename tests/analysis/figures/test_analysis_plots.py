@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segkd.analysis import plots, style, sweeps
+from segkd.analysis.figures import plots, style, sweeps
 from segkd.registry import UserError
 
 CLASSES = ["Sky", "Pole", "Car"]

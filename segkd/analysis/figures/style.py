@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.chart import bundle, tell
+from segkd.analysis.figures.chart import bundle, tell
 from segkd.registry import UserError
 from segkd.train.state import write_whole
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segkd.analysis import chart, cost, forest, pictures, plots, style, sweeps
-from segkd.study.tables.statistics import t_estimate
+from segkd.analysis import cost
+from segkd.analysis.figures import chart, forest, pictures, plots, style, sweeps
+from segkd.study.numbers.statistics import t_estimate
 
 SCORES = pd.DataFrame({"row": ["baseline", "baseline", "CWD", "CWD"], "seed": [0, 1, 0, 1], "miou": [0.40, 0.42, 0.44, 0.45]})
 SCORES.attrs = {"csv": "results.csv", "runs": {"CWD": ["cwd-s0-1", "cwd-s1-2"]}}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from segkd.analysis.forest import LOOKS, forest, numbers
+from segkd.analysis.figures.forest import LOOKS, forest, numbers
 
 NAN = math.nan
 
@@ -92,8 +92,8 @@ def test_nothing_measured_gives_a_note():
 
 
 def test_gains_are_drawn_from_the_largest_and_one_seed_is_hollow():
-    from segkd.analysis.forest import gain_dots
-    from segkd.study.tables.statistics import t_estimate
+    from segkd.analysis.figures.forest import gain_dots
+    from segkd.study.numbers.statistics import t_estimate
 
     axes = gain_dots({"KD": t_estimate([-1.0]), "CWD": t_estimate([2.0, 2.2, 1.8])}).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["CWD", "KD"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.chart import listed, runs_of, tell
-from segkd.analysis.plots import baseline_of, gains
-from segkd.analysis.style import method_colour, percent_factor, styled
+from segkd.analysis.figures.chart import listed, runs_of, tell
+from segkd.analysis.figures.plots import baseline_of, gains
+from segkd.analysis.figures.style import method_colour, percent_factor, styled
 from segkd.metrics import points
 
 

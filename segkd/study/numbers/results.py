@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from segkd.registry import UserError
-from segkd.study.tables.statistics import Estimate, t_estimate
+from segkd.study.numbers.statistics import Estimate, t_estimate
 from segkd.study.tables.table import Row
 
 METRICS = (

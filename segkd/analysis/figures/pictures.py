@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkd.analysis.chart import listed, tell
-from segkd.analysis.style import INTENSITY, note, styled
+from segkd.analysis.figures.chart import listed, tell
+from segkd.analysis.figures.style import INTENSITY, note, styled
 from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.registry import UserError

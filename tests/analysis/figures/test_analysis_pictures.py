@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from segkd.analysis import pictures
+from segkd.analysis.figures import pictures
 from segkd.registry import UserError
 
 PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segkd.analysis.look import LOOK, Slider, slider_frame
+from segkd.analysis.figures.look import LOOK, Slider, slider_frame
 from segkd.metrics import confusion_matrix, scores
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.chart import listed, tell
-from segkd.analysis.style import MARKERS, colours, note, percent_factor, styled
+from segkd.analysis.figures.chart import listed, tell
+from segkd.analysis.figures.style import MARKERS, colours, note, percent_factor, styled
 from segkd.metrics import points
 
 SYMBOLS = {"lambda": "λ", "beta": "β", "tau'": "τ′", "mu": "μ"}  # settings as the texts write them

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segkd.metrics import confusion_matrix, scores
-from segkd.study.tables.statistics import CHUNK, Estimate, bootstrap_interval, holm, joint_p, resample_weights, resampled_miou, smallest_effect, t_estimate
+from segkd.study.numbers.statistics import CHUNK, Estimate, bootstrap_interval, holm, joint_p, resample_weights, resampled_miou, smallest_effect, t_estimate
 
 numbers = st.lists(st.floats(-50, 50).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(lambda v: len(set(v)) > 1)
 

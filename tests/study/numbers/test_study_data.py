@@ -14,8 +14,8 @@ from segkd.data.readers.folder import content
 from segkd.registry import UserError
 from segkd.runs import split_of
 from segkd.study.lab import views
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.profiles import PROFILES, get_profile
-from segkd.study.tables.study import open_study
 from segkd.train.check import check_config
 
 SIZES = {"train": [(40, 50), (34, 60), (55, 36), (64, 40)], "val": [(38, 52), (51, 47), (36, 36)]}

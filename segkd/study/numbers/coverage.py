@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from segkd.study.numbers.study import open_study
 from segkd.study.tables.papers import PAPERS
 from segkd.study.tables.printed import TITLES, here, printed_tables, settings
-from segkd.study.tables.study import open_study
 
 
 def coverage(profile: str, dataset: str, **choice: str | None) -> pd.DataFrame:

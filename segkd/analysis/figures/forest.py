@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from segkd.analysis.chart import listed, tell
-from segkd.analysis.style import keep, method_colour, styled
+from segkd.analysis.figures.chart import listed, tell
+from segkd.analysis.figures.style import keep, method_colour, styled
 from segkd.metrics import points
 
 LOOKS = {  # Okabe-Ito, and shapes that differ in grey
@@ -137,7 +137,7 @@ def _legend(figure, df: pd.DataFrame, counts: Mapping[str, object]) -> None:
 def gain_dots(gains: Mapping[str, object], runs: Mapping[str, Sequence[str]] | None = None, name: str = ""):
     """Paired gain of each method, the largest on top: the mean and its 95 % interval, hollow where there is but one seed.
 
-    ``gains``: by name what has ``n``, ``mean``, ``low`` and ``high``, in points of mIoU (`segkd.study.tables.statistics.Estimate`).
+    ``gains``: by name what has ``n``, ``mean``, ``low`` and ``high``, in points of mIoU (`segkd.study.numbers.statistics.Estimate`).
     ``runs``: the ids behind each. ``name``: of the file of these numbers (`style.keep`). Longer intervals end in an arrow.
     """
     import matplotlib.pyplot as plt

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
-from segkd.analysis import style
-from segkd.analysis.style import keep, styled
+from segkd.analysis.figures import style
+from segkd.analysis.figures.style import keep, styled
 from segkd.registry import UserError
 
 FRAME = pd.DataFrame({"class": ["Pole, thin", "Gehweg ö"], "iou": [0.1234567, float("nan")]})

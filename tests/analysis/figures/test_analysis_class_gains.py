@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from segkd.analysis import class_gains
+from segkd.analysis.figures import class_gains
 
 CLASSES = ["Sky", "Pole", "Car", "Tree"]
 

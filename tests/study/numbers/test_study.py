@@ -13,12 +13,12 @@ from segkd.losses.method import create_method
 from segkd.registry import UserError
 from segkd.study.execute import progress as progress_module
 from segkd.study.execute.progress import Progress
+from segkd.study.numbers.results import paired
+from segkd.study.numbers.study import open_study
+from segkd.study.numbers.summaries import summary
 from segkd.study.tables.papers import BASELINE, COMPARISON, PAPERS, paper_tables
 from segkd.study.tables.profiles import PROFILES, get_profile, seed_list
 from segkd.study.tables.reported import reported
-from segkd.study.tables.results import paired
-from segkd.study.tables.study import open_study
-from segkd.study.tables.summaries import summary
 
 pytestmark = pytest.mark.usefixtures("runs")
 

@@ -14,15 +14,15 @@ from segkd.losses.method import create_method
 from segkd.models import create_model
 from segkd.registry import UserError
 from segkd.runs import find
+from segkd.study.numbers import step_times
+from segkd.study.numbers.costs import equal_time_gain, extra_parameters, step_ms
+from segkd.study.numbers.show import view, with_runs
+from segkd.study.numbers.step_times import digest
+from segkd.study.numbers.study import open_study
+from segkd.study.numbers.summaries import summary
 from segkd.study.report.markup import clean_html
-from segkd.study.tables import step_times
-from segkd.study.tables.costs import equal_time_gain, extra_parameters, step_ms
 from segkd.study.tables.papers import paper_tables
 from segkd.study.tables.printed import printed_tables
-from segkd.study.tables.show import view, with_runs
-from segkd.study.tables.step_times import digest
-from segkd.study.tables.study import open_study
-from segkd.study.tables.summaries import summary
 
 
 def lines(row, seed, miou, seconds=0.1, teacher=0.0, **more):

@@ -16,7 +16,7 @@ from segkd.data.catalog import DATASETS, create_dataset
 from segkd.losses.method import create_method
 from segkd.losses.rows import LONGER
 from segkd.prediction import NetworkInfo
-from segkd.study.tables import step_times
+from segkd.study.numbers import step_times
 from segkd.study.tables.reported import network_of, reported, table_lines
 from segkd.study.tables.table import Row, Table
 from segkd.train.trainee import network_info

@@ -18,15 +18,15 @@ from segkd.models import check_model_name
 from segkd.registry import unknown
 from segkd.runs import Run, find, split_of
 from segkd.study.execute.executor import execute
+from segkd.study.numbers.results import tidy
+from segkd.study.numbers.show import TableView, as_table, called, in_common, setting_facts, view
+from segkd.study.numbers.statistics import points
+from segkd.study.numbers.summaries import base_row, cost_columns, summary
 from segkd.study.tables.configs import Setting, row_config, too_small, with_networks
 from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
 from segkd.study.tables.papers import keys_of, paper_tables
 from segkd.study.tables.printed import also_printed
 from segkd.study.tables.profiles import Profile, get_profile, seed_list
-from segkd.study.tables.results import tidy
-from segkd.study.tables.show import TableView, as_table, called, in_common, setting_facts, view
-from segkd.study.tables.statistics import points
-from segkd.study.tables.summaries import base_row, cost_columns, summary
 from segkd.study.tables.table import Row, Table
 from segkd.train.record import environment
 

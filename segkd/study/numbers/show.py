@@ -11,8 +11,8 @@ import pandas as pd
 
 from segkd.config import DataConfig, RunConfig
 from segkd.losses.rows import LONGER
+from segkd.study.numbers.statistics import points
 from segkd.study.tables.configs import Setting
-from segkd.study.tables.statistics import points
 from segkd.study.tables.table import Row, Table
 
 TIE = "\u00a0"  # a space at which no line breaks

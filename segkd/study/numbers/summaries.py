@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from segkd.config import RunConfig
-from segkd.study.tables import costs
+from segkd.study.numbers import costs
+from segkd.study.numbers.results import metrics_by_seed, one_setting, paired
+from segkd.study.numbers.show import TIE
+from segkd.study.numbers.statistics import half_width
 from segkd.study.tables.reported import reported
-from segkd.study.tables.results import metrics_by_seed, one_setting, paired
-from segkd.study.tables.show import TIE
-from segkd.study.tables.statistics import half_width
 from segkd.study.tables.table import Row, Table
 
 
