@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segkd.analysis.features import evaluating
 from segkd.analysis.figures.chart import runs_of, tell
-from segkd.analysis.figures.style import colours, styled
+from segkd.analysis.figures.style import colours, styled, subplots
 from segkd.prediction import IGNORE, resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches
@@ -127,10 +127,8 @@ def distance_figure(df: pd.DataFrame, values: dict[str, str]):
     ``df``: columns distance (bins in order, as `bin_names`), series, seed and those of ``values`` {column: axis label}.
     A line per series through the means, a point per seed.
     """
-    import matplotlib.pyplot as plt
-
     order, series = list(dict.fromkeys(df["distance"])), list(dict.fromkeys(df["series"]))
-    figure, panels = plt.subplots(1, len(values), figsize=(4.2 * len(values), 3.4), squeeze=False)
+    figure, panels = subplots(1, len(values), figsize=(4.2 * len(values), 3.4), squeeze=False)
     hue, marks, said = colours(series), [], []
     for axes, (column, label) in zip(panels[0], values.items()):
         for name in series:

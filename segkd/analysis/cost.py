@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from segkd.analysis.figures.chart import tell
-from segkd.analysis.figures.style import METHOD_COLOURS, styled
+from segkd.analysis.figures.style import METHOD_COLOURS, styled, subplots
 from segkd.models import complexity, create_model, list_models
 from segkd.models.deploy import deployed
 
@@ -180,9 +180,7 @@ def _both(params: object, flops: str) -> str:
 @styled
 def cost_figure(costs: pd.DataFrame):
     """Multiply-adds against time, a dot a network, as large as its parameters; a line of equal speed through the median."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, axes = subplots(figsize=(8, 5))
     head = costs["network"].str.split("/").str[0]
     hues = dict(zip(sorted(set(head)), [c for key, c in METHOD_COLOURS.items() if key not in ("baseline", "teacher")]))
     for arch, rows in costs.groupby(head):
@@ -205,10 +203,8 @@ def cost_figure(costs: pd.DataFrame):
 @styled
 def rule_figure(costs: pd.DataFrame):
     """By how many percent the papers' rule counts more than is computed, a bar a network."""
-    import matplotlib.pyplot as plt
-
     extra = (100 * (costs["papers' GMACs"] / costs["GMACs"] - 1)).set_axis(costs["network"]).sort_values()
-    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.2 * len(extra)))
+    figure, axes = subplots(figsize=(8, 0.8 + 0.2 * len(extra)))
     axes.barh(extra.index, extra, color=METHOD_COLOURS["cwd"])
     axes.axvline(0, color="#333333", lw=1)
     axes.set(xlabel="papers' count above the true one (%)")

@@ -13,7 +13,7 @@ from segkd.analysis.boundary import EDGES, bin_names
 from segkd.analysis.features import evaluating, one
 from segkd.analysis.figures.chart import runs_of, tell
 from segkd.analysis.figures.pictures import colorize
-from segkd.analysis.figures.style import styled
+from segkd.analysis.figures.style import styled, subplots
 from segkd.losses.rdd import confidence, difficulty_mask, hard_pixels, teacher_difficulty
 from segkd.prediction import IGNORE, Prediction, resize_scores
 from segkd.registry import UserError
@@ -158,10 +158,8 @@ def _coloured(model: nn.Module, prediction: Prediction, labels: Tensor, palette)
 @styled
 def cases_figure(df: pd.DataFrame):
     """Shares of the cases over the training of the student, mean over seeds (RDD Fig. 1b). ``df``: as `training_cases`."""
-    import matplotlib.pyplot as plt
-
     mean = df.groupby("percent")[list(CASES)].mean() * 100
-    figure, axes = plt.subplots(figsize=(6.6, 3.4))
+    figure, axes = subplots(figsize=(6.6, 3.4))
     tint = {name: np.array(rgb) / 255 for name, rgb in CASES.items()}
     if len(mean) > 1:
         axes.stackplot(mean.index, mean.T, labels=list(CASES), colors=list(tint.values()))

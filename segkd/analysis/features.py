@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.figures.chart import listed, tell
-from segkd.analysis.figures.style import MARKERS, colours, styled
+from segkd.analysis.figures.style import MARKERS, colours, styled, subplots
 from segkd.data.augment import to_batch
 from segkd.prediction import IGNORE, labels_to_grid
 from segkd.registry import UserError
@@ -154,9 +154,7 @@ def perplexity_check(samples: dict, perplexities: Sequence[float]) -> pd.DataFra
 @styled
 def perplexity_figure(df: pd.DataFrame):
     """A line per network through the silhouettes of its planes. ``df``: as `perplexity_check` gives it."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.2))
+    figure, axes = subplots(figsize=(6, 3.2))
     for name, colour in colours(list(dict.fromkeys(df["name"]))).items():
         axes.plot("perplexity", "silhouette", "-o", data=df[df["name"] == name], color=colour, label=name)
     axes.set_xticks(sorted(df["perplexity"].unique()))
@@ -184,7 +182,6 @@ def tsne_figure(df: pd.DataFrame, classes: Sequence[str], palette, scores: dict 
     Give every panel the same sample, seed and perplexity. ``scores`` {name: silhouette of the features} goes into the
     titles; without it the silhouette of the plane is given, and called so: distances in a t-SNE plane mean little.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
     panels = dict(list(df.groupby("name", sort=False)))
@@ -194,7 +191,7 @@ def tsne_figure(df: pd.DataFrame, classes: Sequence[str], palette, scores: dict 
     across = 2 if len(panels) in (2, 4) else min(3, len(panels))
     lines, columns = -(-len(panels) // across), max(2, int(3.6 * across / 1.25))
     size = (3.6 * across, 3.9 * lines + 0.22 * -(-len(present) // columns))
-    figure, axes = plt.subplots(lines, across, figsize=size, squeeze=False)
+    figure, axes = subplots(lines, across, figsize=size, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (name, own) in zip(axes.flat, panels.items()):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from segkd.analysis.features import evaluating, network_input, one
 from segkd.analysis.figures.chart import listed, tell
 from segkd.analysis.figures.pictures import draw_map
-from segkd.analysis.figures.style import styled
+from segkd.analysis.figures.style import styled, subplots
 from segkd.metrics import confusion_matrix, scores
 from segkd.models.layers import replace_modules
 from segkd.prediction import resize_scores
@@ -177,11 +177,9 @@ def layercam_figure(rows: dict[str, Attribution], target: str = ""):
     Both branches of a row have one colour scale, up to the 99.5th percentile of the two maps together (LayerCAM has few
     very high pixels); rows have their own, since the scores of two networks have no common unit.
     """
-    import matplotlib.pyplot as plt
-
     first = next(iter(rows.values())).image
     height = 2.7 * first.shape[0] / first.shape[1] + 0.45
-    figure, grid = plt.subplots(len(rows), 4, figsize=(11, height * len(rows) + 0.4), squeeze=False)
+    figure, grid = subplots(len(rows), 4, figsize=(11, height * len(rows) + 0.4), squeeze=False)
     for axes, (name, found) in zip(grid, rows.items()):
         top = float(np.percentile(np.stack([found.image_map, found.label_map]), 99.5)) or 1.0
         for axis, cell in zip(axes, (found.image, found.label_input, found.image_map, found.label_map)):

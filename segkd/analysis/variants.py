@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.analysis.figures.chart import tell
-from segkd.analysis.figures.style import method_colour, styled
+from segkd.analysis.figures.style import method_colour, styled, subplots
 from segkd.data.augment import to_batch
 from segkd.losses import METHODS, Context, TeacherKind, create_method, list_methods, task_loss
 from segkd.train.runtime import derive, generator, like
@@ -186,12 +186,10 @@ def _context(step: int, method, student: nn.Module, teacher: nn.Module, witnesse
 @styled
 def variants_figure(effects: pd.DataFrame):
     """Length and direction of the gradient after each switch, one line a difference; ``effects`` as `variant_effects`."""
-    import matplotlib.pyplot as plt
-
     names = zip(effects["method"], effects["difference"].map(_words), effects["other"].map(_words))
     labels = [f"{method}: {what} = {other}" if other else f"{method}: {what}" for method, what, other in names]
     rows, hues = range(len(effects)), [method_colour(name) for name in effects["method"]]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 1 + 0.24 * len(effects)), sharey=True)
+    figure, (left, right) = subplots(1, 2, figsize=(9, 1 + 0.24 * len(effects)), sharey=True)
     for axes, column, neutral in ((left, "gradient ratio", 1.0), (right, "gradient cosine", 1.0)):
         axes.axvline(neutral, color="#333333", lw=1)
         axes.hlines(rows, neutral, effects[column], color=hues, lw=1.5)

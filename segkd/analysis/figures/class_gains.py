@@ -7,7 +7,7 @@ import pandas as pd
 
 from segkd.analysis.figures.chart import listed, runs_of, tell
 from segkd.analysis.figures.plots import baseline_of, gains
-from segkd.analysis.figures.style import method_colour, percent_factor, styled
+from segkd.analysis.figures.style import method_colour, styled, subplots
 from segkd.metrics import points
 
 
@@ -21,7 +21,7 @@ def difficulty_and_gain(df: pd.DataFrame) -> pd.DataFrame:
     if df.empty:
         return pd.DataFrame(columns=["method", "seed", "class", "level", "gain", "own_seed"])
     gain = gains(df)
-    table = baseline_of(df).pivot_table(index="class", columns="seed", values="iou", sort=False) * percent_factor(df["iou"])
+    table = baseline_of(df).pivot_table(index="class", columns="seed", values="iou", sort=False) * 100
     levels = {seed: table.drop(columns=seed).mean(axis=1) for seed in table} if len(table.columns) > 1 else {}
     frame = gain.assign(own_seed=not levels)
     source = levels or {seed: table[seed] for seed in table}
@@ -49,12 +49,10 @@ def gain_figure(df: pd.DataFrame):
 
     ``df``: as `difficulty_and_gain` gives it. In each panel the three classes of the largest changes are named.
     """
-    import matplotlib.pyplot as plt
-
     methods = list(dict.fromkeys(df["method"]))
     columns = min(3, len(methods))
     lines = -(-len(methods) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(3.5 * columns, 2.7 * lines), sharex=True, sharey=True, squeeze=False)
+    figure, panels = subplots(lines, columns, figsize=(3.5 * columns, 2.7 * lines), sharex=True, sharey=True, squeeze=False)
     marks, reach = [], 0.15 * np.ptp(df.groupby(["method", "class"])["gain"].mean().to_numpy())  # that names need between them
     for axes in panels.flat[len(methods) :]:
         axes.set_axis_off()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from segkd.analysis.figures.chart import listed, tell
-from segkd.analysis.figures.style import keep, method_colour, styled
+from segkd.analysis.figures.style import keep, method_colour, styled, subplots
 from segkd.metrics import points
 
 LOOKS = {  # Okabe-Ito, and shapes that differ in grey
@@ -26,7 +26,7 @@ RATIO = "ratio"
 
 
 @styled
-def forest(df: pd.DataFrame, title: str = "", counts: Mapping[str, object] | None = None):
+def forest(df: pd.DataFrame, counts: Mapping[str, object] | None = None):
     """Effects from top to bottom as in the frame, a heading for each ``group``.
 
     ``df``: columns group, label, verdict, unit, effect, low, high, image_low, image_high, limit, n. Effects in points share
@@ -34,11 +34,9 @@ def forest(df: pd.DataFrame, title: str = "", counts: Mapping[str, object] | Non
     beside it. Thick: t interval over seeds; thin: bootstrap over test images; a tick: the limit, where it is not zero.
     ``counts``: how many have each verdict, where some of them have no effect to draw; the legend says both.
     """
-    import matplotlib.pyplot as plt
-
     parts = [part for part in (df[df["unit"] == "points"], df[df["unit"] != "points"]) if len(part)]
     lines = [len(part) + part["group"].nunique() for part in parts]
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         len(parts), 1, figsize=(9, 1.3 + 0.27 * sum(lines)), squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in lines]}
     )
     marks = []
@@ -49,8 +47,6 @@ def forest(df: pd.DataFrame, title: str = "", counts: Mapping[str, object] | Non
             axis.set_xticks([0], ["no effect"])
         axis.set_xlabel("effect in points of mIoU or accuracy" if shared else "other units, each line on its own scale")
     _legend(figure, df, counts or {})
-    if title:
-        figure.suptitle(title, fontsize=10)
     sure = df[(df["verdict"] == "supported") | (df["verdict"] == "contradicted")]
     words = [f"{line['label']} {line['verdict']}, {numbers(line)}" for _, line in sure.iterrows()]
     kept = f"Supported or contradicted after correction: {'; '.join(words)}" if words else "None is supported or contradicted after correction"
@@ -140,10 +136,8 @@ def gain_dots(gains: Mapping[str, object], runs: Mapping[str, Sequence[str]] | N
     ``gains``: by name what has ``n``, ``mean``, ``low`` and ``high``, in points of mIoU (`segkd.study.numbers.statistics.Estimate`).
     ``runs``: the ids behind each. ``name``: of the file of these numbers (`style.keep`). Longer intervals end in an arrow.
     """
-    import matplotlib.pyplot as plt
-
     order = sorted(gains, key=lambda row: -gains[row].mean)
-    figure, axes = plt.subplots(figsize=(7.5, 1.1 + 0.3 * len(order)))
+    figure, axes = subplots(figsize=(7.5, 1.1 + 0.3 * len(order)))
     reach = 1.5 * ROOM * max((abs(gains[row].mean) for row in order), default=1) or 1
     axes.axvline(0, color="#333333", lw=1, zorder=0)
     lines, marks, sides = [], [], {"above": [], "below": []}

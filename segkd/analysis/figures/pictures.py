@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segkd.analysis.figures.chart import listed, tell
-from segkd.analysis.figures.style import INTENSITY, note, styled
+from segkd.analysis.figures.style import INTENSITY, note, styled, subplots
 from segkd.metrics import label_pixels
 from segkd.prediction import IGNORE
 from segkd.registry import UserError
@@ -149,15 +149,13 @@ def _limits(cell) -> tuple[float, float] | None:
 
 def _grid(cells: list, columns: int, titles: list[str], limits: list | None = None, width: float = 2.5):
     """Cells row by row without axes. As many titles as columns: on the first row only; more: one for each cell."""
-    import matplotlib.pyplot as plt
-
     lines = -(-len(cells) // columns)
     shape = max(cell.shape[0] / cell.shape[1] for cell in cells)
     width = min(width, 15 / columns)
     caption = 0.22 * max(1, columns * width / 10) if limits is not None or len(titles) > columns else 0.05
     caption += 0.2 if limits is not None and len(titles) > columns else 0
     size = (columns * width, lines * (width * shape + caption) + 0.3)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    figure, axes = subplots(lines, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for i, (axis, cell) in enumerate(zip(axes.flat, cells)):

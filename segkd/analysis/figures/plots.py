@@ -1,7 +1,7 @@
 """Plots of measured values: one function per kind of figure, all from tidy data frames (one row per run and value).
 
-IoU may be a fraction or in percent (see ``style.percent_factor``); the figures show percent. Spread is the sample
-standard deviation over seeds; single seeds are always drawn as points. An empty frame gives a figure that says so.
+IoU is a fraction, as ``segkd.metrics`` gives it; the figures show percent. Spread is the sample standard deviation over
+seeds; single seeds are always drawn as points. An empty frame gives a figure that says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from segkd.analysis.figures.chart import listed, runs_of, tell
-from segkd.analysis.figures.style import INTENSITY, colours, method_colour, note, percent_factor, styled
+from segkd.analysis.figures.style import INTENSITY, colours, method_colour, note, styled, subplots
 from segkd.metrics import points
 from segkd.registry import UserError, unknown
 
@@ -30,10 +30,9 @@ def gains(df: pd.DataFrame) -> pd.DataFrame:
 
     ``df``: columns method, seed, class, iou. Seeds that the baseline lacks are left out. UserError: no baseline.
     """
-    df = df.assign(iou=_in_percent(df["iou"]))
     base = baseline_of(df).set_index(["seed", "class"])["iou"].rename("base")
     joined = df[df["method"] != "baseline"].join(base, on=["seed", "class"])
-    joined["gain"] = joined["iou"] - joined["base"]
+    joined["gain"] = 100 * joined["iou"] - 100 * joined["base"]
     return joined.dropna(subset="gain")[["method", "seed", "class", "gain"]].reset_index(drop=True)
 
 
@@ -51,22 +50,19 @@ def from_frequent(df: pd.DataFrame) -> list[str]:
 def per_class_iou(df: pd.DataFrame, teacher: str = "teacher"):
     """IoU per class as bars, and gains over the baseline with hard classes on the left (HWD Fig. 2, FAKD Fig. 2, 4).
 
-    ``df``: columns method, seed, class, iou and, if known, train_share (orders the upper panel, frequent classes left).
+    ``df``: columns method, seed, class, iou, train_share (orders the upper panel, frequent classes left).
     Series keep the order of the frame; names that begin with ``teacher`` have no gain. Bars are means, whiskers ± sd,
     points single seeds. Of more than 25 classes each panel shows 25. UserError: the frame has no such baseline.
     """
-    import matplotlib.pyplot as plt
-
-    df = df.assign(iou=_in_percent(df["iou"]))
+    gain, df = gains(df), df.assign(iou=100 * df["iou"])
     methods, classes = list(dict.fromkeys(df["method"])), df["class"].nunique()
-    gain, known = gains(df), "train_share" in df
     shown = [m for m in methods if m in set(gain["method"]) and not m.startswith(teacher)]
     width = float(np.clip(2.5 + min(classes, SHOWN_CLASSES) * (0.28 + 0.09 * len(methods)), 7, 20))
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(width, 6.4))
+    figure, (top, bottom) = subplots(2, 1, figsize=(width, 6.4))
     hue = colours(methods)
-    marks = _class_bars(top, df, "iou", methods, from_frequent(df) if known else from_hard(df), hue)
+    marks = _class_bars(top, df, "iou", methods, from_frequent(df), hue)
     some = f", {SHOWN_CLASSES} of {classes}" if classes > SHOWN_CLASSES else ""
-    top.set(ylabel="IoU (%)", title=f"IoU per class ({'frequent' if known else 'hard'} classes left{some})")
+    top.set(ylabel="IoU (%)", title=f"IoU per class (frequent classes left{some})")
     top.legend(ncols=min(len(methods), 8), loc="lower left", bbox_to_anchor=(0, 1.08))
     marks += _class_bars(bottom, gain, "gain", shown, from_hard(df), hue)
     bottom.axhline(0, color="#333333", lw=1)
@@ -115,11 +111,9 @@ def comparison(df: pd.DataFrame):
     ``df``: columns row, seed, miou; rows are drawn from top to bottom in the order of the frame. Rows whose name begins
     with ``teacher`` are teachers.
     """
-    import matplotlib.pyplot as plt
-
-    df = df.assign(miou=_in_percent(df["miou"]))
+    df = df.assign(miou=100 * df["miou"])
     rows, marks, means = list(dict.fromkeys(df["row"])), [], {}
-    figure, axes = plt.subplots(figsize=(7.5, 1.1 + 0.36 * len(rows)))
+    figure, axes = subplots(figsize=(7.5, 1.1 + 0.36 * len(rows)))
     for y, row in enumerate(rows):
         values, colour = df.loc[df["row"] == row, "miou"].to_numpy(), method_colour(row)
         means[row], sd = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
@@ -145,17 +139,15 @@ def training_curves(df: pd.DataFrame):
 
     ``df``: columns row, seed, step and one or both of loss, miou (NaN at steps where a value was not measured).
     """
-    import matplotlib.pyplot as plt
-
     panels = [c for c in ("loss", "miou") if c in df and df[c].notna().any()]
     if not panels:
         raise UserError("training_curves: the frame has neither 'loss' nor 'miou' values; add one of the two columns")
     rows = list(dict.fromkeys(df["row"]))
     hue = colours(rows)
     marks, last = [], {}
-    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
+    figure, grid = subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
     for axes, column in zip(grid[0], panels):
-        factor = percent_factor(df[column]) if column == "miou" else 1.0
+        factor = 100 if column == "miou" else 1
         for row in rows:
             own = df[df["row"] == row].dropna(subset=column)
             for _, run in own.groupby("seed"):
@@ -179,17 +171,16 @@ def grid_heat(df: pd.DataFrame, x: str, y: str):
     ``df``: columns ``x``, ``y``, teacher and student, one of which may be missing. Each panel has its own colour scale:
     teacher and student differ by more than their cells do.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
     values = [v for v in ("teacher", "student") if v in df and df[v].notna().any()]
     if len(df) < 3:
         return note(f"{len(df)} place{'s' * (len(df) > 1)} of the grid run here: too few for a map, see the table")
-    factor, marks, best = percent_factor(*(df[v] for v in values)), [], []
+    marks, best = [], []
     size = (2.4 + 0.85 * df[x].nunique(), len(values) * (1.1 + 0.45 * df[y].nunique()))
-    figure, panels = plt.subplots(len(values), 1, figsize=size, squeeze=False)
+    figure, panels = subplots(len(values), 1, figsize=size, squeeze=False)
     for axes, value in zip(panels[:, 0], values):
-        table = df.pivot_table(index=y, columns=x, values=value, sort=False) * factor
+        table = df.pivot_table(index=y, columns=x, values=value, sort=False) * 100
         table = table.sort_index(axis=1).rename(columns=lambda v: f"{v:g}")
         cells = {(i, j): (f"{value}, {x} {table.columns[j]}, {y} {table.index[i]}", v) for (i, j), v in np.ndenumerate(table) if v == v}
         marks += [(axes, j, j + 1, i, i + 1, f"{where}: {v:.2f} %") for (i, j), (where, v) in cells.items()]
@@ -208,13 +199,11 @@ def class_bars(df: pd.DataFrame, value: str, label: str | None = None, line: flo
     ``df``: columns class, ``value``, optionally method and seed. ``line`` draws a dashed reference, such as 1 for a ratio;
     ``log``: on a logarithmic axis. Of more than 25 classes 25 are shown.
     """
-    import matplotlib.pyplot as plt
-
     one = "method" not in df
     df = df.assign(method="all") if one else df
     methods, order = list(dict.fromkeys(df["method"])), df.groupby("class", sort=False)[value].mean().sort_values(ascending=False)
     count = min(len(order), SHOWN_CLASSES)
-    figure, axes = plt.subplots(figsize=(max(5, 1.5 + count * (0.3 + 0.14 * len(methods))), 3.4))
+    figure, axes = subplots(figsize=(max(5, 1.5 + count * (0.3 + 0.14 * len(methods))), 3.4))
     hue = {"all": method_colour("cwd")} if one else colours(methods)
     if log:
         axes.set_yscale("log")
@@ -254,8 +243,3 @@ def smoothing_curve(curves: pd.DataFrame):
     said = f"A divergence of two deviations above the mean weighs {ends[betas[0]]:.1f} at β = {betas[0]:g} and {ends[1]:.1f} in the limit; all curves meet at g = 0 and g = 1."
     marks = [(axes, line.g, line.g, line.value, line.value, f"β = {line.beta:g}, g = {line.g:g}: {line.value:.3g}") for line in curves[::25].itertuples()]
     return tell(figure, "Curves: smoothed weight over the standardised divergence", said, marks)
-
-
-def _in_percent(values: pd.Series) -> pd.Series:
-    numbers = values.astype(float)
-    return numbers * percent_factor(numbers)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from segkd.analysis.figures.chart import bundle, tell
@@ -105,12 +104,17 @@ def styled(draw: Callable) -> Callable:
     return wrapper
 
 
-def note(text: str):
-    """A figure that holds a line or two of text, in the place of an empty one; on a page the text alone."""
+def subplots(*shape: int, **options):
+    """``matplotlib.pyplot.subplots``; matplotlib loads with the first figure."""
     import matplotlib.pyplot as plt
 
+    return plt.subplots(*shape, **options)
+
+
+def note(text: str):
+    """A figure that holds a line or two of text, in the place of an empty one; on a page the text alone."""
     lines = textwrap.wrap(text, 90)
-    figure, axes = plt.subplots(figsize=(max(5, 0.11 * max(map(len, lines))), 0.5 + 0.3 * len(lines)))
+    figure, axes = subplots(figsize=(max(5, 0.11 * max(map(len, lines))), 0.5 + 0.3 * len(lines)))
     axes.set_axis_off()
     axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color="#666666")
     return tell(figure, "", text)
@@ -178,12 +182,3 @@ def keep(name: str, frame: pd.DataFrame) -> pd.DataFrame:
             write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
         frame.attrs["csv"] = f"figures/{name}.csv"
     return frame
-
-
-def percent_factor(*values) -> float:
-    """100 if all given values lie in [-1, 1] (fractions, as ``segkd.metrics`` gives them), 1 if in percent already.
-
-    Give it all values of a figure at once, so that they share one unit.
-    """
-    numbers = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values])
-    return 100.0 if numbers.size and np.nanmax(np.abs(numbers), initial=0) <= 1 else 1.0

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
 from segkd.analysis.figures.chart import listed, tell
-from segkd.analysis.figures.style import MARKERS, colours, note, percent_factor, styled
+from segkd.analysis.figures.style import MARKERS, colours, note, styled, subplots
 from segkd.metrics import points
 
 SYMBOLS = {"lambda": "λ", "beta": "β", "tau'": "τ′", "mu": "μ"}  # settings as the texts write them
 
 
 @styled
-def sweep(df: pd.DataFrame, x: str, hue: str | None = None, label: str | None = None, y: tuple[str, str] = ("miou", "mIoU (%)")):
-    """A share against one setting: mean line, a point per seed.
+def sweep(df: pd.DataFrame, x: str, hue: str, y: tuple[str, str], label: str):
+    """A share against one setting, a line for each value of ``hue``: the mean, and a point per seed.
 
-    ``df``: columns ``x``, seed, that of ``y`` (column, label of the axis) and, if given, ``hue`` (one line per value).
-    ``label``: of the axis of ``x``. Of fewer than three settings the figure says the means instead.
+    ``df``: columns ``x``, ``hue``, seed and that of ``y`` (column of fractions, label of its axis in percent). ``label``: of the
+    axis of ``x``. Of fewer than three settings the figure says the means instead.
     """
-    import matplotlib.pyplot as plt
-
-    factor = percent_factor(df[y[0]])
-    groups = df.assign(**{y[0]: df[y[0]] * factor}).groupby([x] if hue is None else [x, hue], sort=False)[y[0]]
+    df = df.assign(**{y[0]: 100 * df[y[0]]})
     name = lambda key: ", ".join(f"{c} {v:g}" if isinstance(v, float) else f"{c} {v}" for c, v in zip((x, hue), key))  # noqa: E731
-    means = {name(key): f"{name(key)}: {own.mean():.1f}, n = {own.count()}" for key, own in groups}
+    means = [f"{name(key)}: {own.mean():.1f}, n = {own.count()}" for key, own in df.groupby([x, hue], sort=False)[y[0]]]
     position = _positions(df[x])
     if len(position) < 3:
-        return note(f"{y[1]}: {'; '.join(means.values())} (under three settings: no curve)")
-    figure, axes = plt.subplots(figsize=(6, 3.6))
-    series = {None: df} if hue is None else dict(list(df.groupby(hue, sort=False)))
-    tint, marks = {None: "#333333"} if hue is None else colours(list(map(str, series))), []
-    for i, (value, part) in enumerate(series.items()):
-        colour = tint[value if hue is None else str(value)]
-        at, shown = part[x].map(position), part[y[0]] * factor
-        mean, runs = shown.groupby(at).mean(), shown.groupby(at).count().max()
-        title = ("mean" if runs > 1 else "one run each") if hue is None else f"{hue} = {value}"
-        axes.plot(mean.index, mean, ls="-" if runs > 1 else "", marker=MARKERS[i % len(MARKERS)], color=colour, label=title)
-        axes.scatter(at, shown, s=12, color=colour, alpha=0.45, lw=0)
-        marks += [(axes, place, place, v, v, f"{title}, at {label or x} {next(k for k, p in position.items() if p == place)}: {v:.2f}") for place, v in mean.items()]
-    _ticks(axes, position, label or x, y[1])
+        return note(f"{y[1]}: {'; '.join(means)} (under three settings: no curve)")
+    figure, axes = subplots(figsize=(6, 3.6))
+    tint, marks = colours([str(value) for value in df[hue].unique()]), []
+    for marker, (value, part) in zip(itertools.cycle(MARKERS), df.groupby(hue, sort=False)):
+        at, look = part[x].map(position), {"color": tint[str(value)]}
+        mean, runs = part[y[0]].groupby(at).mean(), part[y[0]].groupby(at).count().max()
+        axes.plot(mean.index, mean, ls="-" if runs > 1 else "", marker=marker, label=f"{hue} = {value}", **look)
+        axes.scatter(at, part[y[0]], s=12, alpha=0.45, lw=0, **look)
+        marks += [(axes, place, place, v, v, f"{hue} = {value}, at {label} {next(k for k, p in position.items() if p == place)}: {v:.2f}") for place, v in mean.items()]
+    _ticks(axes, position, label, y[1])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return tell(figure, f"Curve: {y[1]} over {label or x}", f"Means: {listed(list(means.values()), 12)}.", marks)
+    return tell(figure, f"Curve: {y[1]} over {label}", f"Means: {listed(means, 12)}.", marks)
 
 
 @styled
@@ -51,12 +47,10 @@ def gain_curve(df: pd.DataFrame, x: str, reference: str):
     ``df``: columns ``x``, n, mean, low, high and, if the paper prints them, ``paper``: its own differences, as crosses. Hollow,
     and joined by no line: one seed. Two settings make no curve, and the figure says so.
     """
-    import matplotlib.pyplot as plt
-
     df, x, here = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x), df[df["n"] > 0]
     if len(here) < 3:
         return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {x} run here: too few for a curve, see the table")
-    figure, axes = plt.subplots(figsize=(6, 3.9))
+    figure, axes = subplots(figsize=(6, 3.9))
     axes.axhline(0, color="#333333", lw=1, zorder=0)
     position = _positions(df[x])
     df = df.assign(at=df[x].map(position)).sort_values("at")

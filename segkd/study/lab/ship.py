@@ -12,7 +12,7 @@ import pandas as pd
 
 from segkd.analysis.figures import pictures
 from segkd.analysis.figures.chart import tell
-from segkd.analysis.figures.style import keep, method_colour, styled
+from segkd.analysis.figures.style import keep, method_colour, styled, subplots
 from segkd.export import Exported, export_run
 from segkd.registry import UserError
 from segkd.runs import Run
@@ -188,9 +188,7 @@ def worst_sheet(study: Study, found: pd.DataFrame):
 @styled
 def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None, str]]):
     """mIoU against latency: baseline and distilled of each student as ONNX, int8 hollow, a dot as large as its file; teacher dashed."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4))
+    figure, axes = subplots(figsize=(7.5, 4))
     dots = []
     for study, made, _ in files:
         if made is None:
@@ -223,12 +221,10 @@ def frontier(studies: Sequence[Study], files: list[tuple[Study, Exported | None,
 @styled
 def gap_figure(study: Study):
     """Distilled less baseline on each test image, from the one that loses most to the one that gains most."""
-    import matplotlib.pyplot as plt
-
     names, gaps = np.array(study.packed(study.data.split).names), image_gaps(study)
     order = [i for i in np.argsort(gaps, kind="stable") if np.isfinite(gaps[i])]
     gap, bars = gaps[order], pd.DataFrame({"image": names[order], "points of mIoU": gaps[order]})
-    figure, axes = plt.subplots(figsize=(7.5, 2.6))
+    figure, axes = subplots(figsize=(7.5, 2.6))
     axes.bar(range(len(gap)), gap, color=np.where(gap > 0, method_colour(study.rows(TABLE)[1].label), method_colour(BASELINE)), width=0.9)
     axes.axhline(0, color="#333333", lw=1)
     axes.set(xlabel="test images, sorted", ylabel="points of mIoU")

@@ -36,12 +36,6 @@ def test_gains_are_paired_by_seed_and_in_points():
     assert set(plots.gains(unpaired)["seed"]) == {0, 1}
 
 
-def test_gains_are_the_same_in_percent_and_as_fractions():
-    frame = iou_frame()
-    percent = frame.assign(iou=100 * frame["iou"])
-    np.testing.assert_allclose(plots.gains(frame)["gain"], plots.gains(percent)["gain"])
-
-
 def test_unknown_baseline_is_named():
     with pytest.raises(UserError, match="baseline"):
         plots.gains(iou_frame(("bseline", "CWD")))
@@ -84,10 +78,11 @@ def test_differences_have_intervals_and_single_seeds_are_hollow():
 
 def test_sweep_over_names_and_hue():
     frame = pd.DataFrame(
-        {"mode": ["xor", "or", "and"] * 2, "seed": 0, "miou": [50.0, 51, 52, 40, 41, 42], "on": [True] * 3 + [False] * 3}
+        {"mode": ["xor", "or", "and"] * 2, "seed": 0, "miou": [0.50, 0.51, 0.52, 0.40, 0.41, 0.42], "on": [True] * 3 + [False] * 3}
     )
-    assert {"xor", "or", "and", "on = True", "on = False"} <= texts(sweeps.sweep(frame, "mode", hue="on"))
-    assert "mIoU (%): mode xor, on True: 50.0, n = 1" in " ".join(texts(sweeps.sweep(frame[:1], "mode", hue="on")))  # no curve, but the numbers
+    assert {"xor", "or", "and", "on = True", "on = False"} <= texts(sweeps.sweep(frame, "mode", "on", ("miou", "mIoU (%)"), "mode"))
+    few = sweeps.sweep(frame[:1], "mode", "on", ("miou", "mIoU (%)"), "mode")
+    assert "mIoU (%): mode xor, on True: 50.0, n = 1" in " ".join(texts(few))  # no curve, but the numbers
 
 
 def test_grid_heat_shows_every_cell():
@@ -139,10 +134,10 @@ def test_of_many_classes_some_are_shown_evenly():
 
 
 def test_sweep_of_another_share():
-    frame = pd.DataFrame({"alpha": [0, 0.5, 1.0] * 2, "seed": [0] * 3 + [1] * 3, "image_share": [0.2, 0.4, 0.6] * 2})
-    axes = sweeps.sweep(frame, "alpha", y=("image_share", "share of the image (%)")).axes[0]
+    frame = pd.DataFrame({"alpha": [0, 0.5, 1.0] * 2, "seed": [0] * 3 + [1] * 3, "noise": "on", "image_share": [0.2, 0.4, 0.6] * 2})
+    axes, alone = (sweeps.sweep(own, "alpha", "noise", ("image_share", "share of the image (%)"), "α").axes[0] for own in (frame, frame[:3]))
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [20, 40, 60])
-    assert axes.lines[0].get_linestyle() == "-" and sweeps.sweep(frame[:3], "alpha", y=("image_share", "")).axes[0].lines[0].get_linestyle() == "None"  # single runs: no line
+    assert axes.lines[0].get_linestyle() == "-" and alone.lines[0].get_linestyle() == "None"  # single runs: no line
     assert axes.get_ylabel() == "share of the image (%)"
 
 
@@ -162,11 +157,6 @@ def test_method_colours_are_fixed_and_follow_the_own_part():
     assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS)
     chosen = style.colours(["at+rdd", "dsd+rdd", "rdd"])
     assert len(set(chosen.values())) == 3
-
-
-@pytest.mark.parametrize("values, factor", [([0.0, 0.5, 1.0], 100), ([0.0, 41.5], 1), ([np.nan, 0.4], 100), ([], 1)])
-def test_percent_factor(values, factor):
-    assert style.percent_factor(values) == factor
 
 
 @pytest.mark.parametrize("draw", [plots.per_class_iou, plots.comparison, plots.training_curves])
