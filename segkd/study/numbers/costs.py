@@ -11,6 +11,7 @@ from statistics import median
 import pandas as pd
 import torch
 
+from segkd.analysis.cost import CLASSES, STATED, counted
 from segkd.config import RunConfig
 from segkd.data.catalog import DATASETS, create_dataset
 from segkd.losses.method import create_method
@@ -80,25 +81,17 @@ def equal_time_gain(own: pd.Series, base: pd.Series, longer: pd.Series, ratio: f
 def printed_costs(table: Table, row: Row) -> dict[str, float]:
     """What the paper prints of a row beside its mIoU, and our count of parameters and multiply-adds by its rule."""
     found: dict[str, float] = {}
-    for metric in printed_metrics(table) if row.printed else ():
-        value = reported(table, row, metric)
-        found[PRINTED[metric]] = math.nan if value is None else value
+    printed = {line["metric"] for line in table_lines(table.source["paper"], table.source["table"])} if row.printed else ()
+    for metric in (metric for metric in PRINTED if metric in printed):
+        found[PRINTED[metric]] = value = reported(table, row, metric)
         if metric in COUNTS:
             column, key, unit = COUNTS[metric]
-            found[column] = math.nan if value is None else _counted(table, row)[key] / unit
+            found[column] = math.nan if math.isnan(value) else _counted(table, row)[key] / unit
     return found
-
-
-def printed_metrics(table: Table) -> list[str]:
-    """The metrics of `PRINTED` that the paper gives in this table."""
-    printed = {line["metric"] for line in table_lines(table.source.get("paper", ""), table.source.get("table", ""))}
-    return [metric for metric in PRINTED if metric in printed]
 
 
 def _counted(table: Table, row: Row) -> dict[str, int]:
     """Counts of the paper's network at full size, on the image size and class count that the table states."""
-    from segkd.analysis.cost import CLASSES, STATED, counted
-
     source = {**table.source, **row.source}
     assisted = row.role == "label_teacher"
     printed = source["teacher"] if row.role != "student" else source["student"]

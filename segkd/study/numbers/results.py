@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from segkd.registry import UserError
 from segkd.study.numbers.statistics import Estimate, t_estimate
 from segkd.study.tables.table import Row
 
@@ -30,14 +29,6 @@ def tidy(paper: str, name: str, row: Row, run) -> list[dict]:
 def paired(ours: pd.Series, other: pd.Series) -> Estimate:
     """The difference of two rows over the seeds that both have; they are indexed by seed."""
     return t_estimate((ours - other).dropna())
-
-
-def one_setting(results: pd.DataFrame) -> None:
-    """UserError where tidy lines of several profiles or data sets are to become one table: they cannot be compared."""
-    for column in ("profile", "dataset"):
-        found = sorted(results[column].dropna().unique()) if column in results else []
-        if len(found) > 1:
-            raise UserError(f"results of several {column}s in one table: {', '.join(found)}; make one table of each")
 
 
 def metrics_by_seed(group: pd.DataFrame) -> pd.DataFrame:

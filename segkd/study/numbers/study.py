@@ -161,8 +161,11 @@ class Study:
         return self._told(table, "results.csv", pd.DataFrame(lines, columns=["row", "role", "seed", "miou", *self.all_tables[table].axes]))
 
     def _told(self, table: str, csv: str, frame: pd.DataFrame) -> pd.DataFrame:  # for charts: the file of the numbers, each row's runs
-        frame.attrs = {"csv": csv, "runs": {row.label: [run.id for run in self.runs(table, row.label)] for row in self.rows(table)}}
+        frame.attrs = {"csv": csv, "runs": self._ids(table)}
         return frame
+
+    def _ids(self, table: str) -> dict[str, list[str]]:
+        return {row.label: [run.id for run in self.runs(table, row.label)] for row in self.rows(table)}
 
     def class_iou(self, table: str, rows: list[str] | None = None) -> pd.DataFrame:
         """IoU of each class and run: method (row label), seed, class, iou, and the class's share of training pixels."""
@@ -170,11 +173,8 @@ class Study:
             {"method": row.label, "seed": run.config.seed, "class": name, "iou": value, "train_share": share}
             for row, run in self._done(table)
             if rows is None or row.label in rows
-            for name, value, share in zip(
-                run.result["classes"],
-                run.result["iou"],
-                run.result.get("train_shares") or self.packed("train").class_frequencies(),  # of kept runs as it was
-            )
+            for shares in [run.result.get("train_shares") or self.packed("train").class_frequencies()]  # of kept runs as it was
+            for name, value, share in zip(run.result["classes"], run.result["iou"], shares)
             if value is not None
         ]
         return self._told(table, "results.csv", pd.DataFrame(lines, columns=["method", "seed", "class", "iou", "train_share"]))
@@ -199,7 +199,7 @@ class Study:
         rows, table = self.rows(name), self.all_tables[name]
         found, alone = self._summary(name, reference)
         configs = {row.label: self.config(row, self.seeds[0]) for row in rows}
-        runs = {row.label: [run.id for run in self.runs(name, row.label)] for row in rows}
+        runs = self._ids(name)
         kinds = {label: configs[label] for label in configs if runs[label]}
         words = called([row for row in rows if row.label in kinds], kinds)
         comparable = self.profile.own_protocols and self.dataset == table.source.get("dataset")
@@ -215,7 +215,7 @@ class Study:
 
         def pairs(key: str) -> set[tuple]:
             table, first = replace(self.all_tables[key], rows=tuple(self.rows(key))), self._reference(key, reference)
-            ids = {row.label: tuple(run.id for run in self.runs(key, row.label)) for row in table.rows}
+            ids = {label: tuple(found) for label, found in self._ids(key).items()}
             return {(ids[row.label], ids.get(base_row(table, row, first))) for row in table.rows if ids[row.label]}
 
         printed = [key for key, table in self.all_tables.items() if table.rows and table.rows[0].printed]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from segkd.config import RunConfig
 from segkd.study.numbers import costs
-from segkd.study.numbers.results import metrics_by_seed, one_setting, paired
+from segkd.study.numbers.results import metrics_by_seed, paired
 from segkd.study.numbers.show import TIE
 from segkd.study.numbers.statistics import half_width
 from segkd.study.tables.reported import reported
@@ -19,26 +19,25 @@ from segkd.study.tables.table import Row, Table
 def summary(table: Table, results: pd.DataFrame, reference: str | None) -> pd.DataFrame:
     """A paper's table as we measured it: mIoU in percent, spread over seeds, cost, and the paper's values beside it.
 
-    ``results`` holds this table's tidy lines; UserError if they are of several profiles or data sets. Rows without a
-    finished run stay in, marked ``not run``. Gains are paired by seed, against ``reference`` or, in a table of several
-    students, against the baseline of the row's own; a row's mean is over the seeds that both have, as the mean of its
-    reference (``reference %``) is.
+    ``results`` holds this table's tidy lines. Rows without a finished run stay in, marked ``not run``. Gains are paired by
+    seed, against ``reference`` or, in a table of several students, against the baseline of the row's own; a row's mean is
+    over the seeds that both have, as the mean of its reference (``reference %``) is. The paper's gain is as it prints it, else
+    computed from its scores.
     """
-    one_setting(results)
     value = {label: metrics_by_seed(group) for label, group in results.groupby("row")}
-    number = lambda row, metric: math.nan if (known := reported(table, row, metric)) is None else known  # noqa: E731
-    paper = {row.label: (number(row, "miou"), number(row, "miou_gain")) for row in table.rows}
+    paper = {row.label: reported(table, row) for row in table.rows}
     lines = []
     for row in table.rows:
         base = base_row(table, row, reference)
         values, other = (100 * value[label]["miou"].dropna() if label in value else pd.Series(dtype=float) for label in (row.label, base))
         both = values.index.intersection(other.index) if base else values.index
         values = values[both] if len(both) else values
-        spread = values.std(ddof=1)
+        spread, printed, gain = values.std(ddof=1), paper[row.label], reported(table, row, "miou_gain")
+        computed = printed - paper.get(base, math.nan) if math.isnan(gain) else math.nan
         lines.append(
             {"row": row.label, "runs": len(values), "mIoU %": values.mean(), "± sd": spread, "± 95 %": half_width(spread, len(values))}
             | _gain(values, other, base)
-            | _paper(*paper[row.label], paper[base][0] if base in paper else math.nan)
+            | {"paper mIoU %": printed, "paper gain": gain, "paper gain (computed)": computed}
             | ({"val mIoU %": 100 * value[row.label]["val_last"].mean()} if row.tuning is not None and row.label in value else {})
         )
     return pd.DataFrame(lines)
@@ -60,11 +59,6 @@ def _gain(values: pd.Series, base: pd.Series, reference: str | None) -> dict:
     verdict = found.verdict if found.n or not len(values) else "reference not run"
     mean = base[base.index.isin(values.index)].mean()
     return {"reference %": mean, "gain": found.mean, "95 % interval": found.interval.replace(" ", TIE), "verdict": verdict}
-
-
-def _paper(value: float, gain: float, base: float) -> dict:
-    """The paper's score and its gain: as it prints it, else computed from its scores."""
-    return {"paper mIoU %": value, "paper gain": gain, "paper gain (computed)": value - base if math.isnan(gain) else math.nan}
 
 
 def cost_columns(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from segkd.losses.rows import ROW_HYPER, ROWS
 from segkd.models import list_models
-from segkd.study.tables.reported import DATA_NAMES, SETTING, network_of, note_of, reported_values, short_name, table_lines
+from segkd.study.tables.reported import DATA_NAMES, SETTING, network_of, note_of, short_name, table_lines
 from segkd.study.tables.table import Row, Table
 
 Line = dict[str, str]
@@ -51,7 +51,6 @@ TITLES = {  # what each table shows, in the order of the papers
         "table9": "RDD Table 9: training time",
     },
 }
-PRINTED = {"Table I": "table1", "Table II": "table2", "Table III": "table3", "text": "dinov2"}
 NOTES = {  # what a reader must know to compare
     ("lad", "table2"): "the rivals printed for PSPNet-R18 are RDD's for DeepLabV3-R18: one paper has them swapped",
     ("lad", "table5"): "the paper does not name the teacher of CWD; here it is the study's",
@@ -101,14 +100,10 @@ def also_printed(table: Table) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-@lru_cache
-def _values() -> dict[tuple[str, str], list[Line]]:
-    """The lines of reported.csv by paper and key of the table."""
-    found: dict[tuple[str, str], list[Line]] = {}
-    for line in reported_values().to_dict("records"):
-        key = PRINTED.get(line["table"], line["table"].lower().replace(" ", ""))
-        found.setdefault((line["paper"], key), []).append(line)
-    return found
+def _lines(paper: str, key: str) -> list[Line]:
+    """The lines of reported.csv of a table; its title begins with its name there."""
+    name = TITLES[paper][key].partition(":")[0].partition(" ")[2]
+    return table_lines(paper, "text" if key == "dinov2" else name)
 
 
 def settings(paper: str, key: str, dataset: str = "") -> list[Line]:
@@ -117,7 +112,7 @@ def settings(paper: str, key: str, dataset: str = "") -> list[Line]:
     ``dataset``: of that set alone.
     """
     found = {}
-    for line in _values()[paper, key]:
+    for line in _lines(paper, key):
         setting = {column: line[column] for column in SETTING}
         if setting["setting"].startswith("class="):
             setting["setting"] = ""
@@ -133,7 +128,7 @@ def here(line: Line) -> bool:
 
 @lru_cache(maxsize=256)
 def _table(paper: str, key: str, dataset: str, student: str, own: bool) -> Table:
-    values = _values()[paper, key]
+    values = _lines(paper, key)
     data = dataset if any(line["dataset"] == dataset for line in values) else values[0]["dataset"]
     every = settings(paper, key, data)
     lines = _of_student([line for line in every if here(line)], student)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -60,10 +61,10 @@ def table_lines(paper: str, table: str) -> list[dict[str, str]]:
     return values[(values["paper"] == paper) & (values["table"] == table)].to_dict("records")
 
 
-def reported(table: Table, row: Row, metric: str = "miou") -> float | None:
-    """What the paper prints for this row, or None (figures print no numbers; some rows are ours)."""
+def reported(table: Table, row: Row, metric: str = "miou") -> float:
+    """What the paper prints for this row, or NaN (figures print no numbers; some rows are ours)."""
     if row.reported is None or not table.source:
-        return None
+        return math.nan
     method, setting = row.reported
     source = {**table.source, **row.source}
     teaches, assisted = method in ("teacher", "label_teacher"), method == "label_teacher" or row.role == "label_teacher"
@@ -76,7 +77,7 @@ def reported(table: Table, row: Row, metric: str = "miou") -> float | None:
         source.pop("split", None)
     wanted = source | {"metric": metric, "method": "teacher" if teaches else method} | ({"setting": setting} if setting else {})
     fits = lambda line: wanted.items() <= line.items() and (not teaches or line["teacher"].endswith("+label") == assisted)  # noqa: E731
-    return next((float(line["value"]) for line in table_lines(source["paper"], source["table"]) if fits(line)), None)
+    return next((float(line["value"]) for line in table_lines(source["paper"], source["table"]) if fits(line)), math.nan)
 
 
 def fitted(table: Table, dataset: str = "", student: str = "", own: bool = False) -> Table:

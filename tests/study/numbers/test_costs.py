@@ -12,7 +12,6 @@ from bs4 import BeautifulSoup
 from segkd.config import NetworkConfig, RunConfig
 from segkd.losses.method import create_method
 from segkd.models import create_model
-from segkd.registry import UserError
 from segkd.runs import find
 from segkd.study.numbers import step_times
 from segkd.study.numbers.costs import equal_time_gain, extra_parameters, step_ms
@@ -107,13 +106,6 @@ def test_the_tuning_table_shows_the_val_scores_that_chose():
     made = view(summary(table, results, label), table, {}, {label: ["run-a"], other: ["run-b"]}).to_html()
     assert [cell.get_text() for cell in BeautifulSoup(made, "html.parser").find_all("tr")[1].find_all("td")][1:3] == ["40.0", "30.0"]
     assert "val" not in view(summary(paper_tables("hwd", None)["main"], pd.DataFrame(lines("HWD", 0, 0.5)), None), paper_tables("hwd", None)["main"], {}, {}).to_html()
-
-
-@pytest.mark.parametrize("column, values", [("profile", ("quick", "scratch")), ("dataset", ("camvid", "scenes"))])
-def test_mixed_results_are_refused(column, values):
-    mixed = [one for row, value in zip(("baseline", "HWD"), values) for one in lines(row, 0, 0.4, **{column: value})]
-    with pytest.raises(UserError, match=f"several {column}s in one table: {values[0]}, {values[1]}"):
-        summary(paper_tables("hwd", None)["main"], pd.DataFrame(mixed), "baseline")
 
 
 def test_a_table_of_networks_needs_no_runs_for_its_cost_columns(runs):
