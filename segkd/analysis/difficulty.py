@@ -37,9 +37,11 @@ def _sure(model: nn.Module, prediction: Prediction, labels: Tensor) -> Tensor:
 
 
 def _weights(model: nn.Module, prediction: Prediction, size: tuple[int, int]) -> Tensor:
-    """TFE weights at label size: the exponential first, then the upsampling."""
+    """TFE weights at label size: the exponential first, then the upsampling; NaN without a second head."""
+    if prediction.aux_logits is None:
+        return torch.full((len(prediction.logits), *size), float("nan"))
     easy = teacher_difficulty(prediction.logits, prediction.aux_logits)
-    return resize_scores(easy[:, None], size, model.align_corners)[:, 0]
+    return resize_scores(easy[:, None], size, model.align_corners)[:, 0].cpu()
 
 
 def training_cases(students: Mapping[int, nn.Module], teacher: nn.Module, packed) -> pd.DataFrame:
@@ -98,9 +100,7 @@ def _pixels(model: nn.Module, packed):
             prediction, size = model(images.to(device)), tuple(labels.shape[-2:])
             guess = resize_scores(prediction.logits, size, model.align_corners).argmax(1).cpu()
             hard = hard_pixels(_sure(model, prediction, labels.to(device))).cpu()
-            aux = prediction.aux_logits is not None
-            weight = _weights(model, prediction, size).cpu() if aux else torch.full(labels.shape, float("nan"))
-            yield labels, guess != labels, hard, weight
+            yield labels, guess != labels, hard, _weights(model, prediction, size)
 
 
 @torch.no_grad()

@@ -40,8 +40,7 @@ def look(network: nn.Module, x: Tensor, label: np.ndarray) -> Look:
     with evaluating(network) as device:
         logits = resize_scores(network(x.to(device)).logits, label.shape, network.align_corners)[0].cpu()
     sure, predicted = logits.softmax(0).max(0)
-    counts = confusion_matrix(predicted, torch.from_numpy(np.array(label)), len(logits))
-    found = scores(counts)
+    found = scores(confusion_matrix(predicted, torch.from_numpy(np.array(label)), len(logits)))
     return Look(predicted.numpy().astype(np.uint8), (1 - sure).numpy(), found["iou"], found["miou"])
 
 

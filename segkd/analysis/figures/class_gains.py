@@ -18,15 +18,15 @@ def difficulty_and_gain(df: pd.DataFrame) -> pd.DataFrame:
     same run gave both numbers, a class that it got too low by chance would be both hard and full of gain. With one seed
     there is no other, ``own_seed`` is then True. Columns: method, seed, class, level, gain, own_seed.
     """
+    columns = ["method", "seed", "class", "level", "gain", "own_seed"]
     if df.empty:
-        return pd.DataFrame(columns=["method", "seed", "class", "level", "gain", "own_seed"])
-    gain = gains(df)
+        return pd.DataFrame(columns=columns)
     table = baseline_of(df).pivot_table(index="class", columns="seed", values="iou", sort=False) * 100
-    levels = {seed: table.drop(columns=seed).mean(axis=1) for seed in table} if len(table.columns) > 1 else {}
-    frame = gain.assign(own_seed=not levels)
-    source = levels or {seed: table[seed] for seed in table}
-    frame["level"] = [source[seed].get(name, np.nan) for seed, name in zip(frame["seed"], frame["class"])]
-    return frame[["method", "seed", "class", "level", "gain", "own_seed"]]
+    alone = len(table.columns) == 1
+    levels = {seed: table[seed] if alone else table.drop(columns=seed).mean(axis=1) for seed in table}
+    frame = gains(df).assign(own_seed=alone)
+    frame["level"] = [levels[seed].get(name, np.nan) for seed, name in zip(frame["seed"], frame["class"])]
+    return frame[columns]
 
 
 def rank_correlations(df: pd.DataFrame) -> pd.DataFrame:

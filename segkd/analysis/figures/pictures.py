@@ -87,18 +87,13 @@ def map_sheet(rows: Sequence[dict] | dict[str, dict], shared: Sequence[str] = ()
     cells = [row[name] for row in rows for name in titles]
     limits = [_limits(together if name in shared else row[name]) for row in rows for name in titles]
     figure = _grid(cells, columns=columns or len(titles), titles=titles, limits=limits)
-    _name_rows(figure, names, len(titles))
+    for axis, name in zip(figure.axes[:: len(titles)], names):
+        axis.text(-0.04, 0.5, name, transform=axis.transAxes, ha="right", va="center", rotation=90, fontsize=_font(figure))
     if legend:
         _patches(figure, [(name, np.asarray(rgb) / 255) for name, rgb in legend.items()])
     means = {name: float(np.mean([np.mean(row[name]) for row in rows])) for name in titles if name not in shared and np.asarray(rows[0][name]).ndim == 2}
     words = [f"{name} {100 * value:.1f} % of the pixels" if np.asarray(rows[0][name]).dtype == bool else f"{name} {value:.3g}" for name, value in means.items()]
     return tell(figure, f"Maps, {len(rows)} row{'s' * (len(rows) > 1)}: {', '.join(titles)}", f"On average: {listed(words, 12)}." if words else "")
-
-
-def _name_rows(figure, names: Sequence[str], columns: int) -> None:
-    """Names of the rows of a sheet, upright at the left."""
-    for axis, name in zip(figure.axes[::columns], names):
-        axis.text(-0.04, 0.5, name, transform=axis.transAxes, ha="right", va="center", rotation=90, fontsize=_font(figure))
 
 
 @styled

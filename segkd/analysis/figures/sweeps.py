@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pandas as pd
 
 from segkd.analysis.figures.chart import listed, tell
@@ -47,14 +46,14 @@ def gain_curve(df: pd.DataFrame, x: str, reference: str):
     ``df``: columns ``x``, n, mean, low, high and, if the paper prints them, ``paper``: its own differences, as crosses. Hollow,
     and joined by no line: one seed. Two settings make no curve, and the figure says so.
     """
-    df, x, here = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x), df[df["n"] > 0]
+    df, x = df.rename(columns=SYMBOLS), SYMBOLS.get(x, x)
+    position = _positions(df[x])
+    df = df.assign(at=df[x].map(position)).sort_values("at")
+    here = df[df["n"] > 0]
     if len(here) < 3:
         return note(f"{len(here)} setting{'s' * (len(here) != 1)} of {x} run here: too few for a curve, see the table")
     figure, axes = subplots(figsize=(6, 3.9))
     axes.axhline(0, color="#333333", lw=1, zorder=0)
-    position = _positions(df[x])
-    df = df.assign(at=df[x].map(position)).sort_values("at")
-    here = df[df["n"] > 0]
     shown, single, printed = here[here["low"].notna()], here[here["low"].isna()], df.dropna(subset=["paper"]) if "paper" in df else df[:0]
     bars = [shown["mean"] - shown["low"], shown["high"] - shown["mean"]]
     axes.errorbar(shown["at"], shown["mean"], yerr=bars, fmt="o-", color="#0072B2", capsize=3, label="here, 95 % interval")
@@ -81,17 +80,13 @@ def gain_curve(df: pd.DataFrame, x: str, reference: str):
 
 def _positions(column: pd.Series) -> dict:
     """Where each setting stands: at its value, or at equal steps if it is no number or they span more than a factor of 30."""
-    values = list(dict.fromkeys(column)) if column.dtype.kind not in "iuf" else sorted(column.unique())
-    return dict(zip(values, range(len(values)) if _at_equal_steps(values) else values))
+    numbers = column.dtype.kind in "iuf"
+    values = sorted(column.unique()) if numbers else list(dict.fromkeys(column))
+    sizes = [abs(value) for value in values if value] if numbers else []
+    near = numbers and (len(sizes) < 2 or max(sizes) / min(sizes) <= 30)
+    return dict(zip(values, values if near else range(len(values))))
 
 
 def _ticks(axes, position: dict, x: str, y: str) -> None:
     axes.set_xticks(list(position.values()), [f"{v:g}" if isinstance(v, (int, float)) else str(v) for v in position])
     axes.set(xlabel=x, ylabel=y)
-
-
-def _at_equal_steps(values: list) -> bool:
-    if not all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in values):
-        return True
-    sizes = [abs(v) for v in values if v]
-    return len(sizes) > 1 and max(sizes) / min(sizes) > 30

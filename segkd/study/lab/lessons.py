@@ -16,6 +16,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from segkd.analysis import variants
+from segkd.analysis.channels import divergence_ratios
+from segkd.analysis.figures.pictures import colorize
 from segkd.config import ROOT
 from segkd.data.augment import to_batch
 from segkd.losses.fakd import ClassStatistics, augmented_channelwise, variance_table
@@ -71,8 +74,6 @@ def two_answers(study: Study, index: int = 0) -> list[dict]:
 
     A row for each draw; the last map is KL(the other row's answer || this one) at each pixel, in nats.
     """
-    from segkd.analysis.figures.pictures import colorize
-
     run, test = views.first_run(study, "main", ASSISTED), study.packed(study.data.split)
     network, index = run.load_model(), min(index, len(test) - 1)
     kind = teacher_kind(run.config, network.info)
@@ -168,10 +169,8 @@ def weight_settings(study: Study, settings: Mapping[str, Mapping], index: int = 
 
 def td_over_ntd(study: Study, student: str = "CWD") -> pd.DataFrame:
     """TD, NTD and their ratio for each class over a few test images (HWD Table I); columns as `channels.divergence_ratios`."""
-    from segkd.analysis.channels import divergence_ratios as measured
-
     networks = [views.model(study, "main", row) for row in (student, PLAIN)]
-    return measured(*networks, views.sample(study, 4 * IMAGES))
+    return divergence_ratios(*networks, views.sample(study, 4 * IMAGES))
 
 
 def difficulty_cases(study: Study, student: str = "RDD", threshold: float = 0.7) -> pd.DataFrame:
@@ -198,8 +197,6 @@ def difficulty_cases(study: Study, student: str = "RDD", threshold: float = 0.7)
 
 def differences(study: Study, methods: Sequence[str]) -> pd.io.formats.style.Styler:
     """Paper against code, a line a switch; with what it does to loss and gradient where the networks are trained."""
-    from segkd.analysis import variants
-
     needed = ["baseline", PLAIN, *([ASSISTED] if "lad" in methods else [])]
     measured = if_run(study, needed, _effects, methods)
     if not measured.empty:
@@ -212,8 +209,6 @@ def differences(study: Study, methods: Sequence[str]) -> pd.io.formats.style.Sty
 
 
 def _effects(study: Study, methods: Sequence[str]) -> pd.DataFrame:
-    from segkd.analysis import variants
-
     assisted = ASSISTED if "lad" in methods else PLAIN  # no other method looks at it
     networks = [views.model(study, "main", row) for row in ("baseline", PLAIN, assisted)]
     return variants.variant_effects(variants.Witnesses(*networks, study.packed("train")), methods)

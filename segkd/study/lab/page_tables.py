@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,8 @@ from segkd.study.lab.views import by_seed
 from segkd.study.numbers.study import Study
 from segkd.study.tables.reported import reported_values
 
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler  # needs jinja2, which training does not
 
-
-def divergence_table(study: Study, ratios: pd.DataFrame) -> Styler:
+def divergence_table(study: Study, ratios: pd.DataFrame) -> pd.io.formats.style.Styler:
     """TD / NTD of each class, mean over seeds, beside HWD's Table I where the data set has the paper's classes."""
     if ratios.empty:
         return ratios.style
@@ -47,14 +43,14 @@ def divergence_headline(ratios: pd.DataFrame) -> dict[str, str]:
     return {"classes with TD / NTD above 1": f"{(means > 1).sum()} of {len(means)}"}
 
 
-def widths_table(frame: pd.DataFrame, chosen: Sequence[str]) -> Styler:
+def widths_table(frame: pd.DataFrame, chosen: Sequence[str]) -> pd.io.formats.style.Styler:
     """The classes by mean width (``thin.widths_frame``), at most 25 of them, those that choose the frames marked."""
     shown = frame.head(25).assign(chosen=["yes" if name in chosen else "" for name in frame.head(25)["class"]])
     names = {"width": "mean width (pixels)", "share": "share of pixels (%)", "chosen": "chooses the frames"}
     return shown.rename(columns=names).style.hide(axis="index").format("{:.1f}", subset=list(names.values())[:2], escape="html")
 
 
-def thin_table(ious: pd.DataFrame) -> Styler:
+def thin_table(ious: pd.DataFrame) -> pd.io.formats.style.Styler:
     """IoU in percent of some classes, a line a method: mean over seeds, and over the classes."""
     return by_seed(ious.assign(iou=100 * ious["iou"]) if len(ious) else ious, "iou", 1, "class")
 
@@ -65,7 +61,7 @@ def thin_headline(ious: pd.DataFrame) -> dict[str, str]:
     return {f"IoU of thin classes, {row}": f"{means[row]:.1f}" for row in ("baseline", "CWD", "HWD", "RDD") if row in means}
 
 
-def cases_table(cases: pd.DataFrame) -> Styler:
+def cases_table(cases: pd.DataFrame) -> pd.io.formats.style.Styler:
     """Mean share of each case in percent at points of the training, and the share of XOR that only the student finds hard."""
     if cases.empty:
         return cases.style
@@ -92,7 +88,7 @@ def difficulty_headline(outcome: pd.DataFrame, cases: pd.DataFrame, edges: pd.Da
     return found
 
 
-def class_silhouette_table(samples: dict, classes: Sequence[str]) -> Styler:
+def class_silhouette_table(samples: dict, classes: Sequence[str]) -> pd.io.formats.style.Styler:
     """Mean silhouette of the sampled pixels of each class, a column per network: {name: (features, classes)}."""
     found = {name: class_silhouettes(*sample, classes) for name, sample in samples.items()}
     return pd.DataFrame(found).style.format("{:.2f}", na_rep="–").format_index(escape="html")
@@ -116,7 +112,7 @@ def activation_rows(networks: dict, packed, classes: Sequence[str]) -> list[dict
     return rows
 
 
-def activation_table(ratios: pd.DataFrame) -> Styler:
+def activation_table(ratios: pd.DataFrame) -> pd.io.formats.style.Styler:
     """Activation inside over outside, a line a class: mean over seeds, a column per network."""
     if ratios.empty:
         return ratios.style

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from segkd.analysis.figures.look import Slider, slider_frame
+from segkd.analysis.figures.plots import from_hard, gains
 from segkd.config import RunConfig
 from segkd.data.augment import to_batch
 from segkd.data.store import Packed
@@ -272,8 +273,6 @@ def _difficulty_maps(image: np.ndarray, student: Prediction, teacher: Prediction
 
 def hard_easy(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean gain in points over the baseline in its harder and its easier half of the classes (FAKD Fig. 2)."""
-    from segkd.analysis.figures.plots import from_hard, gains
-
     if frame.empty:
         return pd.DataFrame(columns=["hard half", "easy half"])
     order = from_hard(frame)

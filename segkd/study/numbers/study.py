@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkd.config import DataConfig, RunConfig
-from segkd.data.catalog import DATASETS
+from segkd.config import RunConfig
 from segkd.data.readers.folder import content
 from segkd.data.store import Packed
 from segkd.data.verify import splits_of
@@ -26,7 +25,7 @@ from segkd.study.tables.configs import Setting, row_config, too_small, with_netw
 from segkd.study.tables.own_teacher import about_teacher, as_source, teacher_from_file
 from segkd.study.tables.papers import keys_of, paper_tables
 from segkd.study.tables.printed import also_printed
-from segkd.study.tables.profiles import Profile, get_profile, seed_list
+from segkd.study.tables.profiles import get_profile, seed_list
 from segkd.study.tables.table import Row, Table
 from segkd.train.record import environment
 
@@ -54,7 +53,8 @@ def open_study(
     scale = with_networks(get_profile(profile), paper, dataset, student or "", teacher_network or "")
     if seeds:
         scale = replace(scale, tables=dict.fromkeys(scale.tables))
-    data = data_of(scale, dataset)
+    data = scale.data_config(dataset, splits_of(dataset))  # a described folder's must be read
+    data = replace(data, content=content()) if dataset == "folder" else data
     for name in _names(methods) or []:
         create_method(name)
     own = teacher_from_file(teacher, dataset) if teacher else None
@@ -65,13 +65,6 @@ def open_study(
     keep = [k for k, v in found.items() if not v.on_request and k in (scale.tables or found)] if keep is None else keep
     chosen = {k: v for k, v in found.items() if k in keep}
     return Study(Setting(paper, scale, data, own), seed_list(seeds, scale), chosen, found, _names(methods), _names(devices))
-
-
-def data_of(profile: Profile, dataset: str) -> DataConfig:
-    """The images of a study. UserError: an unknown set, or one whose splits must be read and that is not there."""
-    if dataset != "folder":
-        return profile.data_config(dataset, DATASETS.get(dataset).splits)
-    return replace(profile.data_config(dataset, splits_of(dataset)), content=content())
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,6 @@ class Study:
     paper = property(lambda self: self.setting.paper, doc="Name of the paper, or ``all``.")
     profile = property(lambda self: self.setting.profile, doc="The scale.")
     data = property(lambda self: self.setting.images(), doc="The images, as the rows see them that have no protocol of their own.")
-    own_teacher = property(lambda self: self.setting.own_teacher, doc="A trained network from a file instead of the profile's teacher.")
     dataset = property(lambda self: self.data.name, doc="Name of the data set.")
     schedule = property(lambda self: self.setting.schedule(), doc="Of every row but those of \"tuning\" and of printed tables with their own.")
 
@@ -123,7 +115,7 @@ class Study:
         chosen = {name: own.name for name, (own, plain) in networks.items() if own != plain} | {
             "SEEDS": ",".join(map(str, self.seeds)) if self.seeds != seed_list(None, self.profile) else "",
             "METHODS": ",".join(self.methods or []),
-            "TEACHER": as_source(self.own_teacher) if self.own_teacher else "",
+            "TEACHER": as_source(self.setting.own_teacher) if self.setting.own_teacher else "",
         }
         words = [f"{name}={value}" for name, value in chosen.items() if value]
         head = f"make reproduce PROFILE={self.profile.name} DATASET={self.dataset} TABLES={self.paper}/{table}"
@@ -255,7 +247,7 @@ class Study:
     def facts(self) -> dict[str, str]:
         """What is run: data, networks, schedule, each in words."""
         few = [name for name in self.all_tables if self.profile.tables.get(name) == 1]
-        return setting_facts(self.setting, self.seeds, few, self._teacher_from_file() if self.own_teacher else None)
+        return setting_facts(self.setting, self.seeds, few, self._teacher_from_file() if self.setting.own_teacher else None)
 
     def packed(self, split: str) -> Packed:
         """A split of the data at the study's size."""
@@ -264,7 +256,7 @@ class Study:
     def provenance(self) -> pd.io.formats.style.Styler:
         """Where the numbers come from: versions, commit, and the number of runs behind this page."""
         done = [find(c).done for c in self.configs()]
-        teacher = {"teacher": self._teacher_from_file()} if self.own_teacher else {}
+        teacher = {"teacher": self._teacher_from_file()} if self.setting.own_teacher else {}
         return as_table(environment() | {"runs": f"{sum(done)} of {len(done)} finished"} | teacher)
 
     def _teacher_from_file(self) -> str:

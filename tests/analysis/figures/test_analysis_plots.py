@@ -98,8 +98,6 @@ def test_training_curves_draw_what_is_there():
     figure = plots.training_curves(frame)
     assert len(figure.axes) == 1
     np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), [3, 2])
-    with pytest.raises(UserError, match="miou"):
-        plots.training_curves(frame.drop(columns=["loss"]))
 
 
 def test_small_plots_draw():
