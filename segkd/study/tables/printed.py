@@ -138,7 +138,8 @@ def _table(paper: str, key: str, dataset: str, student: str, own: bool) -> Table
     students = {line["student"] for line in lines} - {""}
     note = note_of(source | ({"student": students.pop()} if len(students) == 1 else {}))
     if left_out := [line["student"] for line in every if not here(line)]:
-        note += f"; {', '.join(left_out)} are cited there and not trained here"
+        scores = {v["student"]: v["value"] for v in values if v["metric"] == "miou"}
+        note += f"; cited there, mIoU %, and not trained here: {', '.join(f'{name} {scores[name]}' for name in left_out)}"
     if (paper, key) in NOTES:
         note += f"; {NOTES[paper, key]}"
     rows = _with_baselines([_row(paper, name, line, lines, own) for line in lines])

@@ -190,6 +190,8 @@ def test_coverage_counts_every_printed_setting():
     assert len(found) == 28 and list(found["table"])[:-1] == [key for titles in TITLES.values() for key in titles]
     assert (found["built"] + found["not here"] == found["printed"]).all() and (found["with runs"] == 0).all()
     assert {line["student"] for line in settings("rdd", "table1") if not here(line)} == CITED
+    note = printed_tables("rdd")["table1"].note
+    assert all(f"{name} " in note for name in CITED) and "ocnet 80.12" in note
     assert int(found.iloc[-1]["not here"]) == len(CITED)
 
 
