@@ -75,49 +75,40 @@ def test_cuda_graphs_are_asked_for_where_one_process_trains_on_a_gpu(monkeypatch
     assert asked == [{"dynamic": False, "options": {"fallback_random": True, "triton.cudagraphs": graphs}}] and trainee.captured == graphs
 
 
-class Graphs:
-    """torch.compile as CUDA graphs behave: what a forward gave, and all gradients, are void from the next mark on."""
-
-    def __init__(self):
-        self.given, self.models, self.begun = [], [], []
-
-    def compile(self, model, **how):
-        self.models.append(model)
-        return lambda images: self.forward(model, images)
-
-    def forward(self, model, images):
-        self.begun.append("forward")
-        said = model(images)
-        self.given += [t for t in (said.logits, said.aux_logits, said.feature, *said.stages) if t is not None]
-        return said
-
-    def mark(self):
-        self.begun.append("mark")
-        gradients = [p.grad for model in self.models for p in model.parameters() if p.grad is not None]
-        for tensor in (*self.given, *gradients):
-            tensor.data.fill_(torch.nan)
-        self.given.clear()
-
-
 def test_a_cohort_reads_nothing_that_cuda_graphs_overwrite(monkeypatch):
-    """Through the loop, with all that a method keeps, validation, checkpoints and the mean of weights: the bits of plain runs."""
-    graphs, begin = Graphs(), Trainee.__init__
-    monkeypatch.setattr(torch, "compile", graphs.compile)
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", graphs.mark)
-    monkeypatch.setattr(runtime, "compiler", lambda device: "none")
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    """A stub for them: from each mark on, what forwards gave and all gradients are NaN. Still the bits of plain runs, whatever methods keep."""
+    given, models, begun, begin = [], [], [], Trainee.__init__
+
+    def stub(model, **how):
+        def forward(images):
+            begun.append("forward")
+            said = model(images)
+            given.extend(t for t in (said.logits, said.aux_logits, said.feature, *said.stages) if t is not None)
+            return said
+
+        models.append(model)
+        return forward
+
+    def mark():
+        begun.append("mark")
+        for tensor in (*given, *(p.grad for model in models for p in model.parameters() if p.grad is not None)):
+            tensor.data.fill_(torch.nan)
+        given.clear()
 
     def captured(self, config, *rest):
         begin(self, config, *rest)
         self.captured = config.schedule.compile
 
+    monkeypatch.setattr(torch, "compile", stub)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", mark)
     monkeypatch.setattr(Trainee, "__init__", captured)
-    plan = {"steps": 4, "validations": 2, "average": 0.5}
-    configs = [scheduled(student(method), **plan) for method in ("fakd_pd", STATEFUL, "dist")]
+    monkeypatch.setattr(runtime, "compiler", lambda device: "none")
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    configs = [scheduled(student(method), steps=4, average=0.5) for method in ("fakd_pd", STATEFUL, "dist")]
     found = [run_cohort([scheduled(c, compile=flag) for c in configs], "cpu") for flag in (False, True)]
     for plain, compiled in zip(*found):
         assert weights(plain) == weights(compiled) and plain.metrics() == compiled.metrics()
-    assert graphs.begun == ["mark", "forward"] * plan["steps"] * len(configs)
+    assert begun == ["mark", "forward"] * 4 * len(configs)
 
 
 def test_students_of_a_network_share_one_graph_that_holds_no_tensor_of_the_cpu():
@@ -125,8 +116,7 @@ def test_students_of_a_network_share_one_graph_that_holds_no_tensor_of_the_cpu()
     torch._dynamo.reset()
     traced = []
     keep = lambda graph, inputs: traced.append(graph) or graph.forward  # noqa: E731
-    for _ in range(2):
-        model = create_model("deeplabv3", "resnet18", width=0.125, classes=5).to("meta")
+    for model in (create_model("deeplabv3", "resnet18", width=0.125, classes=5).to("meta") for _ in range(2)):
         torch.compile(model, dynamic=False, backend=keep)(torch.rand(2, 3, 64, 64, device="meta"))
     (graph,) = traced
     devices = {t.device.type for node in graph.graph.nodes for t in tensors(node.meta.get("example_value")) if isinstance(t, torch.Tensor)}
