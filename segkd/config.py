@@ -94,7 +94,7 @@ class Schedule(Checked):
     aux_weight: NotNegative = 0.4
     validations: Count = 10
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"  # tf32: products and convolutions, on a GPU; bf16: forward passes in training alone; float64: all of it, the same numbers on any CPU
-    compile: bool = False  # the student through torch.compile: the same up to rounding
+    compile: bool = False  # the student through torch.compile, on a GPU as CUDA graphs: the same up to rounding
     average: Fraction = 0.0  # of the steps, the last ones, over which weights are averaged: their mean is validated and is the result
 
 

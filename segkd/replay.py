@@ -47,6 +47,7 @@ def replay(run: Run, device: str | None = None) -> Iterator[str]:
                 trainee.train_step(*seen(trainee.step))
         except NonFiniteStep as error:
             raise UserError(f"{error}: on this machine it stops earlier than it did") from error
+        trainee.network = trainee.model  # compiled code has no layers to look at, and drops what a second backward needs
         images, labels, prediction = seen(step)
         finite = yield from _examine(trainee, images, labels, prediction, report["terms"])
         if finite:

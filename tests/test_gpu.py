@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch._inductor.cudagraph_trees import get_manager
 
 from segkd import runs
 from segkd.config import DataConfig, NetworkConfig, RunConfig, Schedule, to_dict
@@ -118,6 +120,20 @@ def test_a_cohort_gives_the_bits_of_its_runs_alone_and_each_its_own_time(folder,
     monkeypatch.setenv("SEGKD_RUNS", str(folder / "alone"))
     for config, run in zip(configs, together):
         assert weights(runs.run(config, "cuda")) == weights(run)
+
+
+def test_eight_small_students_as_cuda_graphs_give_the_values_of_the_plain_ones(folder):
+    """The first step warms up, the second records, all others replay; the loop validates, saves and averages between them."""
+    methods = "kd", "cwd", "hwd", "dist", "mgd", "fakd_cwd", "kd+cwd", "hwd+mgd"  # of few random draws, so that rounding stays small
+    network, plan = dataclasses.replace(STUDENT, name="fcn/resnet18"), dataclasses.replace(SCHEDULE, lr=1e-3, average=0.5)
+    counters.clear()
+    configs = [[student(m, network=network, schedule=dataclasses.replace(plan, compile=flag)) for m in methods] for flag in (False, True)]
+    found = [runs.run_cohort(cohort, "cuda") for cohort in configs]
+    for plain, captured in zip(*found):
+        losses = [[row["loss"] for row in run.metrics() if row["kind"] == "train"] for run in (plain, captured)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert counters["inductor"]["cudagraph_skips"] == 0 and counters["stats"]["unique_graphs"] == 1
+    assert 2 * len(methods) <= get_manager(0).new_graph_id().id < 4 * len(methods)  # forward and backward of each, and not anew each step
 
 
 def test_bf16_is_near_float32_and_repeats(folder, monkeypatch):

@@ -21,7 +21,7 @@ def test_it_runs_on_a_cpu_and_writes_nothing():
     before = RESULT.read_bytes() if RESULT.exists() else None
     done = call("--device", "cpu", "--tiny")
     assert done.returncode == 0, done.stderr
-    rows = "bf16 matrix product", "LAD step / CWD step", "| ≤ 0.65 |", "eager loop / LAD step", "cohort of 8", "CIRKD step", "deterministic", "MobileNetV2 step", "loop / bare", "scoring 334", "loss cirkd_batch", "convolution"
+    rows = "bf16 matrix product", "LAD step / CWD step", "| ≤ 0.65 |", "eager loop / LAD step", "cohort of 8", "CIRKD step", "deterministic", "compiled as CUDA graphs", "| eight small students, plain / CUDA graphs", "MobileNetV2 step / R18 step, NCHW, cudnn.benchmark |", "loop / bare", "scoring 334", "loss cirkd_batch", "convolution"
     for words in rows:
         assert words in done.stdout
     assert before == (RESULT.read_bytes() if RESULT.exists() else None)

@@ -80,6 +80,14 @@ def bare_network(network: NetworkConfig, classes: int) -> torch.nn.Module:
         return make_network(network, classes)
 
 
+def compiled(model: torch.nn.Module, graphs: bool) -> torch.nn.Module:
+    """``model`` through torch.compile, with the dropout of the plain one, so that only rounding differs; ``graphs``: as CUDA graphs.
+
+    All students of a network share its code (so shapes are those of one run), and each has graphs of its own, for its weights.
+    """
+    return torch.compile(model, dynamic=False, options={"fallback_random": True, "triton.cudagraphs": graphs})
+
+
 def method_of(config: RunConfig) -> Method:
     """The config's method, made anew."""
     return create_method(config.method, variant=config.variant, **config.hyper)
@@ -110,9 +118,8 @@ class Trainee:
         self.model = build_network(config, num_classes).to(device).train()
         if shard is not None:
             self.model = as_one_batch(self.model, shard)
-        self.network = self.model
-        if config.schedule.compile:  # with the dropout of the plain network, so that only rounding differs
-            self.network = torch.compile(self.model, options={"fallback_random": True})
+        self.captured = config.schedule.compile and device.type == "cuda" and shard is None  # norms over processes are no part of a graph
+        self.network = compiled(self.model, self.captured) if config.schedule.compile else self.model
         self.modules = self.method.build(self.model.info, teacher_info).to(device)
         self.optimiser = make_optimiser(self._trained(), config.schedule)
         self.averaged: Mean | None = None  # once the schedule's last part has begun
@@ -163,6 +170,8 @@ class Trainee:
 
     def _update(self, images: Tensor, labels: Tensor, teacher: Prediction | None) -> dict[str, float]:
         torch.manual_seed(derive(self.config.seed, self.step, "dropout"))
+        if self.captured:  # predictions and gradients of the student before may be overwritten: its step is over
+            torch.compiler.cudagraph_mark_step_begin()
         terms = self.losses(images, labels, teacher)
         total = sum(terms.values())
         lr = poly(self.config.schedule, self.step)

@@ -8,15 +8,17 @@ from torch import nn
 
 from segkd.config import Schedule
 from segkd.data.store import Packed
+from segkd.losses.distributed import Shard
 from segkd.models import create_model, list_models
 from segkd.models.adapt import adapt
 from segkd.models.deploy import drop_aux_head, fold_norms
 from segkd.registry import UserError
-from segkd.runs import cohort_of, find, run
+from segkd.runs import cohort_of, find, run, run_cohort
 from segkd.study.tables.profiles import get_profile
+from segkd.train import loop, runtime
 from segkd.train.teacher import Teacher
 from segkd.train.trainee import Trainee
-from tests.train.harness import CPU, PLAIN, batch, scheduled
+from tests.train.harness import CPU, PLAIN, STATEFUL, batch, scheduled, student, weights
 
 BASE = dataclasses.replace(PLAIN, schedule=Schedule("adamw", steps=4, batch_size=2, lr=0.01, validations=2))
 TEACHER = scheduled(BASE, steps=1, validations=1)
@@ -62,6 +64,63 @@ def test_bf16_trains_like_float32(method):
         said = lambda step: None if method == "baseline" else teacher(images, labels, step)  # noqa: E731
         curves[precision] = torch.tensor([trainee.train_step(images, labels, said(k))["task"] for k in range(30)])
     torch.testing.assert_close(curves["bf16"], curves["float32"], rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("kind, shard, graphs", [("cuda", None, True), ("cuda", Shard(0, (0, 1, 2)), False), ("cpu", None, False)])
+def test_cuda_graphs_are_asked_for_where_one_process_trains_on_a_gpu(monkeypatch, kind, shard, graphs):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
+    monkeypatch.setattr(nn.Module, "to", lambda module, *where, **how: module)
+    trainee = Trainee(scheduled(BASE, compile=True), 5, None, torch.device(kind), shard)
+    assert asked == [{"dynamic": False, "options": {"fallback_random": True, "triton.cudagraphs": graphs}}] and trainee.captured == graphs
+
+
+def test_a_cohort_reads_nothing_that_cuda_graphs_overwrite(monkeypatch):
+    """A stub for them: from each mark on, what forwards gave and all gradients are NaN. Still the bits of plain runs, whatever methods keep."""
+    given, models, begun, begin = [], [], [], Trainee.__init__
+
+    def stub(model, **how):
+        def forward(images):
+            begun.append("forward")
+            said = model(images)
+            given.extend(t for t in (said.logits, said.aux_logits, said.feature, *said.stages) if t is not None)
+            return said
+
+        models.append(model)
+        return forward
+
+    def mark():
+        begun.append("mark")
+        for tensor in (*given, *(p.grad for model in models for p in model.parameters() if p.grad is not None)):
+            tensor.data.fill_(torch.nan)
+        given.clear()
+
+    def captured(self, config, *rest):
+        begin(self, config, *rest)
+        self.captured = config.schedule.compile
+
+    monkeypatch.setattr(torch, "compile", stub)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", mark)
+    monkeypatch.setattr(Trainee, "__init__", captured)
+    monkeypatch.setattr(runtime, "compiler", lambda device: "none")
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    configs = [scheduled(student(method), steps=4, average=0.5) for method in ("fakd_pd", STATEFUL, "dist")]
+    found = [run_cohort([scheduled(c, compile=flag) for c in configs], "cpu") for flag in (False, True)]
+    for plain, compiled in zip(*found):
+        assert weights(plain) == weights(compiled) and plain.metrics() == compiled.metrics()
+    assert begun == ["mark", "forward"] * 4 * len(configs)
+
+
+def test_students_of_a_network_share_one_graph_that_holds_no_tensor_of_the_cpu():
+    """Else each would be compiled anew, until torch gives up at the eighth; and a CPU's tensor is no part of a CUDA graph."""
+    torch._dynamo.reset()
+    traced = []
+    keep = lambda graph, inputs: traced.append(graph) or graph.forward  # noqa: E731
+    for model in (create_model("deeplabv3", "resnet18", width=0.125, classes=5).to("meta") for _ in range(2)):
+        torch.compile(model, dynamic=False, backend=keep)(torch.rand(2, 3, 64, 64, device="meta"))
+    (graph,) = traced
+    devices = {t.device.type for node in graph.graph.nodes for t in tensors(node.meta.get("example_value")) if isinstance(t, torch.Tensor)}
+    assert devices == {"meta"}
 
 
 @pytest.mark.slow
