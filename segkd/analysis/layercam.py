@@ -10,6 +10,7 @@ mass, so read shares by comparison of teachers; ``input_ablation`` asks the same
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from segkd.analysis.figures.chart import listed, tell
 from segkd.analysis.figures.pictures import draw_map
 from segkd.analysis.figures.style import styled, subplots
 from segkd.metrics import confusion_matrix, scores
+from segkd.models.layers import replace_modules
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
 from segkd.train.evaluate import batches
@@ -32,33 +34,67 @@ from segkd.train.runtime import like
 MIN_PIXELS = 50  # of a class, for an image to show it
 
 
-def cam_of(activation: Tensor, gradient: Tensor) -> Tensor:
-    """LayerCAM of a map and the score's gradient there: positive gradient times activation, summed over channels, clipped at 0."""
-    return (gradient.relu() * activation.detach()).sum(1).relu()
+class SplitConv(nn.Module):
+    """A convolution over 3 + k channels as the sum of one over the image and one over the rest; bias is neither's."""
+
+    def __init__(self, conv: nn.Conv2d, image_channels: int = 3):
+        super().__init__()
+        if conv.groups != 1 or conv.in_channels <= image_channels:
+            raise UserError(f"layercam: {conv.in_channels} input channels; give a network with a label channel (in_channels=4)")
+        self.cut = image_channels
+        self.image = _part(conv, slice(0, image_channels))
+        self.label = _part(conv, slice(image_channels, None))
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3 + k, H, W) to (B, C', h, w), equal to the convolution that was split."""
+        both = self.image(x[:, : self.cut]) + self.label(x[:, self.cut :])
+        return both if self.bias is None else both + self.bias[:, None, None]
 
 
-def input_maps(model: nn.Module, x: Tensor, target: int, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Unscaled maps (h, w) >= 0 of image part and label part for the score of class ``target``, summed over ``mask``.
-
-    ``x`` (1, 4, H, W); ``mask`` (H, W) bool. Their scale says how much each input gives. UserError: no label channel.
-    """
-    conv, seen = model.encoder.first_conv, []
-    if conv.groups != 1 or conv.in_channels != x.shape[1]:
-        raise UserError(f"layercam: {conv.in_channels} input channels; give a network with a label channel (in_channels=4)")
-    with evaluating(model) as device, torch.enable_grad():
-        with conv.register_forward_hook(lambda module, given, output: seen.extend((given[0].detach(), output))):
-            logits = scores_at_size(model, x.to(device).detach().requires_grad_())
-        given, output = seen
-        (gradient,) = torch.autograd.grad((logits[0, target] * mask.to(device)).sum(), output)
-    with torch.no_grad():
-        image, bias = given.clone(), 0 if conv.bias is None else conv.bias[:, None, None]
-        image[:, 3:] = 0
-        return tuple(cam_of(conv(part) - bias, gradient)[0].cpu() for part in (image, given - image))
+def _part(conv: nn.Conv2d, channels: slice) -> nn.Conv2d:
+    part = copy.deepcopy(conv)  # keeps stride, padding and the padding rule of subclasses
+    part.weight = nn.Parameter(conv.weight.detach()[:, channels].clone())
+    part.in_channels, part.bias = part.weight.shape[1], None
+    return part
 
 
-def scores_at_size(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits (B, C, H, W) at the size of the input."""
-    return resize_scores(model(x).logits, tuple(x.shape[-2:]), getattr(model, "align_corners", True))
+class _Logits(nn.Module):
+    """A network that answers with its scores at input size: what grad-cam expects."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.align_corners = model, getattr(model, "align_corners", True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize_scores(self.model(x).logits, tuple(x.shape[-2:]), self.align_corners)
+
+
+class InputLayerCAM:
+    """LayerCAM of the image part and of the label part of a network's first convolution, on a copy of the network."""
+
+    def __init__(self, model: nn.Module):
+        from pytorch_grad_cam import LayerCAM
+
+        network = copy.deepcopy(model).eval().requires_grad_(True)
+        first = network.encoder.first_conv
+        self.split = SplitConv(first)
+        replace_modules(network, {first: self.split})
+        self.cam = LayerCAM(_Logits(network), [self.split.image, self.split.label])
+
+    def __call__(self, x: Tensor, target: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Unscaled maps (h, w) >= 0 of image and label part for the score of class ``target``, summed over ``mask``.
+
+        ``x`` (1, 4, H, W); ``mask`` (H, W) bool. grad-cam scales each of its maps to 0..1, which hides how much each input
+        gives; so its map is taken before that step.
+        """
+        with torch.enable_grad():
+            self.cam(x, targets=[lambda output: (output[target] * mask.to(output.device)).sum()])
+        seen = self.cam.activations_and_grads
+        pairs = zip(seen.activations, seen.gradients)  # the order of the gradients is of no account: they are equal
+        raw = [self.cam.get_cam_image(x, None, None, a.numpy(), g.numpy(), False)[0] for a, g in pairs]
+        image_map, label_map = (torch.from_numpy(np.maximum(r, 0)) for r in raw)
+        return image_map, label_map
 
 
 @dataclass(frozen=True)
@@ -73,18 +109,19 @@ class Attribution:
     label_share: float
 
 
-def layercam(model: nn.Module, image, label, label_noise: Callable, target: int) -> Attribution:
+def layercam(model: nn.Module, image, label, label_noise: Callable, target: int, cam: InputLayerCAM | None = None) -> Attribution:
     """LayerCAM of class ``target`` split between image and label input of a 4-channel network, which is not changed.
 
     ``image`` (H, W, 3) uint8, ``label`` (H, W) uint8, ``label_noise`` see ``features.network_input``. The score is
-    summed over the pixels labelled as the class. UserError: no such pixel in the label, or no label channel.
+    summed over the pixels labelled as the class. ``cam`` reuses the split copy of the network over many images.
+    UserError: no such pixel in the label, or no label channel.
     """
     mask = torch.from_numpy(np.asarray(label) == target)
     if not mask.any():
         raise UserError(f"layercam: class {target} is not in this label; choose another image")
     with like(model):
         x = network_input(*one(image, label), label_noise)
-    maps = input_maps(model, x, target, mask)
+    maps = (cam or InputLayerCAM(model))(x, target, mask)
     mass = [float(m.double().sum()) for m in maps]
     shares = [m / sum(mass) if sum(mass) > 0 else float("nan") for m in mass]
     large = F.interpolate(torch.stack(maps)[None], x.shape[-2:], mode="bilinear", align_corners=False)[0].numpy()
@@ -99,10 +136,11 @@ def shares_by_class(teachers: dict, packed, targets: Sequence[int], limit: int =
     """
     rows = []
     for name, (model, noise) in teachers.items():
+        cam = InputLayerCAM(model)
         for c in targets:
             shown = [i for i, label in enumerate(packed.labels) if (np.asarray(label) == c).sum() >= MIN_PIXELS]
             for i in shown[:limit]:
-                found = layercam(model, packed.images[i], packed.labels[i], noise, c)
+                found = layercam(model, packed.images[i], packed.labels[i], noise, c, cam)
                 rows.append((name, packed.classes[c], i, found.image_share, found.label_share))
     frame = pd.DataFrame(rows, columns=["method", "class", "index", "image_share", "label_share"])
     return frame.astype({"index": int, "image_share": float, "label_share": float})
@@ -126,7 +164,7 @@ def input_ablation(model: nn.Module, packed, label_noise: Callable, seed: int = 
         for start, images, labels in batches(packed, 4):
             x = network_input(images, labels, label_noise, seed + start).to(device)
             for name, replace in ABLATIONS.items():
-                predicted = scores_at_size(model, replace(x)).max(1).indices.cpu()  # that of argmax, many times faster
+                predicted = _Logits(model)(replace(x)).max(1).indices.cpu()  # that of argmax, many times faster
                 counts[name] += confusion_matrix(predicted, labels, classes)
     miou = [scores(count)["miou"] for count in counts.values()]
     return pd.DataFrame({"input": list(counts), "miou": miou, "drop": [miou[0] - m for m in miou]})

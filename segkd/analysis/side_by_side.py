@@ -14,7 +14,6 @@ from segkd.analysis.features import evaluating
 from segkd.analysis.figures.chart import tell
 from segkd.analysis.figures.pictures import colorize, draw_map
 from segkd.analysis.figures.style import colours, styled
-from segkd.analysis.layercam import cam_of
 from segkd.metrics import confusion_matrix, scores
 from segkd.prediction import IGNORE, resize_scores
 
@@ -47,15 +46,16 @@ def look(network: nn.Module, x: Tensor, label: np.ndarray) -> Look:
 def stage_layercam(network: nn.Module, x: Tensor, mask: np.ndarray, target: int) -> np.ndarray:
     """LayerCAM (Jiang et al., 2021) at the encoder's last stage: where the score of class ``target`` comes from.
 
-    ``x`` (1, channels, H, W); the score is summed over ``mask`` (H, W) bool. Returns (H, W) >= 0 at image size, unscaled.
+    ``x`` (1, channels, H, W); the score is summed over ``mask`` (H, W) bool. Returns (H, W) >= 0 at image size, unscaled:
+    the sum over channels of activation times positive gradient, clipped at zero.
     """
     with evaluating(network) as device, torch.enable_grad():
         said = network(x.to(device).requires_grad_())
         logits = resize_scores(said.logits, mask.shape, network.align_corners)[0]
         score = (logits[target] * torch.from_numpy(mask).to(device)).sum()
         (gradient,) = torch.autograd.grad(score, said.stages[-1])
-    found = cam_of(said.stages[-1], gradient)[:, None]
-    return F.interpolate(found, mask.shape, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+    activation = (gradient.relu() * said.stages[-1].detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(activation, mask.shape, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
 
 
 def error_picture(image: np.ndarray, label: np.ndarray, predicted: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""LayerCAM per input: the maps are grad-cam's, shares sum to one, the network stays as it was."""
+"""LayerCAM per input: the split is exact, the maps are LayerCAM's, shares sum to one, the network stays as it was."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,6 @@ from segkd.analysis import layercam as lc
 from segkd.analysis.features import network_input, one
 from segkd.data.store import Meta, Packed
 from segkd.models import create_model
-from segkd.models.layers import replace_modules
 from segkd.prediction import resize_scores
 from segkd.registry import UserError
 
@@ -39,50 +38,64 @@ def model():
     return network()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_split_convolution_equals_the_whole(bias):
+    torch.manual_seed(0)
+    conv, x = (nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=bias), torch.randn(2, 4, 17, 12))
+    torch.testing.assert_close(lc.SplitConv(conv)(x), conv(x), rtol=0, atol=1e-5)
+
+
+def test_split_parts_see_only_their_input():
+    split, x = lc.SplitConv(nn.Conv2d(4, 8, 3, bias=True)), torch.randn(1, 4, 9, 9)
+    other = torch.cat([x[:, :3], torch.randn(1, 1, 9, 9)], 1)
+    assert (
+        torch.equal(split.image(x[:, :3]), split.image(other[:, :3])) and split.image.bias is split.label.bias is None
+    )
+    assert not torch.allclose(split(x), split(other))
+
+
 def test_a_network_without_label_channel_is_refused():
     with pytest.raises(UserError, match="3 input channels"):
-        lc.input_maps(network(in_channels=3), torch.rand(1, 4, 32, 40), 1, torch.ones(32, 40, dtype=torch.bool))
+        lc.InputLayerCAM(network(in_channels=3))
 
 
-class Split(nn.Module):
-    """A convolution as the sum of one over the image and one over the label."""
-
-    def __init__(self, conv):
-        super().__init__()
-        parts = [nn.Conv2d(n, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False) for n in (3, 1)]
-        self.image, self.label = parts
-        self.image.weight, self.label.weight = (nn.Parameter(w.detach().clone()) for w in conv.weight.split([3, 1], 1))
-        self.bias = conv.bias
-
-    def forward(self, x):
-        return self.image(x[:, :3]) + self.label(x[:, 3:]) + (0 if self.bias is None else self.bias[:, None, None])
+@pytest.mark.parametrize("encoder, width", [("resnet18", 0.125), ("mobilenet_v2", 0.25)])
+def test_network_with_split_convolution_gives_the_same_scores(encoder, width):
+    model, x = network(encoder, width), torch.rand(1, 4, 32, 40)
+    split = lc.InputLayerCAM(model).cam.model
+    with torch.no_grad():
+        torch.testing.assert_close(split(x), resize_scores(model(x).logits, (32, 40)), rtol=0, atol=1e-5)
 
 
-class Scores(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
+def direct_maps(model, x, target, mask):
+    """LayerCAM from the formula, without hooks: one gradient, two linear parts of the first convolution."""
+    seen = []
+    conv = model.encoder.first_conv
+    handle = conv.register_forward_hook(lambda m, i, o: seen.extend([i[0], o]))
+    score = (resize_scores(model(x).logits, tuple(x.shape[-2:]))[0, target] * mask).sum()
+    handle.remove()
+    inputs, output = seen
+    gradient = torch.autograd.grad(score, output)[0].clamp(min=0)
+    zero = torch.zeros_like(inputs)
+    image_only = torch.cat([inputs[:, :3], zero[:, 3:]], 1)
+    halves = (image_only, inputs - image_only)
+    parts = [nn.functional.conv2d(v, conv.weight, None, conv.stride, conv.padding) for v in halves]
+    return [(gradient * part).sum(1)[0].clamp(min=0).detach() for part in parts]
 
-    def forward(self, x):
-        return resize_scores(self.model(x).logits, tuple(x.shape[-2:]))
 
+def test_maps_are_layercam_before_and_after_scaling(model):
+    from pytorch_grad_cam.utils.image import scale_cam_image
 
-@pytest.mark.parametrize("encoder, bias", [("resnet18", False), ("resnet18", True), ("mobilenet_v2", False)])
-def test_maps_are_grad_cams_of_a_network_whose_first_convolution_is_split(encoder, bias):
-    from pytorch_grad_cam import LayerCAM
-
-    model, data = network(encoder, 0.25), packed()
-    first = model.encoder.first_conv
-    first.bias = nn.Parameter(torch.randn(first.out_channels)) if bias else None
-    x, mask = network_input(*one(data.images[0], data.labels[0]), noise), torch.from_numpy(data.labels[0] == 1)
-    ours, split = lc.input_maps(model, x, 1, mask), Split(first)
-    replace_modules(model, {first: split})
-    cam = LayerCAM(Scores(model), [split.image, split.label])
-    cam(x, targets=[lambda out: (out[1] * mask).sum()])
-    seen = cam.activations_and_grads  # its own maps are scaled to 0..1, each for itself: the scale that shares need is gone there
-    for found, activation, gradient in zip(ours, seen.activations, seen.gradients, strict=True):
-        wanted = cam.get_cam_image(x, None, None, activation.numpy(), gradient.numpy(), False)[0].clip(min=0)
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * wanted.max())
+    data = packed()
+    x, mask = (network_input(*one(data.images[0], data.labels[0]), noise), torch.from_numpy(data.labels[0] == 1))
+    cam = lc.InputLayerCAM(model)
+    ours, expected = cam(x, 1, mask), direct_maps(model, x, 1, mask)
+    for a, b in zip(ours, expected):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.max()))
+    # grad-cam's own answer is the mean of the two maps, each scaled to 0..1: the scale that shares need is gone there
+    score = lambda out: (out[1] * mask).sum()
+    mean = np.mean([scale_cam_image(m[None].numpy(), (40, 32))[0] for m in expected], axis=0)
+    np.testing.assert_allclose(cam.cam(x, targets=[score])[0], scale_cam_image(mean[None])[0], atol=1e-3)
 
 
 def test_shares_sum_to_one_and_maps_have_image_size(model):
