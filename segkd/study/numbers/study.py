@@ -37,13 +37,13 @@ def _names(value: str | None) -> list[str] | None:
 
 
 def open_study(
-    paper: str, profile: str = "quick", dataset: str = "scenes", seeds: int | str | None = None, methods: str | None = None,
+    paper: str, profile: str = "quick", dataset: str = "scenes", seeds: int | str | list[int] | None = None, methods: str | None = None,
     tables: str | None = None, devices: str | None = None, teacher: str | None = None, student: str | None = None,
     teacher_network: str | None = None,
 ) -> Study:  # fmt: skip
     """The study of one paper. Mistyped names are a UserError with the nearest known name; nothing is written.
 
-    ``seeds`` a number or a list "0,3"; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
+    ``seeds`` a number or a list, "0,3" or [0, 3]; ``methods`` and ``tables`` keep only these (comma separated; "lad/table3" is that
     paper's alone); ``devices`` such as "cuda:0,cuda:1" or "cpu,cpu" (one process each). ``teacher``: a trained network,
     "NETWORK:FILE" or a run's folder (`teacher_from_file`), used as it is wherever the profile would train a plain teacher.
     ``student`` and ``teacher_network``: networks of `list_models`, such as "deeplabv3/resnet18", in place of the profile's.

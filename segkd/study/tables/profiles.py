@@ -134,10 +134,12 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def seed_list(seeds: int | str | None, profile: Profile) -> list[int]:
-    """``None``: the profile's number; 3 or "3": seeds 0, 1, 2; "4,7": those two, "4,": that one."""
+def seed_list(seeds: int | str | list[int] | None, profile: Profile) -> list[int]:
+    """``None``: the profile's number; 3 or "3": seeds 0, 1, 2; "4,7" or [4, 7]: those two, "4,": that one."""
     if seeds is None or seeds == "":
         return list(range(profile.seeds))
+    if isinstance(seeds, (list, tuple)):
+        seeds = ",".join(map(str, seeds)) + ","
     try:
         parts = [int(s) for s in str(seeds).removesuffix(",").split(",")]
     except ValueError as error:

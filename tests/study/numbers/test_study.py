@@ -111,6 +111,7 @@ def test_summary_pairs_by_seed_and_keeps_rows_that_were_not_run():
 def test_seed_lists():
     quick, known = get_profile("quick"), {None: [0, 1], "3": [0, 1, 2], "4,7": [4, 7], "4,": [4]}
     assert {text: seed_list(text, quick) for text in known} == known
+    assert seed_list([4, 7], quick) == [4, 7] and seed_list([4], quick) == [4]
     for bad in ("x", "0", "-1", "1,x", ","):
         with pytest.raises(UserError, match="SEEDS"):
             seed_list(bad, quick)
