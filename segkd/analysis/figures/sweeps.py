@@ -18,14 +18,12 @@ def sweep(df: pd.DataFrame, x: str, hue: str, y: tuple[str, str], label: str):
     """A share against one setting, a line for each value of ``hue``: the mean, and a point per seed.
 
     ``df``: columns ``x``, ``hue``, seed and that of ``y`` (column of fractions, label of its axis in percent). ``label``: of the
-    axis of ``x``. Of fewer than three settings the figure says the means instead.
+    axis of ``x``.
     """
     df = df.assign(**{y[0]: 100 * df[y[0]]})
     name = lambda key: ", ".join(f"{c} {v:g}" if isinstance(v, float) else f"{c} {v}" for c, v in zip((x, hue), key))  # noqa: E731
     means = [f"{name(key)}: {own.mean():.1f}, n = {own.count()}" for key, own in df.groupby([x, hue], sort=False)[y[0]]]
     position = _positions(df[x])
-    if len(position) < 3:
-        return note(f"{y[1]}: {'; '.join(means)} (under three settings: no curve)")
     figure, axes = subplots(figsize=(6, 3.6))
     tint, marks = colours([str(value) for value in df[hue].unique()]), []
     for marker, (value, part) in zip(itertools.cycle(MARKERS), df.groupby(hue, sort=False)):
